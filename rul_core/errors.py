@@ -1,0 +1,72 @@
+"""The errors that this project raises on purpose.
+
+Each message names the thing, the value and what to do. Nothing here is caught to be ignored.
+
+    RulError
+      FleetError        a fleet description is missing, unreadable or contradicts the data
+      ReadingsError     a file or table of readings cannot be used at all
+      NotEnoughData     there are too few ended lives, units or rows to learn or to judge
+      ModelError        a model cannot be fitted, loaded or applied
+      StoreError        something kept is missing, damaged or held by another
+        BundleError     a bundle is damaged, or a pointer names one that is not there
+        Unavailable     a database or cache does not answer: trying again may help
+      SettingsError     a setting is missing or wrong; names the variable
+"""
+
+
+class RulError(Exception):
+    """Any error that this project raises on purpose."""
+
+
+class FleetError(RulError):
+    """A fleet description is missing, unreadable or contradicts the data."""
+
+
+class ReadingsError(RulError):
+    """A file or table of readings cannot be used at all.
+
+    Args:
+        message: What is wrong, with the value and the remedy.
+        source: The file or table.
+        row: The 1-based line or row, where there is one.
+        column: The column, where there is one.
+    """
+
+    def __init__(
+        self, message: str, *, source: str = "", row: int | None = None, column: str | None = None
+    ) -> None:
+        where = ", ".join(
+            part
+            for part in (
+                source,
+                f"row {row}" if row is not None else "",
+                f"column {column!r}" if column is not None else "",
+            )
+            if part
+        )
+        super().__init__(f"{where}: {message}" if where else message)
+        self.source, self.row, self.column = source, row, column
+
+
+class NotEnoughData(RulError):
+    """There are too few ended lives, units or rows to learn from or to judge by."""
+
+
+class ModelError(RulError):
+    """A model cannot be fitted, loaded or applied."""
+
+
+class StoreError(RulError):
+    """Something kept is missing, damaged or held by another."""
+
+
+class BundleError(StoreError):
+    """A bundle is damaged, or a pointer names one that is not there."""
+
+
+class Unavailable(StoreError):
+    """A database or cache does not answer; the same call may succeed later."""
+
+
+class SettingsError(RulError):
+    """A setting is missing or wrong; the message names the environment variable."""

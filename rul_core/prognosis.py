@@ -1,0 +1,91 @@
+"""What is said of a unit at a cycle: a state, a point, bands, reasons, provenance.
+
+What belongs here: the prognosis itself and the rule that gives it one of its eight states.
+What does not: how the point and bands are computed (``model``), where prognoses are kept.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+
+class State(StrEnum):
+    """What kind of answer a prognosis is. Only the first two may raise advisories."""
+
+    ESTIMATED = "estimated"
+    """Point, 50 % and 90 % band."""
+    BEYOND_HORIZON = "beyond_horizon"
+    """The 90 % upper bound reaches the label cap: only lower bounds mean anything."""
+    INSUFFICIENT_HISTORY = "insufficient_history"
+    STALE_DATA = "stale_data"
+    """The newest reading is older than the fleet allows."""
+    SENSOR_FAULT = "sensor_fault"
+    """A sensor that drives the model is stuck, missing or out of range."""
+    OUT_OF_DOMAIN = "out_of_domain"
+    """An operating condition or values beyond what the model was trained on."""
+    NOT_CONFIGURED = "not_configured"
+    """The fleet has no released model."""
+    MODEL_ERROR = "model_error"
+    """Inference failed; the trace id finds the log."""
+
+
+VALID_STATES = frozenset({State.ESTIMATED, State.BEYOND_HORIZON})
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """How many cycles one group of features moved the point.
+
+    The contributions of a prognosis, with the one named ``typical`` (what the model says of the
+    average training reading), add up to the point.
+    """
+
+    group: str
+    """A sensor's name, ``age``, ``all_sensors``, ``typical``, or ``limits`` (kept within 0..cap)."""
+    cycles: float
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prognosis was computed from, so that it can be computed again."""
+
+    model_version: str | None = None
+    feature_spec: str | None = None
+    """Hash of the feature declarations and what was fitted for them."""
+    first_cycle: float | None = None
+    last_cycle: float | None = None
+    readings: int = 0
+    """How many readings the window from first to last cycle held."""
+    trace_id: str | None = None
+
+
+class Prognosis(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer about one unit; figures are in the fleet's unit of life, null where none is meant.
+
+    In ``beyond_horizon`` the point and the upper bounds that reach the cap are null.
+    In every state but the first two all figures are null, and ``detail`` says why.
+    """
+
+    fleet: str
+    unit: str
+    life: int | None = None
+    cycle: float | None = None
+    state: State
+    detail: str = ""
+    """For a person: which sensor, how many readings of how many, how old."""
+    rul_cycles: float | None = None
+    lower_50_cycles: float | None = None
+    upper_50_cycles: float | None = None
+    lower_90_cycles: float | None = None
+    upper_90_cycles: float | None = None
+    safe_cycles: float | None = None
+    """The calibrated 5 % bound: 19 of 20 machines live longer; rules use it."""
+    failure_probability: float | None = None
+    """P(failure within the fleet's lead time)."""
+    horizon_cycles: float | None = None
+    """The lead time that ``failure_probability`` speaks of."""
+    failure_mode: str = "unspecified"
+    assumed_operation: str = "as in the unit's recent readings"
+    contributions: tuple[Contribution, ...] = ()
+    provenance: Provenance = Provenance()
+    computed_at: datetime | None = None
+    """UTC."""
