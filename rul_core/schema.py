@@ -22,7 +22,6 @@ Frames
 """
 
 import fnmatch
-import re
 from enum import StrEnum
 from typing import Annotated
 
