@@ -1,8 +1,8 @@
 """What is wrong with readings, as typed issues; nothing is dropped in silence.
 
-What belongs here: the kinds of issue, and the rules that judge one fleet's readings by themselves.
-What does not: turning a source's cells into numbers (``readers``), operating conditions that
-training has not seen (``conditions``), slow change of a whole fleet (``drift``).
+What belongs here: the rules that judge one fleet's readings by themselves. What does not: the kinds
+of issue (``issues``), turning a source's cells into numbers (``readers``), operating conditions
+that training has not seen (``conditions``), slow change of a whole fleet (``drift``).
 
 The rules, in the order in which they act:
 
@@ -17,15 +17,35 @@ stuck           a sensor that varies repeats one value longer than by chance; ke
 Neighbouring readings with the same fault make one issue, whose detail says how many they are.
 """
 
-from enum import StrEnum
-from itertools import chain
+from collections.abc import Mapping
 from math import ceil, log
 
 import msgspec
 import numpy as np
 import polars as pl
 
+from rul_core.issues import (
+    ISSUES_SCHEMA,
+    ROW,
+    SET_ASIDE_SCHEMA,
+    SOURCE,
+    IssueKind,
+    as_issues,
+    row_content,
+    sentence,
+)
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
+
+__all__ = [
+    "GAP_STEPS",
+    "ISSUES_SCHEMA",
+    "SET_ASIDE_SCHEMA",
+    "STUCK_READINGS",
+    "Inspected",
+    "IssueKind",
+    "inspect",
+    "usual_repeats",
+]
 
 GAP_STEPS = 3.0
 """A step of more usual steps than this is a gap."""
@@ -35,55 +55,6 @@ _VARIES = 0.5
 """A sensor whose every other reading repeats the one before, or more, is too coarse to be stuck."""
 _BY_CHANCE = 1e-3
 """How many runs of a length chance may be expected to give before such a run is stuck."""
-
-
-class IssueKind(StrEnum):
-    """What is wrong with a reading; also the reason for which a row is set aside."""
-
-    GAP = "gap"
-    DUPLICATE = "duplicate"
-    OUT_OF_ORDER = "out_of_order"
-    STUCK = "stuck"
-    OUT_OF_RANGE = "out_of_range"
-    UNSEEN_CONDITION = "unseen_condition"
-    MISSING_COLUMN = "missing_column"
-    """A column that every reading needs has nothing in this row."""
-    NOT_A_NUMBER = "not_a_number"
-    CONFLICT = "conflict"
-    """Two readings of the same unit, life and cycle differ."""
-
-
-SOURCE, ROW = "source", "row"
-
-ISSUES_SCHEMA = pl.Schema(
-    {
-        "kind": pl.String,
-        UNIT: pl.String,
-        LIFE: pl.Int64,
-        CYCLE: pl.Float64,
-        "column": pl.String,
-        "value": pl.Float64,
-        SOURCE: pl.String,
-        ROW: pl.Int64,
-        "detail": pl.String,
-    }
-)
-"""One row an issue: the first reading that has it. ``value`` is null where no number is meant."""
-
-SET_ASIDE_SCHEMA = pl.Schema(
-    {
-        SOURCE: pl.String,
-        ROW: pl.Int64,
-        UNIT: pl.String,
-        CYCLE: pl.Float64,
-        "column": pl.String,
-        "value": pl.String,
-        "reason": pl.String,
-        "detail": pl.String,
-        "content": pl.String,
-    }
-)
-"""One row a row that is not used: ``reason`` is an ``IssueKind``, ``content`` the row as JSON."""
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,14 +68,17 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     """In ``ISSUES_SCHEMA``, sorted by unit, life, cycle."""
 
 
-def inspect(readings: pl.DataFrame, fleet: Fleet) -> Inspected:
+def inspect(
+    readings: pl.DataFrame, fleet: Fleet, usual: Mapping[str, float] | None = None
+) -> Inspected:
     """Judges readings.
 
     Args:
         readings: The fleet's ``readings_schema``, with ``source`` and ``row``, in the order in
-            which they came; ``readers.conform`` gives it. What is usual for a sensor is taken
-            from these readings alone.
+            which they came; ``readers.conform`` gives it.
         fleet: Its description.
+        usual: What ``usual_repeats`` says of many lives; give it with the readings of a few, since
+            without it what is usual is taken from these readings alone.
     """
     issues = [_out_of_order(readings)]
     kept, set_aside, repeats = _first_of_each(readings.sort(KEY, maintain_order=True), fleet)
@@ -113,8 +87,8 @@ def inspect(readings: pl.DataFrame, fleet: Fleet) -> Inspected:
     issues.extend(found)
     kept, found = _without_out_of_range(kept, fleet.ranges)
     issues.extend(found)
-    issues.extend(_gaps(kept, fleet.learning.cycles_per_reading))
-    issues.extend(_stuck(kept, fleet.columns.sensors))
+    issues.append(_gaps(kept, fleet.learning.cycles_per_reading))
+    issues.extend(_stuck(kept, fleet.columns.sensors, usual or usual_repeats(kept, fleet)))
     return Inspected(
         usable=kept.select(fleet.readings_schema.names()),
         set_aside=set_aside,
@@ -122,44 +96,23 @@ def inspect(readings: pl.DataFrame, fleet: Fleet) -> Inspected:
     )
 
 
-def row_content(rows: pl.DataFrame) -> pl.Series:
-    """Each row as a JSON object whose cells are texts, so that ``inf`` and ``007`` survive.
+def usual_repeats(readings: pl.DataFrame, fleet: Fleet) -> dict[str, float]:
+    """How often each sensor repeats the value before it: the median over lives of the share.
 
     Args:
-        rows: Any frame.
+        readings: Usable readings, sorted by unit, life, cycle.
+        fleet: Its description.
+
+    Returns:
+        0 to 1 for each sensor; 1 where no life has two values.
     """
-    cells = [
-        pl.col(name).bin.encode("hex")
-        if dtype == pl.Binary
-        else pl.col(name)
-        if dtype.is_nested()
-        else pl.col(name).cast(pl.String)
-        for name, dtype in rows.schema.items()
-    ]
-    return rows.select(content=pl.struct(cells).struct.json_encode())["content"]
-
-
-def sentence(template: str, *columns: str | pl.Expr) -> pl.Expr:
-    """Text with the columns in the places of ``{}``; null where one of them is null.
-
-    ``pl.format`` does the same, but panics on filtered frames (polars issue 25525).
-    """
-    texts = [pl.lit(text) for text in template.split("{}")]
-    values = [
-        (pl.col(column) if isinstance(column, str) else column).cast(pl.String)
-        for column in columns
-    ]
-    return pl.concat_str([*chain.from_iterable(zip(texts, values, strict=False)), texts[-1]])
-
-
-def _issues(at: pl.DataFrame, kind: IssueKind, column: str | None = None) -> pl.DataFrame:
-    """Issues from a frame that has whatever the kind does not say: one issue a row."""
-    constants = {"kind": pl.lit(kind.value)} | (
-        {} if column is None else {"column": pl.lit(column)}
-    )
-    return at.with_columns(**constants).select(
-        pl.col(name).cast(dtype) for name, dtype in ISSUES_SCHEMA.items()
-    )
+    lives = _starts_life(readings).cum_sum()
+    usual = {}
+    for name in fleet.columns.sensors:
+        shares = _repeats(readings, lives, name).group_by("life").agg(pl.mean("same"))
+        known = shares["same"].drop_nulls().to_numpy()
+        usual[name] = float(np.median(known)) if known.size else 1.0
+    return usual
 
 
 def _runs(readings: pl.DataFrame, flag: pl.Series, value: pl.Series) -> pl.DataFrame:
@@ -201,7 +154,7 @@ def _out_of_order(readings: pl.DataFrame) -> pl.DataFrame:
         "before",
         "places",
     )
-    return _issues(
+    return as_issues(
         backwards.with_columns(detail=detail, value=pl.lit(None)), IssueKind.OUT_OF_ORDER, CYCLE
     )
 
@@ -277,7 +230,7 @@ def _without_non_finite(
             "last_cycle",
         )
         issues = runs.with_columns(detail=detail).with_columns(value=pl.lit(None))
-        found.append(_issues(issues, IssueKind.NOT_A_NUMBER, name))
+        found.append(as_issues(issues, IssueKind.NOT_A_NUMBER, name))
         readings = readings.with_columns(pl.when(finite).then(name))
     return readings, found
 
@@ -301,12 +254,12 @@ def _without_out_of_range(
             "last_cycle",
         )
         runs = _runs(readings, outside, values).with_columns(detail=detail)
-        found.append(_issues(runs, IssueKind.OUT_OF_RANGE, name))
+        found.append(as_issues(runs, IssueKind.OUT_OF_RANGE, name))
         readings = readings.with_columns(pl.when(~outside).then(name))
     return readings, found
 
 
-def _gaps(readings: pl.DataFrame, usual_step: float) -> list[pl.DataFrame]:
+def _gaps(readings: pl.DataFrame, usual_step: float) -> pl.DataFrame:
     steps = readings[CYCLE].diff()
     wide = (steps > GAP_STEPS * usual_step) & ~_starts_life(readings)
     detail = sentence(
@@ -317,31 +270,44 @@ def _gaps(readings: pl.DataFrame, usual_step: float) -> list[pl.DataFrame]:
         "last_cycle",
     )
     runs = _runs(readings, wide, steps).with_columns(detail=detail)
-    return [_issues(runs, IssueKind.GAP, CYCLE)]
+    return as_issues(runs, IssueKind.GAP, CYCLE)
 
 
-def _stuck(readings: pl.DataFrame, sensors: tuple[str, ...]) -> list[pl.DataFrame]:
-    """Runs of one value that chance does not explain, in sensors that vary.
+def _repeats(readings: pl.DataFrame, lives: pl.Series, sensor: str) -> pl.DataFrame:
+    """The sensor's values that are there: position, life, value, and ``same`` as the one before.
 
-    In most lives a reading equals the one before with probability p (the median over lives), so
-    N readings hold N p**(k-1) runs of k equal values: a run is stuck where that is below 0.001.
-    Nulls are passed over.
+    ``same`` is null at the first value of a life.
+    """
+    same_life = pl.col("life") == pl.col("life").shift(1)
+    return (
+        readings.select(position=pl.int_range(pl.len()), life=lives, value=pl.col(sensor))
+        .drop_nulls("value")
+        .with_columns(
+            same=pl.when(same_life).then(pl.col("value") == pl.col("value").shift(1)),
+        )
+    )
+
+
+def _stuck(
+    readings: pl.DataFrame, sensors: tuple[str, ...], usual: Mapping[str, float]
+) -> list[pl.DataFrame]:
+    """Runs of one value that chance does not explain, in sensors that vary; nulls are passed over.
+
+    Where a reading equals the one before with probability p, N readings hold N p**(k-1) runs of k
+    equal values: a run is stuck where that is below ``_BY_CHANCE``.
     """
     lives = _starts_life(readings).cum_sum()
-    same_life = pl.col("life") == pl.col("life").shift(1)
     found = []
     for name in sensors:
-        rows = readings.select(
-            position=pl.int_range(pl.len()), life=lives, value=pl.col(name)
-        ).drop_nulls("value")
-        same = rows.select(
-            pl.when(same_life).then(pl.col("value") == pl.col("value").shift(1)).alias("same")
-        ).to_series()
-        least = _least_stuck(rows["life"], same)
-        if least is None:
+        if usual[name] > _VARIES:
             continue
+        rows = _repeats(readings, lives, name)
+        least = STUCK_READINGS
+        if usual[name] > 0 and len(rows):
+            least = max(least, ceil(1 + log(_BY_CHANCE / len(rows)) / log(usual[name])))
         runs = (
-            same.fill_null(value=False)
+            rows["same"]
+            .fill_null(value=False)
             .rle()
             .struct.unnest()
             .with_columns(end=pl.col("len").cum_sum())
@@ -358,17 +324,5 @@ def _stuck(readings: pl.DataFrame, sensors: tuple[str, ...]) -> list[pl.DataFram
             "last_cycle",
             pl.lit(least),
         )
-        found.append(_issues(at.with_columns(detail=detail), IssueKind.STUCK, name))
+        found.append(as_issues(at.with_columns(detail=detail), IssueKind.STUCK, name))
     return found
-
-
-def _least_stuck(lives: pl.Series, same: pl.Series) -> int | None:
-    """From how many equal readings on a sensor is stuck; None where it mostly repeats itself."""
-    shares = pl.DataFrame({"life": lives, "same": same}).group_by("life").agg(pl.mean("same"))
-    share = shares["same"].drop_nulls().to_numpy()
-    usual = float(np.median(share)) if share.size else 1.0
-    if usual > _VARIES:
-        return None
-    if usual == 0.0:
-        return STUCK_READINGS
-    return max(STUCK_READINGS, ceil(1 + log(_BY_CHANCE / len(same)) / log(usual)))

@@ -15,7 +15,7 @@ import polars as pl
 
 from rul_core.errors import ReadingsError
 from rul_core.formats import parse_file
-from rul_core.quality import ROW, SET_ASIDE_SCHEMA, SOURCE, IssueKind, row_content
+from rul_core.issues import ROW, SET_ASIDE_SCHEMA, SOURCE, IssueKind, row_content
 from rul_core.schema import CYCLE, LIFE, LIVES_SCHEMA, TIME, UNIT, FileRule, Fleet, Outcome
 
 if TYPE_CHECKING:
