@@ -61,8 +61,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 class Prognosis(msgspec.Struct, frozen=True, kw_only=True):
     """One answer about one unit; figures are in the fleet's unit of life, null where none is meant.
 
-    In ``beyond_horizon`` the point and the upper bounds that reach the cap are null.
-    In every state but the first two all figures are null, and ``detail`` says why.
+    In ``beyond_horizon`` an upper bound that reaches the label cap is null: it is no bound.
+    In ``stale_data`` the figures are the last valid ones. In every other state but ``estimated``
+    they are null, and ``detail`` says why.
     """
 
     fleet: str

@@ -1,0 +1,304 @@
+"""The model of a fleet: fitted on ended lives, applied to readings.
+
+What belongs here: training (features, CatBoost, cross-conformal bands) and prediction. What does
+not: judging the result (``evaluation``, ``leakage``), states and words (``prognose``), files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import polars as pl
+from catboost import CatBoostError, CatBoostRegressor, Pool
+
+from rul_core import conditions, intervals
+from rul_core.errors import ModelError, NotEnoughData
+from rul_core.features import Compiled, Feature, Pipeline, Windows, declare, life_starts
+from rul_core.intervals import Bands
+from rul_core.labels import RUL, cut_weights, label, unit_codes
+from rul_core.schema import KEY, LIFE, UNIT, Fleet
+
+REFERENCE_READINGS = 125.0
+"""The label cap, in readings, that the default windows were chosen for."""
+SHARD = 500_000
+"""Readings whose features are computed at once."""
+SUPPORT_MARGIN = 0.25
+"""Of a sensor's training range, added at both ends before a reading counts as foreign."""
+DRIVES = 0.03
+"""Share of the importance from which on a sensor counts as a driver."""
+MOST_ROWS = 2_000_000
+"""Rows that a fit sees at most; beyond, lives are thinned evenly."""
+LEAST_LIVES = intervals.LEAST_UNITS
+
+Progress = Callable[[str, float], None]
+"""Told what is being done and which share of the whole is done."""
+
+
+def silent(what: str, share: float) -> None:
+    """Progress that nobody watches."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is made. One recipe serves every fleet; chosen by cross-validation alone."""
+
+    iterations: int = 900
+    depth: int = 6
+    learning_rate: float = 0.06
+    feature_share: float = 0.3
+    """Of the features, drawn anew for every split."""
+    row_share: float = 0.7
+    """Of the rows, drawn anew for every tree."""
+    l2: float = 5.0
+    folds: int = 5
+    windows: Windows = Windows()
+    uses_age: bool | None = None
+    """Whether cycles since new is a feature; as the fleet says unless given."""
+    threads: int = -1
+    """-1 is one a core. The result does not depend on it."""
+
+
+@dataclass(frozen=True)
+class RulModel:
+    """All that is needed to say how long a unit will live.
+
+    ``predict`` is the only use; the parts are public so that they can be kept and explained.
+    """
+
+    fleet: Fleet
+    pipeline: Pipeline
+    booster: CatBoostRegressor
+    bands: Bands
+    support: "Support"
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The pipeline, ready to run."""
+        return self.pipeline.compiled()
+
+    def predict(self, readings: pl.DataFrame) -> pl.DataFrame:
+        """What the model says at every reading.
+
+        Args:
+            readings: A readings frame sorted by unit, life, cycle, each life from its start.
+
+        Returns:
+            unit, life, cycle, and in the fleet's unit of life ``rul_cycles``, ``lower_50``,
+            ``upper_50``, ``lower_90``, ``upper_90``, ``safe``; and ``failure_probability``.
+        """
+        return readings.select(KEY).hstack(self.predict_rows(self.compiled.matrix(readings)))
+
+    def predict_rows(self, features: np.ndarray) -> pl.DataFrame:
+        """The same for feature rows (n, features) float32, without the key columns."""
+        point = predict_point(self.booster, features, self.fleet.learning.label_cap_cycles)
+        quantiles = self.bands.at(point)
+        column = {
+            name: quantiles[:, self.bands.column(level)]
+            for name, level in (
+                ("lower_50", 0.25),
+                ("upper_50", 0.75),
+                ("lower_90", 0.05),
+                ("upper_90", 0.95),
+                ("safe", 0.05),
+            )
+        }
+        risk = intervals.failure_probability(
+            quantiles, self.bands.levels, self.fleet.maintenance.lead_time_cycles
+        )
+        return pl.DataFrame({RUL: point, **column, "failure_probability": risk})
+
+
+class Support(msgspec.Struct, frozen=True, kw_only=True):
+    """What the training readings looked like, to tell when a unit leaves it."""
+
+    lowest: tuple[float, ...]
+    """One a sensor of the conditions: the lowest normalised value seen, less a margin."""
+    highest: tuple[float, ...]
+    longest_run: tuple[int, ...]
+    """One a sensor: the most readings in a row with the very same value."""
+    drivers: tuple[str, ...]
+    """The sensors that the point leans on, the heaviest first."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model and the evidence for it."""
+
+    model: RulModel
+    out_of_fold: pl.DataFrame
+    """unit, life, cycle, rul_cycles (true, not capped), fold, weight (the chance of the row to be
+    its unit's random cut) and ``predicted``: the point from a model that did not see the unit."""
+
+
+def train(
+    readings: pl.DataFrame,
+    lives: pl.DataFrame,
+    fleet: Fleet,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Training:
+    """A model of a fleet from its failed lives.
+
+    Args:
+        readings: A readings frame sorted by unit, life, cycle.
+        lives: A lives frame; failed lives are learnt from, all others are left alone.
+        fleet: The description.
+        recipe: How; the default serves every fleet.
+        seed: Of the folds and of CatBoost. The same seed and data give the same model.
+        progress: Told of every fit.
+
+    Raises:
+        NotEnoughData: Fewer than ``LEAST_LIVES`` units have a failed life.
+    """
+    recipe = recipe or Recipe()
+    labelled = label(readings, lives)
+    units = unit_codes(labelled)
+    count = int(units.max(initial=-1)) + 1
+    if count < LEAST_LIVES:
+        raise NotEnoughData(
+            f"fleet {fleet.name}: {count} units have a failed life, at least {LEAST_LIVES} are "
+            "needed; add run-to-failure data to its landing folder"
+        )
+    cap = fleet.learning.label_cap_cycles
+    kept = _thinning(labelled.height)
+    true, units = labelled[RUL].to_numpy()[kept], units[kept]
+    folds = assign_folds(count, recipe.folds, seed)[units]
+    weights = cut_weights(units, true <= intervals.HORIZON * cap)
+    points = np.empty(len(true))
+    total = recipe.folds + 1
+    for fold in range(recipe.folds):
+        progress(f"fit without fold {fold + 1} of {recipe.folds}", fold / total)
+        out = folds == fold
+        seen = np.isin(unit_codes(labelled), np.unique(units[~out]))
+        pipeline = fit_pipeline(labelled.filter(pl.Series(seen)), fleet, recipe)
+        features = feature_rows(pipeline, labelled, kept)
+        booster = fit_point(features[~out], true[~out], cap, recipe, seed)
+        points[out] = predict_point(booster, features[out], cap)
+    progress("fit on all units", recipe.folds / total)
+    pipeline = fit_pipeline(labelled, fleet, recipe)
+    features = feature_rows(pipeline, labelled, kept)
+    booster = fit_point(features, true, cap, recipe, seed)
+    model = RulModel(
+        fleet=fleet,
+        pipeline=pipeline,
+        booster=booster,
+        bands=intervals.fit(points, true, weights, units, folds, cap),
+        support=_support(labelled, pipeline, booster),
+    )
+    progress("fitted", 1.0)
+    evidence = labelled.select(*KEY, RUL)[kept].with_columns(
+        pl.Series("fold", folds), pl.Series("weight", weights), pl.Series("predicted", points)
+    )
+    return Training(model, evidence)
+
+
+def fit_pipeline(labelled: pl.DataFrame, fleet: Fleet, recipe: Recipe) -> Pipeline:
+    """Conditions found and features declared on readings of training lives."""
+    found = conditions.fit(labelled, fleet)
+    factor = fleet.learning.label_cap_cycles / fleet.learning.cycles_per_reading
+    windows = recipe.windows.scaled(factor / REFERENCE_READINGS)
+    age = fleet.learning.uses_age if recipe.uses_age is None else recipe.uses_age
+    features = declare(found.sensors, windows, age=age)
+    return Pipeline(
+        conditions=found, names=tuple(f.name for f in features), baseline=windows.baseline
+    )
+
+
+def feature_rows(pipeline: Pipeline, readings: pl.DataFrame, kept: np.ndarray) -> np.ndarray:
+    """(kept, features) float32: the rows that are wanted, computed a shard of lives at a time.
+
+    Windows need every reading, a fit does not: so memory holds one shard and what is kept.
+    """
+    compiled = pipeline.compiled()
+    rows = np.empty((len(kept), len(pipeline.names)), dtype=np.float32)
+    for first, last in shards(readings):
+        start, stop = np.searchsorted(kept, (first, last))
+        rows[start:stop] = compiled.matrix(readings[first:last])[kept[start:stop] - first]
+    return rows
+
+
+def shards(readings: pl.DataFrame) -> list[tuple[int, int]]:
+    """Row ranges of whole lives, of about ``SHARD`` readings each."""
+    starts = life_starts(readings)
+    cuts = [0]
+    for start in starts[1:]:
+        if start - cuts[-1] >= SHARD or start == starts[-1]:
+            cuts.append(int(start))
+    return list(pairwise(cuts))
+
+
+def assign_folds(count: int, folds: int, seed: int) -> np.ndarray:
+    """(count,) int64: the fold of each unit, the folds as equal as they can be."""
+    return np.random.default_rng(seed).permutation(np.arange(count) % folds)
+
+
+def fit_point(
+    features: np.ndarray, true: np.ndarray, cap: float, recipe: Recipe, seed: int
+) -> CatBoostRegressor:
+    """The point model: least squares on capped labels, every row of every life."""
+    booster = CatBoostRegressor(
+        loss_function="RMSE",
+        iterations=recipe.iterations,
+        depth=recipe.depth,
+        learning_rate=recipe.learning_rate,
+        rsm=recipe.feature_share,
+        subsample=recipe.row_share,
+        bootstrap_type="Bernoulli",
+        l2_leaf_reg=recipe.l2,
+        random_seed=seed,
+        thread_count=recipe.threads,
+        allow_writing_files=False,
+        verbose=False,
+    )
+    try:
+        return booster.fit(Pool(features, np.minimum(true, cap)))
+    except CatBoostError as error:
+        raise ModelError(f"CatBoost could not fit {features.shape} rows: {error}") from error
+
+
+def predict_point(booster: CatBoostRegressor, features: np.ndarray, cap: float) -> np.ndarray:
+    """(n,) float64 RUL in cycles, within 0 and the cap."""
+    return np.clip(booster.predict(features), 0.0, cap)
+
+
+def _thinning(height: int) -> np.ndarray:
+    """Indices of the rows that a fit sees: all, or evenly spaced ones of a very long history."""
+    step = -(-height // MOST_ROWS)
+    return np.arange(0, height, max(step, 1))
+
+
+def _support(labelled: pl.DataFrame, pipeline: Pipeline, booster: CatBoostRegressor) -> Support:
+    """What the training readings looked like, sensor by sensor."""
+    sensors = pipeline.conditions.sensors
+    values = pipeline.conditions.normalise(labelled)
+    lowest, highest = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    margin = SUPPORT_MARGIN * (highest - lowest)
+    runs = labelled.select(
+        pl.struct(UNIT, LIFE, name).rle().struct.field("len").max().alias(name) for name in sensors
+    ).row(0)
+    share = importance(booster, pipeline.names)
+    drivers = [name for name in sensors if share.get(name, 0.0) >= DRIVES]
+    return Support(
+        lowest=tuple((lowest - margin).tolist()),
+        highest=tuple((highest + margin).tolist()),
+        longest_run=tuple(int(run) for run in runs),
+        drivers=tuple(sorted(drivers, key=lambda name: -share[name])),
+    )
+
+
+def importance(booster: CatBoostRegressor, names: tuple[str, ...]) -> dict[str, float]:
+    """The share of each channel in what moves the point, the heaviest first; adds up to 1.
+
+    CatBoost's PredictionValuesChange, summed over the features of a channel.
+    """
+    changes = booster.get_feature_importance()
+    total = float(np.sum(changes)) or 1.0
+    shares: dict[str, float] = {}
+    for name, change in zip(names, changes, strict=True):
+        channel = Feature.parse(name).channel
+        shares[channel] = shares.get(channel, 0.0) + float(change) / total
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
