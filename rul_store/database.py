@@ -1,0 +1,101 @@
+"""One way to reach PostgreSQL, and one error when it does not answer.
+
+What belongs here: engines, transactions, databases, migrations. What does not: the tables
+(``tables``), queries (each concern has a module of its own).
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from rul_core.errors import StoreError, Unavailable
+
+CONNECT_TIMEOUT_SECONDS = 5
+MIGRATION_LOCK = 0x52554C01
+"""The advisory lock that migrations of one database take in turn."""
+
+
+def connect(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> sa.Engine:
+    """An engine with a pool; no connection is made before the first use.
+
+    Args:
+        url: ``postgresql://…``; psycopg 3 is used whichever driver the URL names.
+        pool_size: Connections kept open.
+        max_overflow: Further connections under load.
+    """
+    return sa.create_engine(
+        _with_psycopg(url),
+        pool_size=pool_size,
+        max_overflow=max_overflow,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": "rul",
+            "options": "-c timezone=UTC",
+        },
+    )
+
+
+@contextmanager
+def begin(engine: sa.Engine) -> Generator[sa.Connection]:
+    """A transaction: committed at the end, rolled back after an error.
+
+    Raises:
+        Unavailable: PostgreSQL does not answer, or gave the transaction up; it can be tried again.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        reason = " ".join(str(getattr(error, "orig", error)).split())
+        raise Unavailable(
+            f"PostgreSQL at {place_of(engine.url)}: {reason}; "
+            "see that it runs and that RUL_DATABASE_URL is right, then try again"
+        ) from error
+
+
+def place_of(url: URL) -> str:
+    """Host, port and database for messages; never the password."""
+    host = url.host or url.query.get("host") or "localhost"
+    return f"{host}:{url.port or 5432}/{url.database}"
+
+
+def create_database(url: str, name: str, *, template: str | None = None) -> str:
+    """Make a database beside the one of the URL, unless it is there; give its URL.
+
+    Args:
+        url: A database of the server, whose user may create databases.
+        name: The new database.
+        template: A database to copy, which nobody may be connected to.
+    """
+    quote = postgresql.dialect().identifier_preparer.quote
+    statement = f"CREATE DATABASE {quote(name)}"
+    if template:
+        statement += f" TEMPLATE {quote(template)}"
+    engine = connect(url).execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with begin(engine) as connection:
+            connection.execute(sa.text(statement))
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != "42P04":  # it exists
+            raise StoreError(
+                f"cannot create the database {name!r} at {place_of(engine.url)}: {error.orig}"
+            ) from error
+    finally:
+        engine.dispose()
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def _with_psycopg(url: str) -> URL:
+    parsed = make_url(url)
+    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise StoreError(
+            f"{parsed.render_as_string()} is no PostgreSQL URL; "
+            "give postgresql://user:password@host:5432/database"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
