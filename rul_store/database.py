@@ -6,6 +6,7 @@ What belongs here: engines, transactions, databases, migrations. What does not: 
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -16,6 +17,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from rul_core.errors import StoreError, Unavailable
 
 CONNECT_TIMEOUT_SECONDS = 5
+VERSION_TABLE = "rul_version"
+"""Alembic's table under a name of our own: Dagster may share the database."""
 MIGRATION_LOCK = 0x52554C01
 """The advisory lock that migrations of one database take in turn."""
 
@@ -89,6 +92,65 @@ def create_database(url: str, name: str, *, template: str | None = None) -> str:
     finally:
         engine.dispose()
     return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def migrate(engine: sa.Engine) -> str:
+    """Bring the tables to the newest revision, which is returned; safe when several do at once.
+
+    Raises:
+        StoreError: The database was migrated by a newer version of the platform.
+    """
+    from alembic import command  # takes a quarter of a second, and serving never migrates
+
+    with begin(engine) as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        config, head, known = _revisions()
+        current = _revision(connection)
+        if current is not None and current not in known:
+            raise StoreError(
+                f"the database at {place_of(engine.url)} is at revision {current}, and this "
+                f"version of the platform knows none after {head}; use the newer version"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return head
+
+
+def current_revision(engine: sa.Engine) -> str | None:
+    """The revision of the database's tables; none before the first ``migrate``."""
+    with begin(engine) as connection:
+        return _revision(connection)
+
+
+def require_migrated(engine: sa.Engine) -> None:
+    """Do nothing when the tables are those that this version of the platform was written for.
+
+    Raises:
+        StoreError: They are older or newer; names both revisions and the remedy.
+        Unavailable: PostgreSQL does not answer.
+    """
+    current, (_, head, _) = current_revision(engine), _revisions()
+    if current != head:
+        raise StoreError(
+            f"the database at {place_of(engine.url)} is at revision {current}, this version of "
+            f"the platform needs {head}; migrate it, or use the version that fits"
+        )
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
+
+
+def _revisions() -> tuple[Any, str, set[str]]:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", "rul_store:migrations")
+    scripts = ScriptDirectory.from_config(config)
+    return config, str(scripts.get_current_head()), {s.revision for s in scripts.walk_revisions()}
 
 
 def _with_psycopg(url: str) -> URL:

@@ -1,0 +1,157 @@
+"""The tables, as the newest migration leaves them; a test compares the two.
+
+What belongs here: columns, keys, indexes and what they mean. What does not: how tables come to be
+(``migrations/versions``), queries (each concern's module).
+
+All times are ``timestamptz``, all figures ``double precision``. Nothing is removed by the platform.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
+
+metadata = sa.MetaData()
+
+_text, _int, _float = sa.Text, sa.BigInteger, sa.Double
+_time = sa.DateTime(timezone=True)
+_now = sa.func.clock_timestamp()
+
+units = sa.Table(
+    "units",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("unit", _text, primary_key=True),
+    sa.Column("first_seen", _time, nullable=False, server_default=_now),
+)
+
+# ``started_at`` and ``ended_at`` say when the platform learnt of it, not when it happened.
+lives = sa.Table(
+    "lives",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("unit", _text, primary_key=True),
+    sa.Column("life", _int, primary_key=True, autoincrement=False),
+    sa.Column("outcome", _text, nullable=False),
+    sa.Column("end_cycle", _float),
+    sa.Column("started_at", _time, nullable=False, server_default=_now),
+    sa.Column("ended_at", _time),
+    sa.Column("source", _text, nullable=False),
+    sa.Column("updated_at", _time, nullable=False, server_default=_now),
+    sa.Index("ix_lives_ended_at", "fleet", "ended_at"),
+)
+
+# Which channel each element of ``readings.measured`` is: a fleet's channels may change in time.
+layouts = sa.Table(
+    "layouts",
+    metadata,
+    sa.Column("layout", _int, sa.Identity(always=True), primary_key=True),
+    sa.Column("fleet", _text, nullable=False),
+    sa.Column("channels", ARRAY(_text), nullable=False),
+    sa.UniqueConstraint("fleet", "channels", name="uq_layouts_fleet"),
+)
+
+# ``measured`` is an array, not JSON: a quarter of the bytes, and names are in ``layouts`` once.
+# ``ingested_xid`` is the writing transaction's number (see ``readings`` for the watermark).
+readings = sa.Table(
+    "readings",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("unit", _text, primary_key=True),
+    sa.Column("life", _int, primary_key=True, autoincrement=False),
+    sa.Column("cycle", _float, primary_key=True),
+    sa.Column("time", _time),
+    sa.Column("layout", _int, sa.ForeignKey("layouts.layout"), nullable=False),
+    sa.Column("measured", ARRAY(_float), nullable=False),
+    sa.Column("ingested_seq", _int, sa.Identity(always=True), nullable=False),
+    sa.Column("ingested_at", _time, nullable=False, server_default=_now),
+    sa.Column(
+        "ingested_xid",
+        _int,
+        nullable=False,
+        server_default=sa.text("pg_current_xact_id()::text::bigint"),
+    ),
+    sa.Index("ix_readings_ingested_xid", "fleet", "ingested_xid"),
+)
+
+# Insert only. ``ledger_id`` is made from the content; the hashes are for a chain per fleet.
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("ledger_id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("seq", _int, sa.Identity(always=True), nullable=False),
+    sa.Column("fleet", _text, nullable=False),
+    sa.Column("unit", _text, nullable=False),
+    sa.Column("life", _int),
+    sa.Column("cycle", _float),
+    sa.Column("state", _text, nullable=False),
+    sa.Column("prognosis", JSONB, nullable=False),
+    sa.Column("model_version", _text),
+    sa.Column("feature_spec", _text),
+    sa.Column("readings_seen", _int, nullable=False),
+    sa.Column("computed_at", _time, nullable=False),
+    sa.Column("recorded_at", _time, nullable=False, server_default=_now),
+    sa.Column("prev_hash", BYTEA),
+    sa.Column("hash", BYTEA),
+    sa.Index("ix_ledger_seq", "fleet", "seq"),
+    sa.Index("ix_ledger_unit", "fleet", "unit", "seq"),
+)
+
+current_prognoses = sa.Table(
+    "current_prognoses",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("unit", _text, primary_key=True),
+    sa.Column("life", _int),
+    sa.Column("cycle", _float),
+    sa.Column("state", _text, nullable=False),
+    sa.Column("failure_probability", _float),
+    sa.Column("rul_cycles", _float),
+    sa.Column("safe_cycles", _float),
+    sa.Column("prognosis", JSONB, nullable=False),
+    sa.Column("ledger_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("computed_at", _time, nullable=False),
+    sa.Index(
+        "ix_current_prognoses_risk",
+        "fleet",
+        sa.text("failure_probability DESC NULLS LAST"),
+        "unit",
+    ),
+)
+
+champions = sa.Table(
+    "champions",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("version", _text, nullable=False),
+    sa.Column("generation", _int, nullable=False),
+    sa.Column("promoted_at", _time, nullable=False),
+    sa.Column("promoted_by", _text, nullable=False),
+    sa.Column("reason", _text, nullable=False),
+)
+
+champion_history = sa.Table(
+    "champion_history",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("generation", _int, primary_key=True, autoincrement=False),
+    sa.Column("version", _text, nullable=False),
+    sa.Column("from_at", _time, nullable=False),
+    sa.Column("promoted_by", _text, nullable=False),
+    sa.Column("reason", _text, nullable=False),
+    sa.Column("action", _text, nullable=False),
+    sa.Index("ix_champion_history_from_at", "fleet", "from_at"),
+)
+
+# The same content may lie under several paths; it is taken once.
+landed_files = sa.Table(
+    "landed_files",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("sha256", _text, primary_key=True),
+    sa.Column("path", _text, primary_key=True),
+    sa.Column("size", _int, nullable=False),
+    sa.Column("modified_ns", _int, nullable=False),
+    sa.Column("status", _text, nullable=False),
+    sa.Column("error", _text),
+    sa.Column("rows", _int),
+    sa.Column("decided_at", _time, nullable=False, server_default=_now),
+)

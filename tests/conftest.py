@@ -1,0 +1,50 @@
+"""Real servers for the tests: one PostgreSQL and one Redis a session (a worker, under xdist).
+
+``engine`` and ``database_url`` give each test a migrated database of its own, ``redis_url`` an
+empty Redis.
+"""
+
+import uuid
+from collections.abc import Generator
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from rul_store.database import begin, connect, create_database, migrate
+from rul_store.embedded import EmbeddedServers
+
+TEMPLATE = "rul_template"
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
+    with EmbeddedServers(tmp_path_factory.mktemp("servers"), durable=False) as running:
+        template = connect(create_database(running.database_url, TEMPLATE))
+        migrate(template)
+        template.dispose()
+        yield running
+
+
+@pytest.fixture
+def database_url(servers: EmbeddedServers) -> Generator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    yield create_database(servers.database_url, name, template=TEMPLATE)
+    admin = connect(servers.database_url).execution_options(isolation_level="AUTOCOMMIT")
+    with begin(admin) as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Generator[sa.Engine]:
+    made = connect(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def redis_url(servers: EmbeddedServers) -> str:
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.flushall()
+    return servers.redis_url
