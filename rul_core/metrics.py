@@ -26,6 +26,7 @@ __all__ = [
     "bootstrap_interval",
     "coverage",
     "crps",
+    "crps_rows",
     "early_share",
     "late_share",
     "mae",
@@ -33,6 +34,7 @@ __all__ = [
     "mean_width",
     "paired_bootstrap",
     "phm08_mean",
+    "phm08_rows",
     "phm08_score",
     "prognostic_horizon",
     "rmse",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 NEAR_END_CYCLES = 30.0
+ALPHA = 0.2
 LATE_CYCLES, EARLY_CYCLES = 10.0, 13.0
 """The time constants of the PHM08 score, which punishes late more than early."""
 
@@ -71,13 +74,13 @@ def phm08_score(
     exponents end at 690, so that it stays a number for fleets that count in seconds.
     """
     d, _, w = _errors(true, predicted, weights)
-    return float(w @ _phm08(d))
+    return float(w @ phm08_rows(d))
 
 
 def phm08_mean(true: ArrayLike, predicted: ArrayLike, *, weights: ArrayLike | None = None) -> float:
     """The PHM08 score per unit: comparable between test sets of different size."""
     d, _, w = _errors(true, predicted, weights)
-    return _mean(_phm08(d), w)
+    return _mean(phm08_rows(d), w)
 
 
 def late_share(
@@ -121,7 +124,7 @@ def alpha_lambda(
     predicted: ArrayLike,
     *,
     weights: ArrayLike | None = None,
-    alpha: float = 0.2,
+    alpha: float = ALPHA,
 ) -> float:
     """Share with |d| <= alpha * true: the alpha-lambda accuracy over all moments (Saxena 2010)."""
     d, truth, w = _errors(true, predicted, weights)
@@ -129,7 +132,7 @@ def alpha_lambda(
 
 
 def prognostic_horizon(
-    true: ArrayLike, predicted: ArrayLike, *, alpha: float = 0.2, margin_cycles: float = 5.0
+    true: ArrayLike, predicted: ArrayLike, *, alpha: float = ALPHA, margin_cycles: float = 5.0
 ) -> float:
     """How long before the end of one life the prognosis is good for good, in cycles.
 
@@ -243,12 +246,7 @@ def crps(
     Raises:
         ModelError: Levels and quantiles do not fit.
     """
-    at, values = np.asarray(levels, dtype=np.float64), np.asarray(quantiles, dtype=np.float64)
-    if values.ndim != 2 or at.shape != values.shape[1:]:
-        raise ModelError(f"{at.size} levels do not name the columns of quantiles {values.shape}")
-    if not (np.all(np.diff(at) > 0) and at[0] > 0 and at[-1] < 1):
-        raise ModelError(f"levels {at.tolist()} must rise and lie between 0 and 1")
-    loss = _crps_rows(np.asarray(true, dtype=np.float64), values, at)
+    loss = crps_rows(true, quantiles, levels)
     _, _, w = aligned(true, loss, weights)
     return _mean(loss, w)
 
@@ -294,11 +292,18 @@ def _mean(values: np.ndarray, weights: FloatArray) -> float:
     return float(weights @ values / total) if total > 0 else float("nan")
 
 
-def _phm08(d: FloatArray) -> FloatArray:
+def phm08_rows(d: FloatArray) -> FloatArray:
+    """(n,) the PHM08 score of each row from its d."""
     return np.expm1(np.minimum(np.where(d < 0, -d / EARLY_CYCLES, d / LATE_CYCLES), 690.0))
 
 
-def _crps_rows(true: FloatArray, quantiles: FloatArray, levels: FloatArray) -> FloatArray:
-    edges = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [1.0]])
-    error = true[:, None] - np.sort(quantiles, axis=1)
-    return 2 * np.maximum(levels * error, (levels - 1) * error) @ np.diff(edges)
+def crps_rows(true: ArrayLike, quantiles: ArrayLike, levels: ArrayLike) -> FloatArray:
+    """(n,) the CRPS of each row; arguments and errors as of ``crps``."""
+    at, values = np.asarray(levels, dtype=np.float64), np.asarray(quantiles, dtype=np.float64)
+    if values.ndim != 2 or at.shape != values.shape[1:]:
+        raise ModelError(f"{at.size} levels do not name the columns of quantiles {values.shape}")
+    if not (np.all(np.diff(at) > 0) and at[0] > 0 and at[-1] < 1):
+        raise ModelError(f"levels {at.tolist()} must rise and lie between 0 and 1")
+    edges = np.concatenate([[0.0], (at[1:] + at[:-1]) / 2, [1.0]])
+    error = np.asarray(true, dtype=np.float64)[:, None] - np.sort(values, axis=1)
+    return 2 * np.maximum(at * error, (at - 1) * error) @ np.diff(edges)

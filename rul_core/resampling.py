@@ -5,8 +5,8 @@ What does not: the figures themselves (``metrics``).
 
 A fleet is a sample of units; the rows of one unit are not independent, so whole units are drawn.
 A draw is expressed as row weights (how often the row's unit was drawn), so that a statistic needs
-nothing but a ``weights`` argument to be bootstrapped. Efron & Tibshirani, "An Introduction to the
-Bootstrap", 1993, chapters 13 (percentile interval) and 16.
+nothing but a ``weights`` argument to be bootstrapped, and means need no more than sums by unit.
+B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 16.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,16 +48,16 @@ class Paired(msgspec.Struct, frozen=True, kw_only=True):
 
 def draws(
     units: ArrayLike, *, repeats: int = REPEATS, seed: int = 0
-) -> Iterator[NDArray[np.float64]]:
-    """How often each row's unit was drawn, draw after draw.
+) -> tuple[NDArray[np.int64], Iterator[FloatArray]]:
+    """Units drawn with replacement, again and again.
 
     Args:
         units: (n,) the unit of each row, of any kind that sorts.
         repeats: How many draws.
         seed: The same seed gives the same draws.
 
-    Yields:
-        (n,) float64.
+    Returns:
+        (n,) each row's unit as a number, and for each draw (units,) how often each was drawn.
 
     Raises:
         NotEnoughData: There are no rows.
@@ -67,8 +67,42 @@ def draws(
         raise NotEnoughData("nothing to draw from: there are no units; give at least one")
     generator = np.random.default_rng(seed)
     even = np.full(len(names), 1.0 / len(names))
-    for _ in range(repeats):
-        yield generator.multinomial(len(names), even)[codes].astype(np.float64)
+    return codes, (
+        generator.multinomial(len(names), even).astype(np.float64) for _ in range(repeats)
+    )
+
+
+def resampled_sums(
+    columns: FloatArray, units: ArrayLike, *, repeats: int = REPEATS, seed: int = 0
+) -> tuple[FloatArray, FloatArray]:
+    """Column sums over the rows, and the same in every draw: all that means and ratios need.
+
+    Args:
+        columns: (n, k).
+        units: (n,) the unit of each row.
+        repeats: How many draws.
+        seed: Of the draws.
+
+    Returns:
+        (k,) and (repeats, k).
+
+    Raises:
+        NotEnoughData: There are no rows.
+    """
+    codes, counts = draws(units, repeats=repeats, seed=seed)
+    by_unit = np.array([np.bincount(codes, column) for column in columns.T]).T
+    return columns.sum(axis=0), np.array([count @ by_unit for count in counts])
+
+
+def figure(value: float, drawn: FloatArray, confidence: float = CONFIDENCE) -> Figure:
+    """A value with the percentile interval of its draws; null where there are no numbers."""
+    if not np.isfinite(value):
+        return Figure(None)
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return Figure(float(value))
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Figure(float(value), float(low), float(high))
 
 
 def bootstrap_interval(
@@ -96,19 +130,9 @@ def bootstrap_interval(
     """
     rows = len(np.asarray(columns[0]))
     base = np.ones(rows) if weights is None else np.asarray(weights, dtype=np.float64)
-    names = np.arange(rows) if units is None else np.asarray(units)
-    drawn = np.array(
-        [
-            statistic(*columns, weights=base * counts)
-            for counts in draws(names, repeats=repeats, seed=seed)
-        ]
-    )
-    drawn = drawn[np.isfinite(drawn)]
-    value = statistic(*columns, weights=base)
-    if not len(drawn) or not np.isfinite(value):
-        return Figure(float(value) if np.isfinite(value) else None)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Figure(float(value), float(low), float(high))
+    codes, counts = draws(np.arange(rows) if units is None else units, repeats=repeats, seed=seed)
+    drawn = np.array([statistic(*columns, weights=base * count[codes]) for count in counts])
+    return figure(statistic(*columns, weights=base), drawn, confidence)
 
 
 def paired_bootstrap(
@@ -144,18 +168,18 @@ def paired_bootstrap(
         )
     base = np.ones(a.size) if weights is None else np.asarray(weights, dtype=np.float64)
     names = np.arange(a.size) if units is None else np.asarray(units)
-
-    def difference(row_weights: FloatArray) -> float:
-        total = row_weights.sum()
-        root_a, root_b = np.sqrt(row_weights @ a**2 / total), np.sqrt(row_weights @ b**2 / total)
-        return float(root_a - root_b)
-
-    drawn = np.array(
-        [difference(base * counts) for counts in draws(names, repeats=repeats, seed=seed)]
+    sums, drawn_sums = resampled_sums(
+        np.column_stack([base * a**2, base * b**2, base]), names, repeats=repeats, seed=seed
     )
+
+    def difference(sums: FloatArray) -> FloatArray:
+        total = sums[..., 2]
+        return np.sqrt(sums[..., 0] / total) - np.sqrt(sums[..., 1] / total)
+
+    drawn = difference(drawn_sums)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Paired(
-        difference_cycles=difference(base),
+        difference_cycles=float(difference(sums)),
         low_cycles=float(low),
         high_cycles=float(high),
         probability_a_is_better=float(np.mean(drawn < 0) + np.mean(drawn == 0) / 2),

@@ -11,7 +11,7 @@ of different regimes are not comparable; ``both_regimes`` gives them side by sid
 from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from rul_core import metrics
 from rul_core.errors import NotEnoughData
 from rul_core.metrics import Coverage
-from rul_core.resampling import REPEATS, Figure, FloatArray, bootstrap_interval
+from rul_core.resampling import REPEATS, Figure, FloatArray, figure, resampled_sums
 
 
 class CoverageAt(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,17 +85,6 @@ class Regimes(msgspec.Struct, frozen=True, kw_only=True):
 Bands = Mapping[float, tuple[ArrayLike, ArrayLike]]
 """By level, as 0.9: the lower and the upper bound of each row, in cycles."""
 
-_FIGURES = {
-    "rmse_cycles": metrics.rmse,
-    "mae_cycles": metrics.mae,
-    "bias_cycles": metrics.bias,
-    "phm08_score": metrics.phm08_score,
-    "phm08_mean": metrics.phm08_mean,
-    "late_share": metrics.late_share,
-    "early_share": metrics.early_share,
-    "alpha_lambda": metrics.alpha_lambda,
-}
-
 
 def evaluate(
     true: ArrayLike,
@@ -140,38 +129,54 @@ def evaluate(
     truth, said, w, names = truth[kept], said[kept], w[kept], names[kept]
     if clip_at_cycles is not None:
         truth = np.minimum(truth, clip_at_cycles)
-    interval = partial(bootstrap_interval, weights=w, units=names, repeats=repeats, seed=seed)
-
-    score = None
+    bounds = {
+        level: tuple(np.asarray(bound, dtype=np.float64)[kept] for bound in pair)
+        for level, pair in sorted((bands or {}).items())
+    }
+    d = said - truth
+    terms = {
+        "rmse_cycles": _Term(d**2, root=True),
+        "mae_cycles": _Term(np.abs(d)),
+        "bias_cycles": _Term(d),
+        "phm08_score": _Term(metrics.phm08_rows(d), total=True),
+        "phm08_mean": _Term(metrics.phm08_rows(d)),
+        "late_share": _Term(d > metrics.LATE_CYCLES),
+        "early_share": _Term(d < -metrics.EARLY_CYCLES),
+        "alpha_lambda": _Term(np.abs(d) <= metrics.ALPHA * truth),
+        "rmse_near_end_cycles": _Term(d**2, among=truth <= near_end_cycles, root=True),
+    }
     if quantiles is not None:
         values = np.asarray(quantiles, dtype=np.float64)[kept]
-        score = interval(partial(metrics.crps, levels=levels), truth, values)
+        terms["crps_cycles"] = _Term(metrics.crps_rows(truth, values, levels))
+    figures = _figures(terms, w, names, repeats, seed)
+    widths = _figures(
+        {level: _Term(upper - lower) for level, (lower, upper) in bounds.items()},
+        w,
+        names,
+        repeats,
+        seed,
+    )
+    covered = partial(metrics.coverage, truth, units=names, open_above_cycles=open_above_cycles)
     return Evaluation(
         regime="unclipped" if clip_at_cycles is None else "clipped",
         clip_at_cycles=clip_at_cycles,
         units=len(np.unique(names)),
         rows=len(truth),
-        **{name: interval(figure, truth, said) for name, figure in _FIGURES.items()},
         near_end_cycles=near_end_cycles,
-        rmse_near_end_cycles=interval(
-            partial(metrics.rmse_near_end, limit_cycles=near_end_cycles), truth, said
-        ),
-        crps_cycles=score,
         crps_levels=tuple(np.asarray(levels, dtype=np.float64).tolist()),
         bands=tuple(
             _band_report(
                 level,
                 truth,
-                np.asarray(lower, dtype=np.float64)[kept],
-                np.asarray(upper, dtype=np.float64)[kept],
-                partial(
-                    metrics.coverage, weights=w, units=names, open_above_cycles=open_above_cycles
-                ),
-                interval,
-                (near_end_cycles, open_above_cycles),
+                w,
+                partial(covered, *bounds[level]),
+                widths[level],
+                near_end_cycles,
+                open_above_cycles,
             )
-            for level, (lower, upper) in sorted((bands or {}).items())
+            for level in bounds
         ),
+        **figures,
     )
 
 
@@ -190,35 +195,64 @@ def both_regimes(
     return Regimes(clipped=in_regime(clip_at_cycles=cap_cycles), unclipped=in_regime())
 
 
+class _Term(NamedTuple):
+    """A figure as the weighted mean of a loss over rows."""
+
+    loss: np.ndarray
+    among: np.ndarray | bool = True
+    """The rows that count."""
+    root: bool = False
+    total: bool = False
+    """The sum, not the mean."""
+
+
+def _figures(
+    terms: Mapping[Any, _Term], weights: FloatArray, units: np.ndarray, repeats: int, seed: int
+) -> dict[Any, Figure]:
+    """All terms with their intervals, from the same draws."""
+    if not terms:
+        return {}
+    counted = [weights * term.among for term in terms.values()]
+    above = [w * term.loss for w, term in zip(counted, terms.values(), strict=True)]
+    sums, drawn = resampled_sums(
+        np.column_stack([*above, *counted]), units, repeats=repeats, seed=seed
+    )
+    every = np.vstack([sums, drawn])
+    found = {}
+    for column, (name, term) in enumerate(terms.items()):
+        values, total = every[:, column], every[:, len(terms) + column]
+        if not term.total:
+            # A draw without a single row that counts gives no number.
+            values = np.divide(values, total, out=np.full(len(values), np.nan), where=total > 0)
+        values = np.sqrt(values) if term.root else values
+        found[name] = figure(float(values[0]), values[1:])
+    return found
+
+
 def _band_report(
     level: float,
     true: FloatArray,
-    lower: FloatArray,
-    upper: FloatArray,
+    weights: FloatArray,
     covered: partial[Coverage],
-    interval: partial[Figure],
-    limits: tuple[float, float | None],
+    width: Figure,
+    near_end_cycles: float,
+    cap_cycles: float | None,
 ) -> BandReport:
-    near_end_cycles, cap_cycles = limits
-
     def among(rows: np.ndarray) -> Coverage | None:
-        # Rows outside keep their place and lose their weight.
-        weights = np.where(rows, covered.keywords["weights"], 0.0)
-        return covered(true, lower, upper, weights=weights) if rows.any() else None
+        return covered(weights=weights * rows) if rows.any() else None
 
     by_true_rul = []
-    edges = _edges(near_end_cycles, cap_cycles)
-    for low, high in pairwise((*edges, np.inf)):
+    for low, high in pairwise((*_edges(near_end_cycles, cap_cycles), np.inf)):
         found = among((true >= low) & (true < high))
         if found:
             to = high if np.isfinite(high) else None
             by_true_rul.append(CoverageAt(from_cycles=low, to_cycles=to, coverage=found))
     return BandReport(
         level=level,
-        overall=covered(true, lower, upper),
+        overall=covered(weights=weights),
         near_end=among(true <= near_end_cycles),
         by_true_rul=tuple(by_true_rul),
-        mean_width_cycles=interval(metrics.mean_width, lower, upper),
+        mean_width_cycles=width,
     )
 
 

@@ -386,10 +386,41 @@ def test_both_regimes_stand_side_by_side_and_are_labelled():
     assert (found.clipped.regime, found.unclipped.regime) == ("clipped", "unclipped")
     assert (found.clipped.clip_at_cycles, found.unclipped.clip_at_cycles) == (125.0, None)
     true, predicted = made_up()["true"], made_up()["predicted"]
-    assert found.clipped.rmse_cycles.value == metrics.rmse(np.minimum(true, 125), predicted)
-    assert found.unclipped.rmse_cycles.value == metrics.rmse(true, predicted)
+    assert found.clipped.rmse_cycles.value == pytest.approx(
+        metrics.rmse(np.minimum(true, 125), predicted)
+    )
+    assert found.unclipped.rmse_cycles.value == pytest.approx(metrics.rmse(true, predicted))
     low, high = bounds(found.clipped.rmse_cycles)
     assert low < metrics.rmse(np.minimum(true, 125), predicted) < high
+
+
+def test_a_report_says_what_the_single_figures_say():
+    data = made_up()
+    weights, units = np.random.default_rng(7).uniform(0.5, 2, 60), np.arange(60) // 2
+    found = scoring.evaluate(**data, weights=weights, units=units)
+    for name, figure in {
+        "rmse_cycles": metrics.rmse,
+        "mae_cycles": metrics.mae,
+        "bias_cycles": metrics.bias,
+        "phm08_score": metrics.phm08_score,
+        "phm08_mean": metrics.phm08_mean,
+        "late_share": metrics.late_share,
+        "early_share": metrics.early_share,
+        "alpha_lambda": metrics.alpha_lambda,
+        "rmse_near_end_cycles": metrics.rmse_near_end,
+    }.items():
+        alone = metrics.bootstrap_interval(
+            figure, data["true"], data["predicted"], weights=weights, units=units, repeats=50
+        )
+        whole = getattr(found, name)
+        assert (whole.value, *bounds(whole)) == pytest.approx((alone.value, *bounds(alone)))
+    assert found.crps_cycles is not None
+    assert found.crps_cycles.value == pytest.approx(
+        metrics.crps(data["true"], data["quantiles"], data["levels"], weights=weights)
+    )
+    assert found.bands[1].mean_width_cycles.value == pytest.approx(
+        metrics.mean_width(*data["bands"][0.9], weights=weights)
+    )
 
 
 def test_a_report_survives_json():
