@@ -102,8 +102,8 @@ def conform(
     if not isinstance(table, pl.DataFrame):
         table = from_pandas(table, source)
     rule = rule or fleet.rule_for(source.rpartition("/")[2])
-    _refuse_missing_columns(table, fleet, source)
     table = table.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+    _refuse_unfit_columns(table, fleet, source)
     problems = _problems(table, fleet)
     found = table.select(
         pl.coalesce(
@@ -220,7 +220,7 @@ def _lives(read: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
     )
 
 
-def _refuse_missing_columns(table: pl.DataFrame, fleet: Fleet, source: str) -> None:
+def _refuse_unfit_columns(table: pl.DataFrame, fleet: Fleet, source: str) -> None:
     columns = fleet.columns
     optional = [name for name in (columns.life, columns.time, columns.outcome) if name is not None]
     named = [columns.unit, columns.cycle, *optional, *fleet.channels]
