@@ -35,8 +35,11 @@ KEY = (UNIT, LIFE, CYCLE)
 """What identifies a reading within a fleet."""
 RESERVED = frozenset({*KEY, TIME, "outcome", "end_cycle", "source", "row", "rul_cycles"})
 """Column names with a fixed meaning, which no setting or sensor may take."""
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-"""What a fleet may be called: it becomes a folder, a partition key and a part of an address."""
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$(?!\n)"
+"""What a fleet may be called: it becomes a folder, a partition key and a part of an address.
+
+In Python ``$`` alone would let a line break through.
+"""
 
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -179,7 +182,12 @@ def write_fleet(fleet: Fleet) -> str:
 def _refuse_contradictions(fleet: Fleet, source: str) -> None:
     if not fleet.columns.sensors:
         raise FleetError(f"{source}: columns.sensors is empty; name at least one sensor column")
-    names = fleet.channels
+    columns, names = fleet.columns, fleet.channels
+    roles = [columns.unit, columns.cycle, columns.life, columns.time, columns.outcome]
+    shared = sorted({name for name in roles if name is not None and roles.count(name) > 1})
+    shared += sorted(set(names).intersection(roles))
+    if shared:
+        raise FleetError(f"{source}: {shared} named for more than one purpose; keep one of them")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FleetError(f"{source}: {twice} named more than once in settings and sensors")
