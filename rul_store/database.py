@@ -8,6 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import polars as pl
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, make_url
@@ -17,6 +19,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from rul_core.errors import StoreError, Unavailable
 
 CONNECT_TIMEOUT_SECONDS = 5
+UNAVAILABLE = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    psycopg.OperationalError,  # from COPY, which SQLAlchemy does not see
+    psycopg.InterfaceError,
+)
+TIME_DTYPE = pl.Datetime("us", "UTC")
 VERSION_TABLE = "rul_version"
 """Alembic's table under a name of our own: Dagster may share the database."""
 MIGRATION_LOCK = 0x52554C01
@@ -54,7 +64,7 @@ def begin(engine: sa.Engine) -> Generator[sa.Connection]:
     try:
         with engine.begin() as connection:
             yield connection
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except UNAVAILABLE as error:
         reason = " ".join(str(getattr(error, "orig", error)).split())
         raise Unavailable(
             f"PostgreSQL at {place_of(engine.url)}: {reason}; "
@@ -66,6 +76,33 @@ def place_of(url: URL) -> str:
     """Host, port and database for messages; never the password."""
     host = url.host or url.query.get("host") or "localhost"
     return f"{host}:{url.port or 5432}/{url.database}"
+
+
+def read_frame(
+    connection: sa.Connection, query: str, parameters: dict[str, Any], schema: pl.Schema
+) -> pl.DataFrame:
+    """The rows of a query as a frame, many at once (by ``COPY``), without a Python object a cell.
+
+    Args:
+        connection: An open transaction.
+        query: SQL with ``%(name)s`` for parameters; times go through ``microseconds``.
+        parameters: Their values.
+        schema: Names and dtypes of the query's columns, in order.
+    """
+    cursor = connection.connection.cursor()
+    with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT csv)", parameters) as copy:
+        content = b"".join(bytes(block) for block in copy)
+    times = [name for name, dtype in schema.items() if dtype == TIME_DTYPE]
+    return pl.read_csv(
+        content,
+        has_header=False,
+        schema={name: pl.Int64 if name in times else schema[name] for name in schema},
+    ).cast(dict.fromkeys(times, TIME_DTYPE))
+
+
+def microseconds(time: str) -> str:
+    """SQL for a ``timestamptz`` as ``read_frame`` wants it: exact, and the same for every year."""
+    return f"(extract(epoch FROM {time}) * 1000000)::bigint"
 
 
 def create_database(url: str, name: str, *, template: str | None = None) -> str:
