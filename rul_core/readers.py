@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import polars as pl
 
+from rul_core.cells import is_missing, number, outcome_word, unit_name, utc_time
 from rul_core.errors import ReadingsError
 from rul_core.formats import parse_file
 from rul_core.issues import ROW, SET_ASIDE_SCHEMA, SOURCE, IssueKind, row_content
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Conformed", "conform", "from_pandas", "parse_file", "to_pandas"]
-
-_MISSING_TEXTS = ("", "na", "n/a", "null", "none")
-"""What a text source writes where it has nothing; ``nan`` is a value, which ``quality`` judges."""
-_LATEST_EPOCH_SECONDS = 1e11
-"""The year 5138; a larger number counts milliseconds."""
 
 
 class Conformed(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,18 +103,18 @@ def conform(
     problems = _problems(table, fleet)
     found = table.select(
         pl.coalesce(
-            pl.when(problem.where).then(pl.lit(number, pl.Int32))
-            for number, problem in enumerate(problems)
+            pl.when(problem.where).then(pl.lit(place, pl.Int32))
+            for place, problem in enumerate(problems)
         )
     ).to_series()
     columns = fleet.columns
     read = table.select(
-        (pl.lit(rule.unit_prefix) + _name(table, columns.unit)).alias(UNIT),
+        (pl.lit(rule.unit_prefix) + unit_name(table, columns.unit)).alias(UNIT),
         _life(table, columns.life).cast(pl.Int64, strict=False).alias(LIFE),
-        _number(table, columns.cycle).alias(CYCLE),
-        _time(table, columns.time).alias(TIME),
-        *(_number(table, name).alias(name) for name in fleet.channels),
-        _outcome(table, columns.outcome, source).alias("outcome"),
+        number(table, columns.cycle).alias(CYCLE),
+        utc_time(table, columns.time).alias(TIME),
+        *(number(table, name).alias(name) for name in fleet.channels),
+        outcome_word(table, columns.outcome, source).alias("outcome"),
         pl.lit(source).alias(SOURCE),
         pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(ROW),
     )
@@ -146,14 +142,16 @@ def _problems(table: pl.DataFrame, fleet: Fleet) -> list[_Problem]:
     unit, cycle = columns.unit, columns.cycle
     missing, wrong = IssueKind.MISSING_COLUMN, IssueKind.NOT_A_NUMBER
     problems = [
-        _Problem(unit, _name(table, unit).is_null(), missing, "no unit in this row", in_key=True)
+        _Problem(
+            unit, unit_name(table, unit).is_null(), missing, "no unit in this row", in_key=True
+        )
     ]
     if columns.life is not None:
         life = _life(table, columns.life)
         whole = life.is_finite() & (life >= 1) & (life == life.round(0))
         problems += [
             _Problem(
-                columns.life, _is_missing(table, columns.life), missing, "no life", in_key=True
+                columns.life, is_missing(table, columns.life), missing, "no life", in_key=True
             ),
             _Problem(
                 columns.life,
@@ -164,24 +162,28 @@ def _problems(table: pl.DataFrame, fleet: Fleet) -> list[_Problem]:
             ),
         ]
     problems += [
-        _Problem(cycle, _is_missing(table, cycle), missing, "no cycle in this row", in_key=True),
+        _Problem(cycle, is_missing(table, cycle), missing, "no cycle in this row", in_key=True),
         _Problem(
             cycle,
-            ~_number(table, cycle).is_finite().fill_null(value=False),
+            ~number(table, cycle).is_finite().fill_null(value=False),
             wrong,
             "a cycle is a finite number",
             in_key=True,
         ),
     ]
     if columns.time is not None:
-        unread = ~_is_missing(table, columns.time) & _time(table, columns.time).is_null()
+        unread = ~is_missing(table, columns.time) & utc_time(table, columns.time).is_null()
         detail = "a time is ISO 8601 or seconds since 1970"
         problems.append(_Problem(columns.time, unread, wrong, detail))
     for name in fleet.channels:
         if table.schema[name] == pl.String:
-            unread = ~_is_missing(table, name) & _number(table, name).is_null()
+            unread = ~is_missing(table, name) & number(table, name).is_null()
             problems.append(_Problem(name, unread, wrong, "text instead of a number"))
     return problems
+
+
+def _life(table: pl.DataFrame, column: str | None) -> pl.Expr:
+    return pl.lit(1.0) if column is None else number(table, column)
 
 
 def _set_aside(
@@ -189,8 +191,8 @@ def _set_aside(
 ) -> pl.DataFrame:
     """Every row that has a problem, with the first one it has."""
     parts = [pl.DataFrame(schema=SET_ASIDE_SCHEMA)]
-    for number in found.drop_nulls().unique():
-        problem, hit = problems[number], (found == number).fill_null(value=False)
+    for place in found.drop_nulls().unique():
+        problem, hit = problems[place], (found == place).fill_null(value=False)
         rows = table.filter(hit)
         parts.append(
             read.filter(hit).select(
@@ -242,83 +244,3 @@ def _refuse_unfit_columns(table: pl.DataFrame, fleet: Fleet, source: str) -> Non
                 source=source,
                 column=name,
             )
-
-
-def _text(column: str) -> pl.Expr:
-    return pl.col(column).str.strip_chars()
-
-
-def _is_missing(table: pl.DataFrame, column: str) -> pl.Expr:
-    if table.schema[column] != pl.String:
-        return pl.col(column).is_null()
-    return pl.col(column).is_null() | _text(column).str.to_lowercase().is_in(_MISSING_TEXTS)
-
-
-def _number(table: pl.DataFrame, column: str) -> pl.Expr:
-    """Float64; null where the cell is missing or no number."""
-    cell = _text(column) if table.schema[column] == pl.String else pl.col(column)
-    return cell.cast(pl.Float64, strict=False)
-
-
-def _name(table: pl.DataFrame, column: str) -> pl.Expr:
-    """A unit's name: ``1`` for 1, 1.0 and ``1.0`` alike; null where there is none."""
-    cell = pl.col(column)
-    if table.schema[column].is_float():
-        cell = cell.fill_nan(None)
-    text = cell.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "${1}")
-    return pl.when(text != "").then(text)
-
-
-def _life(table: pl.DataFrame, column: str | None) -> pl.Expr:
-    return pl.lit(1.0) if column is None else _number(table, column)
-
-
-def _time(table: pl.DataFrame, column: str | None) -> pl.Expr:
-    """UTC; null where the cell is missing or no time. Without a zone it is taken for UTC."""
-    utc = pl.Datetime("us", "UTC")
-    if column is None:
-        return pl.lit(None, utc)
-    dtype, cell = table.schema[column], pl.col(column)
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-        return cell.dt.convert_time_zone("UTC").cast(utc)
-    if dtype in (pl.Date, pl.Datetime):
-        return cell.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    seconds = _number(table, column)
-    epoch = (
-        pl.when(seconds.abs() < _LATEST_EPOCH_SECONDS)
-        .then(seconds * 1e6)
-        .round()
-        .cast(pl.Int64, strict=False)
-        .cast(utc)
-    )
-    if dtype != pl.String:
-        return epoch
-    iso = (
-        _text(column)
-        .str.replace(" ", "T", literal=True)
-        .str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00Z")
-        .str.replace(r"T(\d{2}:\d{2})($|Z|[+-])", "T${1}:00${2}")
-        .str.replace(r"(T[\d:.]+)$", "${1}Z")
-        .str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", strict=False)
-    )
-    return pl.coalesce(iso, epoch)
-
-
-def _outcome(table: pl.DataFrame, column: str | None, source: str) -> pl.Expr:
-    """An ``Outcome``'s value; null where the cell is empty or there is no such column."""
-    if column is None:
-        return pl.lit(None, pl.String)
-    words = pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase()
-    said = pl.when(words != "").then(words)
-    unknown = table.select(
-        (said.is_not_null() & ~said.is_in([outcome.value for outcome in Outcome])).arg_true()
-    ).to_series()
-    if len(unknown):
-        raise ReadingsError(
-            f"{table[column][unknown[0]]!r} is no outcome; write one of "
-            f"{', '.join(Outcome)}, or nothing for a life that still runs",
-            source=source,
-            row=unknown[0] + 1,
-            column=column,
-        )
-    return said
