@@ -1,13 +1,13 @@
 """Why a point is where it is: contributions in cycles that add up to it.
 
-What belongs here: SHAP values of the point model, grouped by channel. What does not: words for
+What belongs here: SHAP values of the point model, grouped by sensor. What does not: words for
 people about what to do.
 """
 
 import numpy as np
 from catboost import CatBoostRegressor, Pool
 
-from rul_core.features import Feature
+from rul_core.features import Feature, Pipeline
 from rul_core.prognosis import Contribution
 
 TYPICAL = "typical"
@@ -15,31 +15,38 @@ LIMITS = "limits"
 
 
 def contributions(
-    booster: CatBoostRegressor, names: tuple[str, ...], features: np.ndarray, points: np.ndarray
+    booster: CatBoostRegressor,
+    pipeline: Pipeline,
+    features: np.ndarray,
+    smoothed: np.ndarray,
+    points: np.ndarray,
 ) -> list[tuple[Contribution, ...]]:
-    """What each group of features adds to each point, in cycles, the largest first.
+    """What each sensor adds to each point, in cycles, the largest first.
 
-    Exact tree SHAP (Lundberg et al. 2020), summed over the features of a sensor. ``typical`` is
-    the model's mean output; ``limits`` is what keeping the point within 0 and the cap changed.
+    Exact tree SHAP (Lundberg et al. 2020), summed over the features of a channel. What a projected
+    channel adds is shared among the sensors by how far each moves that channel from the average
+    machine: ``|weight x smoothed value|``. ``typical`` is the model's mean output; ``limits`` is
+    what keeping the point within 0 and the cap changed.
 
     Args:
         booster: The point model.
-        names: Its features' columns.
+        pipeline: Of its features.
         features: (n, features) float32.
+        smoothed: (n, sensors) normalised and smoothed, as ``projections.smooth`` gives.
         points: (n,) in cycles, as given out.
 
     Returns:
         One tuple a row; its ``cycles`` add up to the row's point.
     """
-    groups = [Feature.parse(name).channel for name in names]
-    order = list(dict.fromkeys(groups))
-    column = np.array([order.index(group) for group in groups])
     values = booster.get_feature_importance(Pool(features), type="ShapValues")
-    summed = np.zeros((len(values), len(order)))
-    np.add.at(summed.T, column, values[:, :-1].T)
+    by_channel: dict[str, np.ndarray] = {}
+    for name, column in zip(pipeline.names, values[:, :-1].T, strict=True):
+        channel = Feature.parse(name).channel
+        by_channel[channel] = by_channel.get(channel, 0.0) + column
+    groups = _by_sensor(by_channel, pipeline, np.nan_to_num(smoothed.astype(np.float64)))
     explained = []
-    for row, typical, point in zip(summed, values[:, -1], points, strict=True):
-        parts = [Contribution(group=g, cycles=float(c)) for g, c in zip(order, row, strict=True)]
+    for i, (typical, point) in enumerate(zip(values[:, -1], points, strict=True)):
+        parts = [Contribution(group=g, cycles=float(column[i])) for g, column in groups.items()]
         parts.sort(key=lambda part: -abs(part.cycles))
         limits = float(point - typical - sum(part.cycles for part in parts))
         explained.append(
@@ -50,3 +57,19 @@ def contributions(
             )
         )
     return explained
+
+
+def _by_sensor(
+    by_channel: dict[str, np.ndarray], pipeline: Pipeline, smoothed: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Contributions (n,) of every sensor and of the channels that are not projections."""
+    projected = {p.name: np.asarray(p.weights) for p in pipeline.projections}
+    groups = {name: column for name, column in by_channel.items() if name not in projected}
+    for name, weights in projected.items():
+        moved = np.abs(smoothed * weights)
+        total = moved.sum(axis=1, keepdims=True)
+        even = np.full_like(moved, 1.0 / moved.shape[1])
+        shares = np.divide(moved, total, out=even, where=total > 0.0)
+        for sensor, share in zip(pipeline.conditions.sensors, shares.T, strict=True):
+            groups[sensor] = groups.get(sensor, 0.0) + share * by_channel[name]
+    return groups

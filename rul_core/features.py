@@ -11,7 +11,7 @@ mean of sensor 11's normalised values over the last 30 readings. Kinds, for a ch
     trend        the mean over the last w readings less the mean over the w before
     ewm          exponentially weighted mean of span w, weights adjusted for a short start
     deviation    ewm of span w less the mean of the life's first readings
-    spread       mean absolute deviation (as above) over all channels
+    spread       mean absolute deviation (as above) over all sensors
     age          the cycle, which counts from new
 """
 
@@ -65,11 +65,12 @@ class Feature(msgspec.Struct, frozen=True):
 class Windows(msgspec.Struct, frozen=True, kw_only=True):
     """The lengths, in readings, that declarations are made with."""
 
-    means: tuple[int, ...] = (5, 15, 30, 60)
-    stds: tuple[int, ...] = (15, 30)
+    means: tuple[int, ...] = ()
+    stds: tuple[int, ...] = (30,)
     trends: tuple[int, ...] = (15, 30)
     spans: tuple[int, ...] = (5, 10, 30)
-    deviations: tuple[int, ...] = (10,)
+    deviations: tuple[int, ...] = (10, 30)
+    spreads: tuple[int, ...] = (10,)
     baseline: int = 20
 
     def scaled(self, factor: float) -> "Windows":
@@ -84,6 +85,7 @@ class Windows(msgspec.Struct, frozen=True, kw_only=True):
             trends=scale(self.trends),
             spans=scale(self.spans),
             deviations=scale(self.deviations),
+            spreads=scale(self.spreads),
             baseline=max(2, round(self.baseline * factor)),
         )
 
@@ -92,13 +94,12 @@ def declare(channels: Iterable[str], windows: Windows, *, age: bool) -> tuple[Fe
     """The features of every channel, then those of the whole machine."""
     features = []
     for channel in channels:
-        features.append(Feature(channel, "value"))
         features += [Feature(channel, "ewm", w) for w in windows.spans]
         features += [Feature(channel, "mean", w) for w in windows.means]
         features += [Feature(channel, "std", w) for w in windows.stds]
         features += [Feature(channel, "trend", w) for w in windows.trends]
         features += [Feature(channel, "deviation", w) for w in windows.deviations]
-    features += [Feature(ALL_SENSORS, "spread", w) for w in windows.deviations]
+    features += [Feature(ALL_SENSORS, "spread", w) for w in windows.spreads]
     if age:
         features.append(Feature(AGE, "age"))
     return tuple(features)
@@ -150,7 +151,9 @@ class Compiled:
             np.asarray(found.sensor_scale),
             np.asarray([p.weights for p in pipeline.projections]).reshape(-1, len(found.sensors)),
         )
-        self._compiled, self._size = _compile(features, channels, pipeline.baseline)
+        self._compiled, self._size = _compile(
+            features, channels, len(found.sensors), pipeline.baseline
+        )
 
     def start(self) -> np.ndarray:
         """The state of a life before its first reading: (size,) float64."""
@@ -222,32 +225,58 @@ def _vector(reading: Mapping[str, float | None], names: tuple[str, ...]) -> np.n
 
 
 def _compile(
-    features: tuple[Feature, ...], channels: tuple[str, ...], baseline: int
-) -> tuple[tuple[np.ndarray, np.ndarray, int, int, np.ndarray], int]:
-    """The declarations as the kernel takes them, and the size of a state."""
-    windows = sorted(
-        {f.window for f in features if f.kind in ROLLING}
-        | {2 * f.window for f in features if f.kind == "trend"}
-    )
-    spans = sorted({f.window for f in features if f.kind in WEIGHTED})
-    longest = max([1, *windows])
+    features: tuple[Feature, ...], channels: tuple[str, ...], sensors: int, baseline: int
+) -> tuple[tuple, int]:
+    """The declarations as the kernel takes them (see there), and the size of a state."""
+    windows: list[set[int]] = [set() for _ in channels]
+    spans: list[set[int]] = [set() for _ in channels]
+    for feature in features:
+        at = range(sensors) if feature.kind == "spread" else ()
+        if feature.channel in channels:
+            at = (channels.index(feature.channel),)
+        for c in at:
+            if feature.kind in ROLLING:
+                windows[c].add(feature.window)
+            if feature.kind == "trend":
+                windows[c].add(2 * feature.window)
+            if feature.kind in WEIGHTED:
+                spans[c].add(feature.window)
+    place: dict[tuple[int, str, int], int] = {}
+    blocks = np.empty((len(channels), 4), dtype=np.int64)
+    size = 1
+    for c, block in enumerate(blocks):
+        block[0] = size
+        block[1] = block[0] + max(windows[c], default=0)
+        for k, window in enumerate(sorted(windows[c])):
+            place[c, "window", window] = block[1] + 3 * k
+        block[2] = block[1] + 3 * len(windows[c])
+        for k, span in enumerate(sorted(spans[c])):
+            place[c, "span", span] = block[2] + 2 * k
+        block[3] = block[2] + 2 * len(spans[c])
+        size = int(block[3]) + 2
     program = np.zeros((len(features), 4), dtype=np.int64)
+    pairs: list[tuple[int, int]] = []
     for row, feature in zip(program, features, strict=True):
         row[0] = OPERATIONS[feature.kind]
-        if feature.channel in channels:
-            row[1] = channels.index(feature.channel)
+        if feature.kind == "spread":
+            row[2] = len(pairs)
+            pairs += [(place[c, "span", feature.window], blocks[c, 3]) for c in range(sensors)]
+            row[3] = len(pairs)
+        if feature.channel not in channels:
+            continue
+        c = row[1] = channels.index(feature.channel)
         if feature.kind in ROLLING:
-            row[2] = windows.index(feature.window)
+            row[2] = place[c, "window", feature.window]
         if feature.kind == "trend":
-            row[3] = windows.index(2 * feature.window)
+            row[3] = place[c, "window", 2 * feature.window]
         if feature.kind in WEIGHTED:
-            row[2] = spans.index(feature.window)
-    size = kernel.state_size(len(channels), longest, len(windows), len(spans))
+            row[2], row[3] = place[c, "span", feature.window], blocks[c, 3]
     compiled = (
-        np.asarray(windows, dtype=np.int64),
-        np.asarray(spans, dtype=np.float64),
+        blocks,
+        np.asarray([w for each in windows for w in sorted(each)], dtype=np.int64),
+        np.asarray([s for each in spans for s in sorted(each)], dtype=np.float64),
         baseline,
-        longest,
         program,
+        np.asarray(pairs, dtype=np.int64).reshape(-1, 2),
     )
     return compiled, size

@@ -4,47 +4,52 @@ What belongs here: compiled loops over plain arrays. What does not: names, frame
 (``features``). Batch and online use run the same ``_advance``, so they agree to the last bit and
 nothing can look ahead.
 
-State of a life, one flat float64 array: the count of readings, then a block a channel::
+State of a life, one flat float64 array: the count of readings, then a block a channel, which holds
+only what the declarations need::
 
-    ring      the last ``longest`` values, NaN where nothing was read
+    ring      the channel's last values, as many as its longest window, NaN where nothing was read
     windows   per rolling window: sum, sum of squares, count of the values in it
     spans     per exponential span: weighted sum, sum of weights
     baseline  sum and count over the life's first ``baseline`` readings
+
+The compiled declarations are a tuple:
+
+    channels  (channels, 4) int64: where each one's ring, windows, spans and baseline begin
+    windows   int64, the lengths of all rolling windows, channel by channel
+    spans     float64, the same for exponential spans
+    baseline  how many first readings of a life make its baseline
+    program   (features, 4) int64: operation, channel, one or two places in the state
+    pairs     (m, 2) int64: places of the spans and baselines that SPREAD runs over
 """
 
 import numpy as np
 from numba import njit, prange
 
 VALUE, MEAN, STD, TREND, EWM, DEVIATION, SPREAD, AGE = range(8)
-"""Operations. SPREAD is over all channels, AGE is the cycle itself."""
+"""Operations. SPREAD is over all sensors, AGE is the cycle itself."""
 
 LIMIT = 20.0
 """Normalised values are kept within ±LIMIT: one absurd reading must not drown a running sum."""
 
 
-def state_size(channels: int, longest: int, windows: int, spans: int) -> int:
-    """How many float64 the state of one life takes."""
-    return 1 + channels * (longest + 3 * windows + 2 * spans + 2)
-
-
 @njit(cache=True, nogil=True)
 def _advance(state, values, cycle, compiled, row):
     """One reading's channels: updates ``state`` in place and writes the feature row."""
-    windows, spans, baseline, longest, program = compiled
-    channels = values.shape[0]
-    n_windows, n_spans = windows.shape[0], spans.shape[0]
-    stride = longest + 3 * n_windows + 2 * n_spans + 2
+    channels, windows, spans, baseline, program, pairs = compiled
     seen = int(state[0])
-    slot = seen % longest
-    for channel in range(channels):
-        base = 1 + channel * stride
-        value = values[channel]
+    state[0] = seen + 1
+    next_window = 0
+    next_span = 0
+    for c in range(channels.shape[0]):
+        ring, sums, weighted, first = channels[c, 0], channels[c, 1], channels[c, 2], channels[c, 3]
+        length = sums - ring
+        value = values[c]
         present = not np.isnan(value)
-        sums = base + longest
-        for w in range(n_windows):
-            at = sums + 3 * w
-            if seen >= windows[w]:
-                old = state[base + (seen - windows[w]) % longest]
+        for at in range(sums, weighted, 3):
+            window = windows[next_window]
+            next_window += 1
+            if seen >= window:
+                old = state[ring + (seen - window) % length]
                 if not np.isnan(old):
                     state[at] -= old
                     state[at + 1] -= old * old
@@ -53,65 +58,56 @@ def _advance(state, values, cycle, compiled, row):
                 state[at] += value
                 state[at + 1] += value * value
                 state[at + 2] += 1.0
-        state[base + slot] = value
-        weighted = sums + 3 * n_windows
-        first = weighted + 2 * n_spans
-        if present:
-            for s in range(n_spans):
-                keep = 1.0 - 2.0 / (spans[s] + 1.0)
-                state[weighted + 2 * s] = value + keep * state[weighted + 2 * s]
-                state[weighted + 2 * s + 1] = 1.0 + keep * state[weighted + 2 * s + 1]
-            if seen < baseline:
-                state[first] += value
-                state[first + 1] += 1.0
-    state[0] = seen + 1
+        if length > 0:
+            state[ring + seen % length] = value
+        for at in range(weighted, first, 2):
+            keep = 1.0 - 2.0 / (spans[next_span] + 1.0)
+            next_span += 1
+            if present:
+                state[at] = value + keep * state[at]
+                state[at + 1] = 1.0 + keep * state[at + 1]
+        if present and seen < baseline:
+            state[first] += value
+            state[first + 1] += 1.0
 
     for i in range(program.shape[0]):
-        op, channel, k = program[i, 0], program[i, 1], program[i, 2]
-        base = 1 + channel * stride
-        sums = base + longest
-        weighted = sums + 3 * n_windows
-        first = weighted + 2 * n_spans
+        op, channel, a, b = program[i, 0], program[i, 1], program[i, 2], program[i, 3]
         result = np.nan
         if op == MEAN:
-            if state[sums + 3 * k + 2] > 0.0:
-                result = state[sums + 3 * k] / state[sums + 3 * k + 2]
+            if state[a + 2] > 0.0:
+                result = state[a] / state[a + 2]
         elif op == STD:
-            count = state[sums + 3 * k + 2]
+            count = state[a + 2]
             if count > 1.0:
-                total = state[sums + 3 * k]
-                variance = (state[sums + 3 * k + 1] - total * total / count) / (count - 1.0)
+                variance = (state[a + 1] - state[a] * state[a] / count) / (count - 1.0)
                 result = np.sqrt(variance) if variance > 0.0 else 0.0
         elif op == TREND:
-            double = program[i, 3]
-            recent = state[sums + 3 * k + 2]
-            before = state[sums + 3 * double + 2] - recent
+            recent = state[a + 2]
+            before = state[b + 2] - recent
             if recent > 0.0 and before > 0.0:
-                earlier = (state[sums + 3 * double] - state[sums + 3 * k]) / before
-                result = state[sums + 3 * k] / recent - earlier
+                result = state[a] / recent - (state[b] - state[a]) / before
         elif op == EWM:
-            if state[weighted + 2 * k + 1] > 0.0:
-                result = state[weighted + 2 * k] / state[weighted + 2 * k + 1]
+            if state[a + 1] > 0.0:
+                result = state[a] / state[a + 1]
         elif op == DEVIATION:
-            if state[weighted + 2 * k + 1] > 0.0 and state[first + 1] > 0.0:
-                smooth = state[weighted + 2 * k] / state[weighted + 2 * k + 1]
-                result = smooth - state[first] / state[first + 1]
+            if state[a + 1] > 0.0 and state[b + 1] > 0.0:
+                result = state[a] / state[a + 1] - state[b] / state[b + 1]
         elif op == SPREAD:
             total = 0.0
             count = 0.0
-            for other in range(channels):
-                there = 1 + other * stride + longest + 3 * n_windows
-                start = there + 2 * n_spans
-                if state[there + 2 * k + 1] > 0.0 and state[start + 1] > 0.0:
-                    smooth = state[there + 2 * k] / state[there + 2 * k + 1]
-                    total += abs(smooth - state[start] / state[start + 1])
+            for k in range(a, b):
+                smooth, start = pairs[k, 0], pairs[k, 1]
+                if state[smooth + 1] > 0.0 and state[start + 1] > 0.0:
+                    total += abs(
+                        state[smooth] / state[smooth + 1] - state[start] / state[start + 1]
+                    )
                     count += 1.0
             if count > 0.0:
                 result = total / count
         elif op == AGE:
             result = cycle
         else:
-            result = state[base + slot]
+            result = values[channel]
         row[i] = result
 
 
@@ -178,7 +174,7 @@ def advance(state, settings, sensors, cycle, fitted, compiled, row):
         sensors: (K,) float64, NaN where not read.
         cycle: Of the reading.
         fitted: What ``_normalise`` takes.
-        compiled: (windows, spans, baseline, longest, program).
+        compiled: The declarations, as above.
         row: (features,) float32, written.
     """
     values = np.empty(sensors.shape[0] + fitted[5].shape[0])

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from catboost import CatBoostError, CatBoostRegressor, Pool
 
-from rul_core import conditions, intervals
+from rul_core import conditions, intervals, projections
 from rul_core.errors import ModelError, NotEnoughData
 from rul_core.features import Compiled, Feature, Pipeline, Windows, declare, life_starts
 from rul_core.intervals import Bands
@@ -197,14 +197,22 @@ def train(
 
 
 def fit_pipeline(labelled: pl.DataFrame, fleet: Fleet, recipe: Recipe) -> Pipeline:
-    """Conditions found and features declared on readings of training lives."""
+    """Conditions and directions found, features declared, on labelled readings of training lives.
+
+    The features are those of the projected channels: see ``projections`` for why.
+    """
     found = conditions.fit(labelled, fleet)
-    factor = fleet.learning.label_cap_cycles / fleet.learning.cycles_per_reading
-    windows = recipe.windows.scaled(factor / REFERENCE_READINGS)
+    cap = fleet.learning.label_cap_cycles
+    factor = cap / fleet.learning.cycles_per_reading / REFERENCE_READINGS
+    windows = recipe.windows.scaled(factor)
+    smoothing = max(2, round(projections.SMOOTHING * factor))
+    directions = projections.fit(labelled, found, cap, smoothing)
     age = fleet.learning.uses_age if recipe.uses_age is None else recipe.uses_age
-    features = declare(found.sensors, windows, age=age)
     return Pipeline(
-        conditions=found, names=tuple(f.name for f in features), baseline=windows.baseline
+        conditions=found,
+        projections=directions,
+        names=tuple(f.name for f in declare((d.name for d in directions), windows, age=age)),
+        baseline=windows.baseline,
     )
 
 
@@ -280,7 +288,7 @@ def _support(labelled: pl.DataFrame, pipeline: Pipeline, booster: CatBoostRegres
     runs = labelled.select(
         pl.struct(UNIT, LIFE, name).rle().struct.field("len").max().alias(name) for name in sensors
     ).row(0)
-    share = importance(booster, pipeline.names)
+    share = sensor_shares(booster, pipeline)
     drivers = [name for name in sensors if share.get(name, 0.0) >= DRIVES]
     return Support(
         lowest=tuple((lowest - margin).tolist()),
@@ -288,6 +296,19 @@ def _support(labelled: pl.DataFrame, pipeline: Pipeline, booster: CatBoostRegres
         longest_run=tuple(int(run) for run in runs),
         drivers=tuple(sorted(drivers, key=lambda name: -share[name])),
     )
+
+
+def sensor_shares(booster: CatBoostRegressor, pipeline: Pipeline) -> dict[str, float]:
+    """The share of each sensor in what moves the point: a projection's is split by its weights."""
+    sensors = pipeline.conditions.sensors
+    shares = dict.fromkeys(sensors, 0.0)
+    by_channel = importance(booster, pipeline.names)
+    for projection in pipeline.projections:
+        weights = np.abs(projection.weights)
+        parts = by_channel.get(projection.name, 0.0) * weights / weights.sum()
+        for name, part in zip(sensors, parts, strict=True):
+            shares[name] += float(part)
+    return shares
 
 
 def importance(booster: CatBoostRegressor, names: tuple[str, ...]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from rul_core import explain
+from rul_core import explain, projections
 from rul_core.conditions import MARGIN
 from rul_core.model import RulModel
 from rul_core.prognosis import Prognosis, Provenance, State
@@ -83,7 +83,11 @@ def prognose(
     foreign = _foreign(model, last)
     reasons = (
         explain.contributions(
-            model.booster, model.pipeline.names, features[rows], figures["rul_cycles"].to_numpy()
+            model.booster,
+            model.pipeline,
+            features[rows],
+            projections.smooth(readings, model.pipeline.conditions, projections.SMOOTHING)[rows],
+            figures["rul_cycles"].to_numpy(),
         )
         if explained
         else [()] * len(rows)
