@@ -109,9 +109,7 @@ def predict(
             }
         ),
         cross_validation=tuple(validated),
-        test=None
-        if truth is None
-        else evaluation.score_predictions(truth, point, quantile, CAP),
+        test=None if truth is None else evaluation.score_predictions(truth, point, quantile, CAP),
         test_by_seed=tuple(scored),
     )
 

@@ -132,6 +132,15 @@ class Training:
     its unit's random cut) and ``predicted``: the point from a model that did not see the unit."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Features kept from before: the pipeline, and rows for at least the labelled readings."""
+
+    pipeline: Pipeline
+    features: pl.LazyFrame
+    """unit, life, cycle, then the pipeline's names as Float32."""
+
+
 def train(
     readings: pl.DataFrame,
     lives: pl.DataFrame,
@@ -139,6 +148,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
+    prepared: Prepared | None = None,
     progress: Progress = silent,
 ) -> Training:
     """A model of a fleet from its failed lives.
@@ -149,6 +159,8 @@ def train(
         fleet: The description.
         recipe: How; the default serves every fleet.
         seed: Of the folds and of CatBoost. The same seed and data give the same model.
+        prepared: What ``prepare`` made of the same readings and lives, if it is kept somewhere;
+            the folds make their own, so that no unit is judged by statistics of itself.
         progress: Told of every fit.
 
     Raises:
@@ -179,8 +191,12 @@ def train(
         booster = fit_point(features[~out], true[~out], cap, recipe, seed)
         points[out] = predict_point(booster, features[out], cap)
     progress("fit on all units", recipe.folds / total)
-    pipeline = fit_pipeline(labelled, fleet, recipe)
-    features = feature_rows(pipeline, labelled, kept)
+    if prepared is None:
+        pipeline = fit_pipeline(labelled, fleet, recipe)
+        features = feature_rows(pipeline, labelled, kept)
+    else:
+        pipeline = prepared.pipeline
+        features = _rows_of(prepared, labelled[kept])
     booster = fit_point(features, true, cap, recipe, seed)
     model = RulModel(
         fleet=fleet,
@@ -271,6 +287,21 @@ def fit_point(
 def predict_point(booster: CatBoostRegressor, features: np.ndarray, cap: float) -> np.ndarray:
     """(n,) float64 RUL in cycles, within 0 and the cap."""
     return np.clip(booster.predict(features), 0.0, cap)
+
+
+def _rows_of(prepared: Prepared, labelled: pl.DataFrame) -> np.ndarray:
+    """(labelled, features) float32 from kept features, in the order of the labelled readings."""
+    names = list(prepared.pipeline.names)
+    rows = labelled.lazy().select(KEY).join(
+        prepared.features.select(*KEY, *names), on=KEY, how="inner", maintain_order="left"
+    )
+    found = rows.select(names).collect().to_numpy()
+    if len(found) != labelled.height:
+        raise ModelError(
+            f"{labelled.height - len(found)} of {labelled.height} labelled readings have no "
+            "features; materialise features again, then the model"
+        )
+    return np.ascontiguousarray(found, dtype=np.float32)
 
 
 def _thinning(height: int) -> np.ndarray:
