@@ -1,0 +1,23 @@
+"""One way to reach Redis, which holds only what may be lost.
+
+What belongs here: clients. What does not: keys and channels (the module that uses them names them).
+"""
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+TIMEOUT_SECONDS = 1.0
+
+
+def connect_redis(url: str) -> redis.Redis:
+    """A client that gives up after a second: what waits for Redis could do without it.
+
+    One retry, at once, is for a connection that was closed while nobody used it.
+    """
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 1),
+    )

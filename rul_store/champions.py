@@ -1,0 +1,290 @@
+"""Which bundle of each fleet is live: one function moves it.
+
+What belongs here: releasing, promoting and rolling back, the history, ``live.json``. What does not:
+deciding whether a model deserves it (``rul_assets``), bundles themselves (``registry``).
+
+A conditional update in PostgreSQL decides: whoever names the generation that stands there wins, and
+the loser is told who won. So a run that was given up for dead and wakes up later cannot overwrite
+its successor's release. ``models/<fleet>/live.json`` is the projection of that row, for starting
+without PostgreSQL; it is written under a lock that PostgreSQL holds, from the row as it is read
+inside the lock, so a slow writer cannot put an older champion over a newer one.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+import redis
+import sqlalchemy as sa
+
+from rul_core.errors import StoreError
+from rul_store import files
+from rul_store.database import begin
+from rul_store.registry import FOLDER, BundleStore
+from rul_store.swallowed import swallow
+from rul_store.tables import champion_history
+
+CHANNEL = "rul:released"
+"""The Redis channel on which each move is told, as the JSON of a ``Champion``."""
+LIVE = "live.json"
+PROJECTION_LOCK = 0x52554C02
+LOCK_TIMEOUT_MS = 10_000
+
+
+class Action(StrEnum):
+    """Why the champion moved."""
+
+    RELEASE = "release"
+    """A challenger passed the gate."""
+    PROMOTE = "promote"
+    """A person chose a version."""
+    ROLLBACK = "rollback"
+    """Back to the version before."""
+
+
+class Champion(msgspec.Struct, frozen=True, kw_only=True):
+    """The live version of a fleet, or one that was live."""
+
+    fleet: str
+    version: str
+    generation: int
+    """How many times the champion moved; what the next move must name."""
+    promoted_at: datetime
+    promoted_by: str
+    reason: str
+    action: Action
+
+
+def move(
+    engine: sa.Engine,
+    root: Path,
+    fleet: str,
+    version: str,
+    *,
+    expected_generation: int,
+    action: Action,
+    by: str,
+    reason: str,
+    redis_client: redis.Redis | None = None,
+) -> Champion:
+    """Make the version live.
+
+    Args:
+        engine: The database, which decides.
+        root: The data root, with the bundles.
+        fleet: The fleet's name.
+        version: The bundle to make live.
+        expected_generation: That of the champion which this move replaces; 0 when there is none.
+        action: Why it moves.
+        by: The person or run that moves it.
+        reason: For people, later.
+        redis_client: Told of the move. When it does not answer, serving learns of the move by
+            looking for itself, seconds later.
+
+    Raises:
+        BundleError: The version's bundle is missing or damaged.
+        StoreError: Another moved the champion first; says who. Or the champion moved but
+            ``live.json`` could not be written.
+        Unavailable: PostgreSQL does not answer.
+    """
+    BundleStore(root).open(fleet, version)
+    parameters = {
+        "fleet": fleet,
+        "version": version,
+        "expected": expected_generation,
+        "action": Action(action).value,
+        "by": by,
+        "reason": reason,
+    }
+    with begin(engine) as connection:
+        statement = _UPDATE if expected_generation else _INSERT
+        moved = connection.execute(sa.text(statement), parameters).first()
+        if moved is None:
+            raise StoreError(_who_won(connection, fleet, version, expected_generation))
+        connection.execute(
+            sa.insert(champion_history).values(
+                fleet=fleet,
+                version=version,
+                generation=moved.generation,
+                from_at=moved.promoted_at,
+                promoted_by=by,
+                reason=reason,
+                action=parameters["action"],
+            )
+        )
+    champion = Champion(
+        fleet=fleet,
+        version=version,
+        generation=moved.generation,
+        promoted_at=moved.promoted_at,
+        promoted_by=by,
+        reason=reason,
+        action=Action(action),
+    )
+    try:
+        repair_projection(engine, root, fleet)
+    except (OSError, StoreError) as error:
+        raise StoreError(
+            f"the champion of fleet {fleet!r} is {version} now (generation {champion.generation}), "
+            f"but {LIVE} could not be written: {error}; repair the projection"
+        ) from error
+    if redis_client is not None:
+        try:
+            redis_client.publish(CHANNEL, msgspec.json.encode(champion))
+        except redis.RedisError as error:
+            swallow("release_channel", error, "serving learns of the move by looking")
+    return champion
+
+
+def rollback(
+    engine: sa.Engine,
+    root: Path,
+    fleet: str,
+    *,
+    by: str,
+    reason: str,
+    redis_client: redis.Redis | None = None,
+) -> Champion:
+    """Make the version live that was so before the present one.
+
+    Rolling back twice goes two versions back; what was rolled back is not returned to.
+
+    Raises:
+        BundleError: The earlier version's bundle is missing or damaged.
+        StoreError: There is no earlier version, or another moved the champion meanwhile.
+        Unavailable: PostgreSQL does not answer.
+    """
+    moves = history(engine, fleet)
+    standing = _standing(moves)
+    if len(standing) < 2:
+        raise StoreError(
+            f"fleet {fleet!r} has no version before {standing[0] if standing else 'its first'}; "
+            "promote a version by name"
+        )
+    return move(
+        engine,
+        root,
+        fleet,
+        standing[-2],
+        expected_generation=moves[-1].generation,
+        action=Action.ROLLBACK,
+        by=by,
+        reason=reason,
+        redis_client=redis_client,
+    )
+
+
+def current(engine: sa.Engine, fleet: str) -> Champion | None:
+    """The fleet's champion; none before its first release."""
+    with begin(engine) as connection:
+        return _current(connection, fleet)
+
+
+def history(engine: sa.Engine, fleet: str) -> tuple[Champion, ...]:
+    """Every move of the fleet's champion, oldest first."""
+    with begin(engine) as connection:
+        return _read(connection, fleet, "TRUE ORDER BY generation")
+
+
+def live_at(engine: sa.Engine, fleet: str, time: datetime) -> Champion | None:
+    """What was live at that time; none before the first release."""
+    newest = "from_at <= :time ORDER BY generation DESC LIMIT 1"
+    with begin(engine) as connection:
+        return next(iter(_read(connection, fleet, newest, time=time)), None)
+
+
+def read_live(root: Path, fleet: str) -> Champion | None:
+    """The champion by ``live.json``, without a database; none when there is no such file.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    path = root / FOLDER / files.safe_name(fleet, "fleet") / LIVE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Champion)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{path} is damaged: {error}; repair the projection") from error
+
+
+def repair_projection(engine: sa.Engine, root: Path, fleet: str) -> Champion | None:
+    """Write ``live.json`` from the database, and give what it says; remove it when nothing is live.
+
+    Raises:
+        Unavailable: PostgreSQL does not answer, or another has held the lock for ten seconds.
+    """
+    path = root / FOLDER / files.safe_name(fleet, "fleet") / LIVE
+    with begin(engine) as connection:
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
+        lock = sa.func.pg_advisory_xact_lock(PROJECTION_LOCK, sa.func.hashtext(fleet))
+        connection.execute(sa.select(lock))
+        champion = _current(connection, fleet)
+        if champion is None:
+            path.unlink(missing_ok=True)
+        else:
+            files.write_json(path, champion)
+    return champion
+
+
+def _standing(moves: Iterable[Champion]) -> list[str]:
+    """The versions that one can go back through, the live one last."""
+    versions: list[str] = []
+    for step in moves:
+        if step.action is Action.ROLLBACK and step.version in versions:
+            while versions[-1] != step.version:
+                versions.pop()
+        elif versions[-1:] != [step.version]:
+            versions.append(step.version)
+    return versions
+
+
+def _current(connection: sa.Connection, fleet: str) -> Champion | None:
+    live = "generation = (SELECT generation FROM champions AS c WHERE c.fleet = :fleet)"
+    return next(iter(_read(connection, fleet, live)), None)
+
+
+def _read(
+    connection: sa.Connection, fleet: str, condition: str, **parameters: object
+) -> tuple[Champion, ...]:
+    rows = connection.execute(
+        sa.text(
+            "SELECT fleet, version, generation, from_at AS promoted_at, promoted_by, reason, action"  # noqa: S608
+            f" FROM champion_history WHERE fleet = :fleet AND {condition}"
+        ),
+        {"fleet": fleet, **parameters},
+    )
+    return tuple(msgspec.convert(row._asdict(), Champion) for row in rows)
+
+
+def _who_won(connection: sa.Connection, fleet: str, version: str, expected: int) -> str:
+    winner = _current(connection, fleet)
+    if winner is None:
+        return (
+            f"fleet {fleet!r} has no champion yet, and moving it to {version} expected generation "
+            f"{expected}; expect 0"
+        )
+    return (
+        f"the champion of fleet {fleet!r} was not moved to {version}: generation {expected} was "
+        f"expected, but {winner.promoted_by} made {winner.version} live (generation "
+        f"{winner.generation}, {winner.promoted_at:%Y-%m-%d %H:%M:%S} UTC: {winner.reason}); "
+        "look at that one, then decide again"
+    )
+
+
+# Times grow with generations, even when the clock is set back: "live at t" has one answer.
+_UPDATE = """
+    UPDATE champions SET
+        version = :version, generation = generation + 1, promoted_by = :by, reason = :reason,
+        promoted_at = greatest(clock_timestamp(), promoted_at + interval '1 microsecond')
+    WHERE fleet = :fleet AND generation = :expected
+    RETURNING generation, promoted_at
+"""
+_INSERT = """
+    INSERT INTO champions (fleet, version, generation, promoted_at, promoted_by, reason)
+    VALUES (:fleet, :version, 1, clock_timestamp(), :by, :reason)
+    ON CONFLICT DO NOTHING
+    RETURNING generation, promoted_at
+"""

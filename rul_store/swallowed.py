@@ -1,0 +1,28 @@
+"""Errors that were survived on purpose: each is logged and counted, none is hidden.
+
+What belongs here: the count, by component, which ``/metrics`` shows as
+``rul_swallowed_errors_total``. What does not: deciding what may be survived (the caller says why).
+"""
+
+import logging
+from collections import Counter
+
+_log = logging.getLogger(__name__)
+_counts: Counter[str] = Counter()
+
+
+def swallow(component: str, error: BaseException, consequence: str) -> None:
+    """Log the error with what follows from it, and count it.
+
+    Args:
+        component: What survived, such as ``release_channel``.
+        error: What was caught.
+        consequence: What a person should know, such as "serving learns of it seconds later".
+    """
+    _counts[component] += 1
+    _log.warning("%s: %s: %s", component, consequence, error, exc_info=error)
+
+
+def counts() -> dict[str, int]:
+    """How many errors each component of this process survived."""
+    return dict(_counts)
