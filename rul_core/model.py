@@ -46,7 +46,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     iterations: int = 900
     depth: int = 6
-    learning_rate: float = 0.06
+    learning_rate: float = 0.03
     feature_share: float = 0.3
     """Of the features, drawn anew for every split."""
     row_share: float = 0.7

@@ -1,0 +1,98 @@
+"""Where the command finds its servers: those the environment names, or embedded ones.
+
+What belongs here: the laptop's folder ``.rul/`` and what runs in it. What does not: the servers
+themselves (``rul_store.embedded``), the container stack, which names its servers by settings.
+"""
+
+import os
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import sqlalchemy as sa
+
+from rul_store import database
+from rul_store.embedded import EmbeddedServers
+from rul_store.files import make_folder
+from rul_store.settings import StoreSettings
+
+DEFAULT_ROOT = Path(".rul")
+
+
+@dataclass(frozen=True)
+class Laptop:
+    """A data root with servers that answer."""
+
+    settings: StoreSettings
+    engine: sa.Engine
+    dagster_home: Path
+
+    @property
+    def root(self) -> Path:
+        """The data root."""
+        return self.settings.root
+
+    @property
+    def redis_client(self) -> redis.Redis | None:
+        """A client, where Redis is configured."""
+        url = self.settings.redis_url
+        return redis.Redis.from_url(url.get_secret_value()) if url else None
+
+    def environment(self) -> dict[str, str]:
+        """The environment that the platform's other programs start with here."""
+        url = self.settings.redis_url
+        return {
+            **os.environ,
+            "RUL_ROOT": str(self.root),
+            "RUL_DATABASE_URL": self.settings.database_url.get_secret_value(),
+            **({"RUL_REDIS_URL": url.get_secret_value()} if url else {}),
+            "DAGSTER_HOME": str(self.dagster_home),
+            "DAGSTER_DISABLE_TELEMETRY": "1",
+        }
+
+
+@contextmanager
+def opened(root: Path | None = None) -> Generator[Laptop]:
+    """The data root and its servers, migrated; embedded servers are started where none is named.
+
+    Raises:
+        SettingsError: A setting is wrong.
+        StoreError: A server does not start or answer.
+    """
+    with ExitStack() as stack:
+        named = root or Path(os.environ.get("RUL_ROOT", DEFAULT_ROOT))
+        if os.environ.get("RUL_DATABASE_URL") or os.environ.get("RUL_DATABASE_URL_FILE"):
+            settings = StoreSettings(root=named)
+        else:
+            servers = stack.enter_context(EmbeddedServers(named / "servers"))
+            settings = StoreSettings.model_validate(
+                {
+                    "root": named,
+                    "database_url": servers.database_url,
+                    "redis_url": servers.redis_url,
+                }
+            )
+        engine = database.connect(settings.database_url.get_secret_value())
+        stack.callback(engine.dispose)
+        database.migrate(engine)
+        yield Laptop(settings, engine, _dagster_home(settings))
+
+
+def _dagster_home(settings: StoreSettings) -> Path:
+    """A folder with the laptop's ``dagster.yaml``: history in a database beside the platform's."""
+    home = settings.root / "dagster"
+    make_folder(home)
+    url = database.create_database(settings.database_url.get_secret_value(), "dagster")
+    dialect = "postgresql+psycopg2"  # all that dagster-postgres speaks
+    plain = sa.make_url(url).set(drivername=dialect).render_as_string(hide_password=False)
+    (home / "dagster.yaml").write_text(
+        "# Written by `rul dev` and `rul demo`; the stack's own is at the project's root.\n"
+        f"storage: {{postgres: {{postgres_url: '{plain}'}}}}\n"
+        "run_monitoring: {enabled: true, poll_interval_seconds: 30}\n"
+        "concurrency: {runs: {max_concurrent_runs: 2}}\n"
+        "telemetry: {enabled: false}\n"
+        "nux: {enabled: false}\n"
+    )
+    return home

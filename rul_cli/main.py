@@ -1,0 +1,35 @@
+"""The command ``rul``: what it can do, and how it speaks of errors.
+
+What belongs here: the list of commands. What they do is in the other packages, which they import
+when they need them, so that ``rul --help`` is quick.
+"""
+
+import sys
+
+import typer
+
+from rul_cli import benchmark, demo, dev, fetch, fleet, leakage, models
+from rul_cli.console import console
+from rul_core.errors import RulError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Remaining useful life of a fleet of machines: readings in, checked prognoses out.",
+)
+app.add_typer(fleet.app, name="fleet")
+app.add_typer(models.app, name="models")
+app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(fetch.app, name="fetch")
+app.command("leakage-gate")(leakage.leakage_gate)
+app.command("demo")(demo.demo)
+app.command("dev")(dev.dev)
+
+
+def main() -> None:
+    """Run the command; an error that was foreseen is one line, not a traceback."""
+    try:
+        app()
+    except RulError as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True, highlight=False)
+        sys.exit(1)

@@ -1,0 +1,119 @@
+"""``rul models``: which models there are, what is live, and the way back."""
+
+import getpass
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from rul_cli.console import console, print_json
+from rul_cli.fleet import Root
+from rul_cli.laptop import DEFAULT_ROOT, opened
+
+app = typer.Typer(no_args_is_help=True, help="Which models there are, what is live, and back.")
+
+FleetName = Annotated[str, typer.Argument(help="the fleet")]
+
+
+@app.command("list")
+def list_models(
+    fleet: FleetName,
+    root: Root = DEFAULT_ROOT,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Every version of the fleet's model, the live one marked."""
+    from rul_store import champions, fleets
+    from rul_store.registry import BundleStore
+
+    fleets.load(root, fleet)
+    live = champions.read_live(root, fleet)
+    versions = BundleStore(root).list(fleet)
+    current = live.version if live else None
+    if json:
+        print_json([{"version": version, "live": version == current} for version in versions])
+        return
+    table = Table("version", "")
+    for version in versions:
+        table.add_row(version, "live" if version == current else "")
+    console.print(table if versions else f"Fleet {fleet} has no model yet.")
+
+
+@app.command("show")
+def show(
+    fleet: FleetName,
+    version: Annotated[str | None, typer.Argument(help="the live one unless given")] = None,
+    root: Root = DEFAULT_ROOT,
+    json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+) -> None:
+    """One version's model card."""
+    from rul_core.errors import BundleError
+    from rul_store import champions, fleets
+    from rul_store.registry import BundleStore
+
+    fleets.load(root, fleet)
+    if version is None:
+        live = champions.read_live(root, fleet)
+        if live is None:
+            raise BundleError(
+                f"fleet {fleet!r} has no released model; name a version of "
+                f"`rul models list {fleet}`"
+            )
+        version = live.version
+    bundle = BundleStore(root).open(fleet, version)
+    if json:
+        print_json(bundle.manifest)
+    else:
+        typer.echo(bundle.read("card.md").decode())
+
+
+@app.command("history")
+def history(
+    fleet: FleetName,
+    root: Root = DEFAULT_ROOT,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Every move of the champion: what was live from when, who moved it, why."""
+    from rul_store import champions
+
+    with opened(root) as laptop:
+        moves = champions.history(laptop.engine, fleet)
+    if json:
+        print_json(msgspec.to_builtins(moves))
+        return
+    table = Table("generation", "version", "from", "action", "by", "reason")
+    for move in moves:
+        table.add_row(
+            str(move.generation),
+            move.version,
+            f"{move.promoted_at:%Y-%m-%d %H:%M:%S}",
+            move.action,
+            move.promoted_by,
+            move.reason,
+        )
+    console.print(table if moves else f"Fleet {fleet} never had a released model.")
+
+
+@app.command("rollback")
+def rollback(
+    fleet: FleetName,
+    reason: Annotated[str, typer.Option(help="for people, later")],
+    root: Root = DEFAULT_ROOT,
+    json: Annotated[bool, typer.Option("--json", help="print the new champion as JSON")] = False,
+) -> None:
+    """Make the version before the live one live again."""
+    from rul_store import champions
+
+    with opened(root) as laptop:
+        champion = champions.rollback(
+            laptop.engine,
+            laptop.root,
+            fleet,
+            by=getpass.getuser(),
+            reason=reason,
+            redis_client=laptop.redis_client,
+        )
+    if json:
+        print_json(msgspec.to_builtins(champion))
+    else:
+        console.print(f"Fleet {fleet} is served by {champion.version} now.", highlight=False)
