@@ -7,7 +7,7 @@ All times are ``timestamptz``, all figures ``double precision``. Nothing is remo
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSON, UUID
 
 metadata = sa.MetaData()
 
@@ -73,6 +73,7 @@ readings = sa.Table(
 )
 
 # Insert only. ``ledger_id`` is made from the content; the hashes are for a chain per fleet.
+# ``json`` keeps the text as it was written; ``jsonb`` would not (it turns -0.0 into 0.0).
 ledger = sa.Table(
     "ledger",
     metadata,
@@ -83,7 +84,7 @@ ledger = sa.Table(
     sa.Column("life", _int),
     sa.Column("cycle", _float),
     sa.Column("state", _text, nullable=False),
-    sa.Column("prognosis", JSONB, nullable=False),
+    sa.Column("prognosis", JSON, nullable=False),
     sa.Column("model_version", _text),
     sa.Column("feature_spec", _text),
     sa.Column("readings_seen", _int, nullable=False),
@@ -106,7 +107,7 @@ current_prognoses = sa.Table(
     sa.Column("failure_probability", _float),
     sa.Column("rul_cycles", _float),
     sa.Column("safe_cycles", _float),
-    sa.Column("prognosis", JSONB, nullable=False),
+    sa.Column("prognosis", JSON, nullable=False),
     sa.Column("ledger_id", UUID(as_uuid=True), nullable=False),
     sa.Column("computed_at", _time, nullable=False),
     sa.Index(

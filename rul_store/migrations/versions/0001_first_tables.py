@@ -62,7 +62,7 @@ CREATE TABLE ledger (
     life bigint,
     cycle double precision,
     state text NOT NULL,
-    prognosis jsonb NOT NULL,
+    prognosis json NOT NULL,
     model_version text,
     feature_spec text,
     readings_seen bigint NOT NULL,
@@ -83,7 +83,7 @@ CREATE TABLE current_prognoses (
     failure_probability double precision,
     rul_cycles double precision,
     safe_cycles double precision,
-    prognosis jsonb NOT NULL,
+    prognosis json NOT NULL,
     ledger_id uuid NOT NULL,
     computed_at timestamptz NOT NULL,
     CONSTRAINT pk_current_prognoses PRIMARY KEY (fleet, unit)

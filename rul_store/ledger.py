@@ -1,0 +1,331 @@
+"""Every prognosis ever given, written once, and the newest of each unit.
+
+What belongs here: recording, ranking, looking up. What does not: making prognoses
+(``rul_core.prognose``), judging them against what happened (``realised_outcomes``).
+
+A prognosis is known by its content, without the moment it was computed at, the trace and the words
+for people: computing the same again records nothing new, but brings the current one up to date.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+import polars as pl
+import sqlalchemy as sa
+
+from rul_core.errors import StoreError
+from rul_core.prognosis import Prognosis, State
+from rul_store.database import TIME_DTYPE, begin, microseconds, read_frame
+from rul_store.tables import ledger
+
+_FIGURES = (
+    "rul_cycles",
+    "lower_50_cycles",
+    "upper_50_cycles",
+    "lower_90_cycles",
+    "upper_90_cycles",
+    "safe_cycles",
+    "failure_probability",
+    "horizon_cycles",
+)
+LEDGER_SCHEMA = pl.Schema(
+    {
+        "seq": pl.Int64,
+        "ledger_id": pl.String,
+        "unit": pl.String,
+        "life": pl.Int64,
+        "cycle": pl.Float64,
+        "state": pl.String,
+        **dict.fromkeys(_FIGURES, pl.Float64),
+        "model_version": pl.String,
+        "computed_at": TIME_DTYPE,
+        "recorded_at": TIME_DTYPE,
+        "outcome": pl.String,
+        "end_cycle": pl.Float64,
+    }
+)
+"""Of ``ledger_frame``; outcome and end_cycle are those of the life, null when it is not known."""
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """A prognosis as it stands in the ledger."""
+
+    ledger_id: UUID
+    seq: int
+    """Its place in the order of writing."""
+    recorded_at: datetime
+    prognosis: Prognosis
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the ranking."""
+
+    prognoses: tuple[Prognosis, ...]
+    cursor: str | None
+    """What to give as ``after`` for the next part; none after the last."""
+
+
+def ledger_id_of(prognosis: Prognosis) -> UUID:
+    """What the ledger knows the prognosis by."""
+    content = msgspec.structs.replace(
+        prognosis,
+        computed_at=None,
+        detail="",
+        provenance=msgspec.structs.replace(prognosis.provenance, trace_id=None),
+    )
+    return UUID(bytes=hashlib.sha256(msgspec.json.encode(content)).digest()[:16])
+
+
+def record(engine: sa.Engine, fleet: str, prognoses: Iterable[Prognosis]) -> int:
+    """Write prognoses to the ledger and bring the current ones up to date, all or none.
+
+    A current prognosis is replaced only by one of a later life, cycle or moment, in this order.
+
+    Returns:
+        How many were new to the ledger.
+
+    Raises:
+        StoreError: A prognosis is of another fleet, or does not say when it was computed.
+        Unavailable: PostgreSQL does not answer.
+    """
+    given: dict[UUID, tuple[datetime, Prognosis]] = {}
+    for prognosis in prognoses:
+        if prognosis.fleet != fleet or prognosis.computed_at is None:
+            raise StoreError(
+                f"the prognosis of unit {prognosis.unit!r} is of fleet {prognosis.fleet!r} and "
+                f"computed at {prognosis.computed_at}; it must be of {fleet!r} and have a time"
+            )
+        ledger_id, moment = ledger_id_of(prognosis), prognosis.computed_at
+        if ledger_id not in given or given[ledger_id][0] < moment:
+            given[ledger_id] = (moment, prognosis)
+    rows = [_values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()]
+    parameters = {"fleet": fleet, **{name: [row[name] for row in rows] for name in _TYPES}}
+    with begin(engine) as connection:
+        written = connection.execute(sa.text(_INSERT), parameters).rowcount
+        connection.execute(sa.text(_UPSERT_CURRENT), parameters)
+    return written
+
+
+def ranked(
+    engine: sa.Engine,
+    fleet: str,
+    *,
+    state: State | None = None,
+    limit: int = 50,
+    after: str | None = None,
+) -> Page:
+    """The current prognoses of units in service, the most likely to fail first.
+
+    Those without a probability come last; equal ones are sorted by unit.
+
+    Args:
+        engine: The database.
+        fleet: The fleet's name.
+        state: Only prognoses of this state.
+        limit: How many at most.
+        after: The cursor of the part before.
+
+    Raises:
+        StoreError: The cursor is none that ``ranked`` gave.
+        Unavailable: PostgreSQL does not answer.
+    """
+    probability, unit = _from_cursor(after) if after else (None, None)
+    parameters = {
+        "fleet": fleet,
+        "state": state.value if state else None,
+        "limit": limit + 1,
+        "probability": probability,
+        "unit": unit,
+    }
+    with begin(engine) as connection:
+        rows = connection.execute(sa.text(_RANKED), parameters).scalars().all()
+    prognoses = tuple(_prognosis(text) for text in rows[:limit])
+    cursor = _to_cursor(prognoses[-1]) if len(rows) > limit else None
+    return Page(prognoses=prognoses, cursor=cursor)
+
+
+def one(engine: sa.Engine, fleet: str, unit: str) -> Prognosis | None:
+    """The unit's current prognosis; none when it never had one."""
+    query = """
+        SELECT prognosis::text FROM current_prognoses WHERE fleet = :fleet AND unit = :unit
+    """
+    with begin(engine) as connection:
+        text = connection.execute(sa.text(query), {"fleet": fleet, "unit": unit}).scalar()
+    return None if text is None else _prognosis(text)
+
+
+def count_states(engine: sa.Engine, fleet: str) -> dict[State, int]:
+    """How many units in service have a current prognosis of each state."""
+    query = f"SELECT state, count(*) FROM {_IN_SERVICE} GROUP BY state"  # noqa: S608 - a constant
+    with begin(engine) as connection:
+        counted = {row[0]: row[1] for row in connection.execute(sa.text(query), {"fleet": fleet})}
+    return {state: counted.get(state.value, 0) for state in State}
+
+
+def history(
+    engine: sa.Engine, fleet: str, unit: str, *, limit: int = 50, before: int | None = None
+) -> tuple[Recorded, ...]:
+    """What was ever said of the unit, newest first; ``before`` is the ``seq`` to go on from."""
+    query = _select_recorded().where(ledger.c.fleet == fleet, ledger.c.unit == unit)
+    if before is not None:
+        query = query.where(ledger.c.seq < before)
+    return _read_recorded(engine, query.order_by(ledger.c.seq.desc()).limit(limit))
+
+
+def entry(engine: sa.Engine, ledger_id: UUID) -> Recorded | None:
+    """The prognosis of that id; none when the ledger has no such."""
+    query = _select_recorded().where(ledger.c.ledger_id == ledger_id)
+    return next(iter(_read_recorded(engine, query)), None)
+
+
+def ledger_frame(
+    engine: sa.Engine, fleet: str, *, ended: bool = False, model_version: str | None = None
+) -> pl.DataFrame:
+    """The fleet's ledger, beside what is known of each life, in the order of writing.
+
+    Args:
+        engine: The database.
+        fleet: The fleet's name.
+        ended: Only prognoses of lives that ended.
+        model_version: Only prognoses of this version.
+
+    Returns:
+        ``LEDGER_SCHEMA``.
+    """
+    figures = ", ".join(f"(prognosis->>'{name}')::double precision" for name in _FIGURES)
+    query = f"""
+        SELECT seq, ledger_id, unit, life, cycle, state, {figures}, model_version,
+            {microseconds("computed_at")}, {microseconds("recorded_at")}, outcome, end_cycle
+        FROM ledger LEFT JOIN lives USING (fleet, unit, life)
+        WHERE fleet = %(fleet)s AND (NOT %(ended)s OR outcome <> 'running')
+            AND (%(version)s::text IS NULL OR model_version = %(version)s)
+        ORDER BY seq
+    """  # noqa: S608 - the parts are constants
+    parameters = {"fleet": fleet, "ended": ended, "version": model_version}
+    with begin(engine) as connection:
+        return read_frame(connection, query, parameters, LEDGER_SCHEMA)
+
+
+def _values(ledger_id: UUID, prognosis: Prognosis) -> dict[str, object]:
+    return {
+        "ledger_id": ledger_id,
+        "unit": prognosis.unit,
+        "life": prognosis.life,
+        "cycle": prognosis.cycle,
+        "state": prognosis.state.value,
+        "prognosis": msgspec.json.encode(prognosis).decode(),
+        "model_version": prognosis.provenance.model_version,
+        "feature_spec": prognosis.provenance.feature_spec,
+        "readings_seen": prognosis.provenance.readings,
+        "computed_at": prognosis.computed_at,
+        "failure_probability": prognosis.failure_probability,
+        "rul_cycles": prognosis.rul_cycles,
+        "safe_cycles": prognosis.safe_cycles,
+    }
+
+
+def _prognosis(text: str) -> Prognosis:
+    return msgspec.json.decode(text, type=Prognosis)
+
+
+def _select_recorded() -> sa.Select:
+    columns = ledger.c
+    text = sa.cast(columns.prognosis, sa.Text)
+    return sa.select(columns.ledger_id, columns.seq, columns.recorded_at, text)
+
+
+def _read_recorded(engine: sa.Engine, query: sa.Select) -> tuple[Recorded, ...]:
+    with begin(engine) as connection:
+        rows: Sequence[sa.Row] = connection.execute(query).all()
+    return tuple(
+        Recorded(ledger_id=row[0], seq=row[1], recorded_at=row[2], prognosis=_prognosis(row[3]))
+        for row in rows
+    )
+
+
+def _to_cursor(prognosis: Prognosis) -> str:
+    place = (prognosis.failure_probability, prognosis.unit)
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def _from_cursor(cursor: str) -> tuple[float | None, str]:
+    try:
+        content = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        return msgspec.json.decode(content, type=tuple[float | None, str])
+    except (ValueError, msgspec.DecodeError) as error:
+        raise StoreError(
+            f"{cursor!r} is no cursor of this ranking; begin again without one"
+        ) from error
+
+
+_TYPES = {
+    "ledger_id": "uuid",
+    "unit": "text",
+    "life": "bigint",
+    "cycle": "double precision",
+    "state": "text",
+    "prognosis": "text",
+    "model_version": "text",
+    "feature_spec": "text",
+    "readings_seen": "bigint",
+    "computed_at": "timestamptz",
+    "failure_probability": "double precision",
+    "rul_cycles": "double precision",
+    "safe_cycles": "double precision",
+}
+_GIVEN = (
+    "unnest("
+    + ", ".join(f"CAST(:{name} AS {dtype}[])" for name, dtype in _TYPES.items())
+    + f") AS given ({', '.join(_TYPES)})"
+)
+# In one order, so that two writers wait for each other and do not deadlock.
+_INSERT = f"""
+    INSERT INTO ledger (
+        ledger_id, fleet, unit, life, cycle, state, prognosis, model_version, feature_spec,
+        readings_seen, computed_at
+    )
+    SELECT ledger_id, :fleet, unit, life, cycle, state, CAST(prognosis AS json), model_version,
+        feature_spec, readings_seen, computed_at
+    FROM {_GIVEN} ORDER BY ledger_id
+    ON CONFLICT (ledger_id) DO NOTHING
+"""  # noqa: S608 - the parts are constants
+_AGE = """(
+    coalesce({0}.life, 0), coalesce({0}.cycle, '-Infinity'), {0}.computed_at, {0}.ledger_id
+)"""
+_UPSERT_CURRENT = f"""
+    INSERT INTO current_prognoses AS kept (
+        fleet, unit, life, cycle, state, failure_probability, rul_cycles, safe_cycles, prognosis,
+        ledger_id, computed_at
+    )
+    SELECT DISTINCT ON (unit) :fleet, unit, life, cycle, state, failure_probability, rul_cycles,
+        safe_cycles, CAST(prognosis AS json), ledger_id, computed_at
+    FROM {_GIVEN}
+    ORDER BY unit, {_AGE.format("given")} DESC
+    ON CONFLICT (fleet, unit) DO UPDATE SET
+        life = excluded.life, cycle = excluded.cycle, state = excluded.state,
+        failure_probability = excluded.failure_probability, rul_cycles = excluded.rul_cycles,
+        safe_cycles = excluded.safe_cycles, prognosis = excluded.prognosis,
+        ledger_id = excluded.ledger_id, computed_at = excluded.computed_at
+    WHERE {_AGE.format("excluded")} > {_AGE.format("kept")}
+"""  # noqa: S608
+_IN_SERVICE = """
+    current_prognoses AS present
+    LEFT JOIN lives USING (fleet, unit, life)
+    WHERE fleet = :fleet AND coalesce(lives.outcome, 'running') = 'running'
+"""
+_RANKED = f"""
+    SELECT prognosis::text FROM {_IN_SERVICE}
+        AND (CAST(:state AS text) IS NULL OR state = :state)
+        AND (
+            CAST(:unit AS text) IS NULL
+            OR failure_probability < CAST(:probability AS double precision)
+            OR (failure_probability IS NOT DISTINCT FROM :probability AND unit > :unit)
+            OR (failure_probability IS NULL AND :probability IS NOT NULL)
+        )
+    ORDER BY failure_probability DESC NULLS LAST, unit
+    LIMIT :limit
+"""  # noqa: S608
