@@ -13,6 +13,7 @@ import polars as pl
 
 from rul_core import explain, projections
 from rul_core.conditions import MARGIN
+from rul_core.issues import sentence
 from rul_core.model import RulModel
 from rul_core.prognosis import Prognosis, Provenance, State
 from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet
@@ -192,12 +193,12 @@ def _sensor_faults(model: RulModel, readings: pl.DataFrame) -> list[str]:
             pl.when(lost)
             .then(pl.lit(f"{name} is missing from the last {MISSING_LEAST} readings"))
             .when(stuck)
-            .then(pl.format("{} has not moved for {} readings", pl.lit(name), run))
+            .then(sentence(f"{name} has not moved for {{}} readings", run))
         )
         if name in model.fleet.ranges:
             low, high = model.fleet.ranges[name]
             message = message.when(~column.last().is_between(low, high)).then(
-                pl.format("{} reads {}, outside {} to {}", pl.lit(name), column.last(), low, high)
+                sentence(f"{name} reads {{}}, outside {low:g} to {high:g}", column.last())
             )
         columns.append(message.otherwise(None).alias(name))
     if not columns:
