@@ -1,0 +1,134 @@
+"""The bodies of answers, as they go over the wire.
+
+What belongs here: types alone. What does not: bodies of questions (``windows``), errors
+(``problems``), what the platform's parts already have a type for (``rul_core``, ``rul_store``).
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from rul_core.prognosis import Prognosis, State
+from rul_core.scoring import Regimes
+from rul_store.champions import Champion
+from rul_store.models import Manifest
+
+
+class Prognoses(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a what-if question."""
+
+    prognoses: list[Prognosis]
+    """One a unit, in the question's order."""
+
+
+class FleetSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A fleet, and what its readings must bring."""
+
+    name: str
+    description: str
+    unit_of_life: str
+    """What ``cycle`` and every figure in cycles count: cycles, hours, kilometres."""
+    settings: list[str]
+    """The channels that say how a unit is operated."""
+    sensors: list[str]
+    """The channels that say how it is."""
+    label_cap_cycles: float
+    """The farthest that a model of this fleet looks."""
+    horizon_cycles: float
+    """The lead time: the ranking is by the probability to fail before it."""
+    served_version: str | None
+    """The model that answers; null where none was released yet."""
+
+
+class BrokenFleet(msgspec.Struct, frozen=True, kw_only=True):
+    """A fleet whose description cannot be used."""
+
+    name: str
+    problem: str
+    """What is wrong with the description, and what to do."""
+
+
+class Fleets(msgspec.Struct, frozen=True, kw_only=True):
+    """All fleets, by name."""
+
+    fleets: list[FleetSummary]
+    broken: list[BrokenFleet]
+
+
+class RankedUnits(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a fleet's units in service, the likeliest to fail first."""
+
+    fleet: str
+    units: list[Prognosis]
+    """The current prognosis of each; those without a probability to fail come last."""
+    units_by_state: dict[State, int]
+    """Of the whole fleet, whatever page and filter."""
+    units_without_valid_prognosis: int
+    """Of the whole fleet: in every state but ``estimated`` and ``beyond_horizon``."""
+    next_cursor: str | None
+    """For the next page; null on the last one."""
+
+
+class FleetModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What is live for a fleet, and what answers."""
+
+    fleet: str
+    live: Champion | None
+    """The released model; null before the first release."""
+    loaded: bool
+    """Whether the live model is the one that answers."""
+    served_version: str | None
+    """The model that answers; the one before while the live one is refused."""
+    problem: str
+    """Why the live model is refused; empty where it is not."""
+    manifest: Manifest | None
+    """What the model that answers was made of."""
+    metrics: Regimes | None
+    """How the model that answers did on units it had not seen, in training's cross-validation."""
+
+
+class Models(msgspec.Struct, frozen=True, kw_only=True):
+    """The models of all fleets, by fleet."""
+
+    models: list[FleetModel]
+
+
+class Readiness(StrEnum):
+    """How well something works."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    """Something is missing that prognoses can do without."""
+    DOWN = "down"
+    """It does not work at all."""
+
+
+class Dependency(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the service leans on."""
+
+    status: Readiness
+    detail: str = ""
+    """What is wrong; empty where nothing is."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the service can give prognoses."""
+
+    status: Readiness
+    """``down`` means that it cannot give any; the HTTP status is 503 then, and 200 otherwise."""
+    dependencies: dict[str, Dependency]
+    """``model_root``, ``postgres``, and ``redis`` where one is configured."""
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: str = "alive"
+
+
+class ProblemKind(msgspec.Struct, frozen=True, kw_only=True):
+    """What a kind of problem means."""
+
+    type: str
+    status: int
+    title: str

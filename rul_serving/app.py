@@ -1,0 +1,71 @@
+"""The application: routes, errors, metrics and the service, put together by one factory.
+
+What belongs here: the wiring. What does not: anything that decides. Importing this does nothing;
+``create_app`` reads settings; servers are reached once the application starts.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.plugins.prometheus import PrometheusConfig
+
+from rul_serving import openapi, problems, tracing
+from rul_serving.routes import fleets, models, probes, prognoses
+from rul_serving.service import Service
+from rul_serving.settings import ServingSettings
+
+
+def create_app(settings: ServingSettings | None = None) -> Litestar:
+    """The ASGI application.
+
+    Args:
+        settings: From the environment unless given.
+
+    Raises:
+        SettingsError: A setting is missing or wrong.
+    """
+    settings = settings or ServingSettings()
+
+    @asynccontextmanager
+    async def running(app: Litestar) -> AsyncGenerator[None]:
+        async with Service.running(settings) as app.state.service:
+            yield
+
+    api = Router(
+        "/v1",
+        route_handlers=[
+            prognoses.prognose_windows,
+            fleets.list_fleets,
+            fleets.rank_units,
+            fleets.current_prognosis,
+            models.list_models,
+        ],
+    )
+    app = Litestar(
+        route_handlers=[
+            api,
+            probes.live,
+            probes.ready,
+            probes.summary,
+            probes.scrape,
+            probes.explain,
+        ],
+        lifespan=[running],
+        dependencies={"service": Provide(_service, sync_to_thread=False)},
+        exception_handlers={Exception: problems.answer},
+        middleware=[PrometheusConfig(app_name="rul", prefix="rul", group_path=True).middleware],
+        openapi_config=openapi.config(version("rul-platform")),
+        request_max_body_size=settings.max_body_bytes,
+        logging_config=None,  # whoever owns the process configures logs: ``__main__``
+    )
+    # Around the router: requests to unknown addresses never reach a middleware.
+    app.asgi_handler = tracing.traced(app.asgi_handler)
+    return app
+
+
+def _service(state: State) -> Service:
+    return state.service

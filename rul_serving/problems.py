@@ -1,0 +1,184 @@
+"""Every error as a problem (RFC 9457): a stable type, what happened, where, and the trace id.
+
+What belongs here: the kinds of problem and how an exception becomes one. What does not: the rules
+that refuse (they raise ``Refusal``), errors below the web (``rul_core.errors``).
+
+Litestar's own plugin is not used: it puts the detail into the title, and leaves 500 as plain JSON.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
+
+from rul_core.errors import FleetError, RulError, Unavailable
+from rul_serving import tracing
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Kind(Enum):
+    """A kind of problem: its status and title. Names and statuses never change."""
+
+    INVALID_REQUEST = 400, "The request cannot be read"
+    INVALID_CURSOR = 400, "The cursor is not one that this service gave"
+    NOT_FOUND = 404, "There is nothing at this address"
+    UNKNOWN_FLEET = 404, "There is no such fleet"
+    UNKNOWN_UNIT = 404, "There is no prognosis of such a unit"
+    METHOD_NOT_ALLOWED = 405, "This address does not take this method"
+    TOO_LARGE = 413, "That is more than one request may bring"
+    UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not read here"
+    INVALID_READINGS = 422, "The readings contradict themselves or their fleet"
+    INTERNAL_ERROR = 500, "The service made a mistake"
+    INVALID_FLEET = 500, "The fleet's description cannot be used"
+    UNAVAILABLE = 503, "Something that this answer needs is away for now"
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.value[0]
+
+    @property
+    def title(self) -> str:
+        """The same for every problem of the kind."""
+        return self.value[1]
+
+    @property
+    def slug(self) -> str:
+        """The name in addresses."""
+        return self.name.lower().replace("_", "-")
+
+    @property
+    def type(self) -> str:
+        """A reference relative to the service, which tells there what the kind is."""
+        return f"/problems/{self.slug}"
+
+
+_OF_STATUS = {
+    kind.status: kind
+    for kind in (Kind.INVALID_REQUEST, Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED, Kind.TOO_LARGE)
+}
+"""What the refusals of Litestar itself are."""
+
+
+class Flaw(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that is wrong with a request."""
+
+    at: str
+    """Where: a path into the body such as ``units[0].readings[3].cycle``, or a parameter."""
+    message: str
+    """What is wrong, and what to do."""
+    unit: str | None = None
+    """The unit, where the place is one unit's."""
+    index: int | None = None
+    """Which of the unit's readings, from 0."""
+    cycle: float | None = None
+    """The cycle of that reading."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """What every error looks like (RFC 9457, ``application/problem+json``)."""
+
+    type: str
+    """Stable; ends in the kind's name and answers with what the kind means."""
+    title: str
+    """The same for every problem of the type."""
+    status: int
+    """The HTTP status."""
+    detail: str
+    """What happened this time, and what to do."""
+    instance: str
+    """The path that was asked."""
+    trace_id: str
+    """Finds the request in the logs; also in the header ``X-Request-Id``."""
+    errors: list[Flaw] = []
+    """Each thing that is wrong, where the request is; the first twenty."""
+
+
+class Refusal(RulError):
+    """The request will not be answered as asked."""
+
+    def __init__(self, kind: Kind, detail: str, flaws: Sequence[Flaw] = ()) -> None:
+        super().__init__(detail)
+        self.kind, self.flaws = kind, list(flaws)
+
+
+def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """The problem that an exception is; what nobody foresaw is told to the log alone."""
+    headers: dict[str, str] = {}
+    flaws: list[Flaw] = []
+    if isinstance(error, Refusal):
+        kind, detail, flaws = error.kind, str(error), error.flaws
+    elif isinstance(error, Unavailable):
+        kind, detail = Kind.UNAVAILABLE, str(error)
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        _log.warning("unavailable", detail=detail)
+    elif isinstance(error, FleetError):
+        kind, detail = Kind.INVALID_FLEET, str(error)
+        _log.error("fleet description refused", detail=detail)
+    elif isinstance(error, HTTPException) and error.status_code in _OF_STATUS:
+        kind, flaws = _OF_STATUS[error.status_code], _flaws_of(request, error)
+        detail = error.detail if not flaws else f"{flaws[0].at}: {flaws[0].message}"
+        headers.update(error.headers or {})
+    else:
+        kind, detail = Kind.INTERNAL_ERROR, "the cause is in the log, under the trace id"
+        _log.error("request failed", exc_info=error)
+    problem = Problem(
+        type=kind.type,
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        instance=request.url.path,
+        trace_id=tracing.trace_id(),
+        errors=flaws,
+    )
+    return Response(problem, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def declared(*kinds: Kind) -> dict[int, ResponseSpec]:
+    """These problems and the internal error, for ``responses=`` of a handler."""
+    specs: dict[int, ResponseSpec] = {}
+    for kind in (*kinds, Kind.INTERNAL_ERROR):
+        example = Problem(
+            type=kind.type,
+            title=kind.title,
+            status=kind.status,
+            detail="what happened this time, and what to do",
+            instance="/v1/…",
+            trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        )
+        examples = [Example(id=kind.slug, summary=kind.title, value=msgspec.to_builtins(example))]
+        description = kind.title
+        if kind.status in specs:
+            examples = [*(specs[kind.status].examples or []), *examples]
+            description = f"{specs[kind.status].description}, or: {kind.title}"
+        specs[kind.status] = ResponseSpec(
+            Problem,
+            generate_examples=False,
+            description=description,
+            media_type=MEDIA_TYPE,
+            examples=examples,
+        )
+    return specs
+
+
+def _flaws_of(request: Request[Any, Any, Any], error: HTTPException) -> list[Flaw]:
+    """Litestar's list of what does not validate, by the names that the caller knows."""
+    if not isinstance(error, ValidationException) or not isinstance(error.extra, list):
+        return []
+    parameters = request.route_handler.parsed_fn_signature.parameters
+    flaws = []
+    for found in error.extra:
+        key = found["key"]
+        known_as = getattr(getattr(parameters.get(key), "kwarg_definition", None), "name", None)
+        flaws.append(Flaw(at=known_as or key, message=found["message"]))
+    return flaws

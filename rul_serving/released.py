@@ -1,0 +1,58 @@
+"""The release channel: Redis says that a champion moved, so that nobody waits for the next poll.
+
+What belongs here: listening. What does not: what is done then (``served``), saying it
+(``rul_store.champions``). A message only means "look"; one that is lost costs a poll.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from rul_store.cache import TIMEOUT_SECONDS
+from rul_store.champions import CHANNEL
+from rul_store.swallowed import swallow
+
+RECONNECT_SECONDS = 5.0
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+async def listen(url: str, heard: Callable[[], None]) -> None:
+    """Call ``heard`` at every message, and once at every connection; until cancelled."""
+    lost = False
+    while True:
+        try:
+            async with _client(url) as client, client.pubsub() as channel:
+                await channel.subscribe(CHANNEL)
+                async for _ in channel.listen():  # the first one confirms the subscription
+                    if lost:
+                        _log.info("release channel is back")
+                        lost = False
+                    heard()
+        except RedisError as error:
+            if not lost:
+                swallow("release_listener", error, "releases are noticed by polling alone")
+            lost = True
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def ping(url: str) -> None:
+    """See that Redis answers.
+
+    Raises:
+        RedisError: It does not.
+    """
+    async with _client(url, socket_timeout=TIMEOUT_SECONDS) as client:
+        await client.ping()
+
+
+def _client(url: str, socket_timeout: float | None = None) -> Redis:
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        socket_timeout=socket_timeout,
+        socket_keepalive=True,
+    )

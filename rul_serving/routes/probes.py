@@ -1,0 +1,64 @@
+"""Whether the service works, for containers, load balancers and Prometheus; problems explained."""
+
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.enums import MediaType
+from litestar.openapi import ResponseSpec
+from litestar.params import FromPath
+from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from rul_serving import health, metrics
+from rul_serving.answers import Alive, Health, ProblemKind, Readiness
+from rul_serving.problems import Kind, Refusal, declared
+from rul_serving.service import Service
+
+_DOWN = {
+    HTTP_503_SERVICE_UNAVAILABLE: ResponseSpec(
+        Health, generate_examples=False, description="It cannot give any prognosis"
+    )
+}
+
+
+@get("/livez", operation_id="live", summary="Whether the process answers", tags=["service"],
+     responses=declared(), sync_to_thread=False)  # fmt: skip
+def live() -> Alive:
+    """Asks nobody else."""
+    return Alive()
+
+
+@get("/readyz", operation_id="ready", summary="Whether prognoses can be given, and what is missing",
+     tags=["service"], responses=declared() | _DOWN)  # fmt: skip
+async def ready(service: NamedDependency[Service]) -> Response[Health]:
+    """By dependency; `degraded` still serves prognoses."""
+    return _respond(await health.check(service))
+
+
+@get("/health", operation_id="health", summary="The same as /readyz, for containers",
+     tags=["service"], responses=declared() | _DOWN)  # fmt: skip
+async def summary(service: NamedDependency[Service]) -> Response[Health]:
+    """200 while prognoses can be given, so that a container is not restarted for its database."""
+    return _respond(await health.check(service))
+
+
+@get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, sync_to_thread=False)
+def scrape(service: NamedDependency[Service]) -> Response[bytes]:
+    """For Prometheus."""
+    return Response(
+        metrics.exposition(service.models.served), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
+
+
+@get("/problems/{name:str}", operation_id="explainProblem", summary="What a kind of problem means",
+     tags=["service"], responses=declared(Kind.NOT_FOUND), sync_to_thread=False)  # fmt: skip
+def explain(name: FromPath[str]) -> ProblemKind:
+    """Where the `type` of every problem leads."""
+    for kind in Kind:
+        if kind.slug == name:
+            return ProblemKind(type=kind.type, status=kind.status, title=kind.title)
+    raise Refusal(Kind.NOT_FOUND, f"there is no problem {name!r}")
+
+
+def _respond(found: Health) -> Response[Health]:
+    down = found.status is Readiness.DOWN
+    return Response(found, status_code=HTTP_503_SERVICE_UNAVAILABLE if down else HTTP_200_OK)

@@ -1,0 +1,186 @@
+"""The models that answer: the champion of every fleet, exchanged while requests are answered.
+
+What belongs here: seeing that a champion moved, loading it beside the one that serves, and the
+exchange. What does not: moving champions (``rul_store.champions``), what a bundle must prove before
+it may serve (``rul_store.models``).
+
+PostgreSQL says what is live; while it does not answer, ``live.json`` does, and then the champion
+never goes back to an earlier generation than the one that serves. A bundle that is missing, damaged
+or answers otherwise than it did is refused: the old model stays and the service is degraded.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+
+from rul_core.errors import StoreError, Unavailable
+from rul_core.scoring import Regimes
+from rul_serving.database import Database
+from rul_serving.threads import Lane
+from rul_store import champions
+from rul_store.champions import Champion
+from rul_store.models import LoadedModel, load_model
+from rul_store.registry import FOLDER, BundleStore
+from rul_store.swallowed import swallow
+
+RETRY_SECONDS = 30.0
+"""How long a refused version is left alone; a bundle may be restored meanwhile."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that answers for its fleet."""
+
+    champion: Champion
+    loaded: LoadedModel
+    metrics: Regimes
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """A champion that may not answer."""
+
+    champion: Champion | None
+    """None where not even the pointer could be read."""
+    reason: str
+    until: float
+    """On the monotonic clock: when it is looked at again."""
+
+
+class ServedModels:
+    """Which model answers for which fleet.
+
+    Args:
+        root: The data root.
+        database: Says which version is live.
+    """
+
+    def __init__(self, root: Path, database: Database) -> None:
+        self._root, self._database = root, database
+        self._store = BundleStore(root)
+        self._loading = Lane("the model root", 1)
+        self._moved = asyncio.Event()
+        self._served: dict[str, Served] = {}
+        self._refused: dict[str, Refused] = {}
+
+    def get(self, fleet: str) -> Served | None:
+        """What answers for the fleet; none when nothing was ever released or could be loaded."""
+        return self._served.get(fleet)
+
+    @property
+    def served(self) -> dict[str, Served]:
+        """By fleet; a copy."""
+        return dict(self._served)
+
+    @property
+    def refused(self) -> dict[str, Refused]:
+        """By fleet, the champions that should answer and may not; a copy."""
+        return dict(self._refused)
+
+    def look_soon(self) -> None:
+        """Look at once instead of at the next poll; from the event loop's thread."""
+        self._moved.set()
+
+    @asynccontextmanager
+    async def kept_current(self, poll_seconds: float) -> AsyncGenerator[None]:
+        """Serve what is live now, and follow the champions until the end of the context."""
+        await self._look_and_survive()
+        following = asyncio.create_task(self._follow(poll_seconds))
+        try:
+            yield
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+    async def look(self) -> None:
+        """Exchange every model whose champion moved; what goes wrong stays with its fleet."""
+        fleets = await self._loading.run(self._fleets)
+        try:
+            decided = await self._database.ask(_champions, fleets)
+        except Unavailable:  # the readiness of PostgreSQL is told by ``health``
+            decided = {}
+        for fleet in fleets:
+            try:
+                champion = decided.get(fleet) or await self._loading.run(self._projected, fleet)
+            except (OSError, StoreError) as error:
+                self._refuse(fleet, None, error)
+                continue
+            if champion is not None:
+                await self._serve(champion)
+
+    async def _follow(self, poll_seconds: float) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(poll_seconds):
+                    await self._moved.wait()
+            except TimeoutError:
+                pass
+            self._moved.clear()
+            await self._look_and_survive()
+
+    async def _look_and_survive(self) -> None:
+        try:
+            await self.look()
+        except Exception as error:  # the service must outlive whatever befalls its watcher
+            swallow("model_watcher", error, "the served models stay; looking again soon")
+
+    def _fleets(self) -> list[str]:
+        return sorted(path.name for path in (self._root / FOLDER).glob("[!.]*/"))
+
+    def _projected(self, fleet: str) -> Champion | None:
+        champion, serving = champions.read_live(self._root, fleet), self._served.get(fleet)
+        if champion and serving and champion.generation < serving.champion.generation:
+            return serving.champion
+        return champion
+
+    async def _serve(self, champion: Champion) -> None:
+        fleet = champion.fleet
+        serving, refused = self._served.get(fleet), self._refused.get(fleet)
+        if serving and serving.loaded.version == champion.version:
+            self._refused.pop(fleet, None)
+            if serving.champion != champion:
+                self._served[fleet] = msgspec.structs.replace(serving, champion=champion)
+            return
+        if refused and refused.champion == champion and time.monotonic() < refused.until:
+            return
+        try:
+            self._served[fleet] = await self._loading.run(self._load, champion)
+        except Exception as error:  # a bundle may be wrong in ways that nobody foresaw
+            self._refuse(fleet, champion, error)
+            return
+        self._refused.pop(fleet, None)
+        _log.info(
+            "model served",
+            fleet=fleet,
+            version=champion.version,
+            instead_of=serving.loaded.version if serving else None,
+        )
+
+    def _load(self, champion: Champion) -> Served:
+        loaded = load_model(self._store, champion.fleet, champion.version)
+        return Served(champion=champion, loaded=loaded, metrics=loaded.metrics())
+
+    def _refuse(self, fleet: str, champion: Champion | None, error: Exception) -> None:
+        before = self._refused.get(fleet)
+        self._refused[fleet] = Refused(
+            champion=champion, reason=str(error), until=time.monotonic() + RETRY_SECONDS
+        )
+        if before is None or before.reason != str(error):
+            serving = self._served.get(fleet)
+            _log.error(
+                "model refused",
+                fleet=fleet,
+                version=champion.version if champion else None,
+                still_served=serving.loaded.version if serving else None,
+                exc_info=error,
+            )
+
+
+def _champions(engine: sa.Engine, fleets: list[str]) -> dict[str, Champion | None]:
+    return {fleet: champions.current(engine, fleet) for fleet in fleets}
