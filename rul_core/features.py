@@ -71,7 +71,7 @@ class Windows(msgspec.Struct, frozen=True, kw_only=True):
     spans: tuple[int, ...] = (5, 10, 30)
     deviations: tuple[int, ...] = (10, 30)
     spreads: tuple[int, ...] = (10,)
-    baseline: int = 20
+    baseline: int = 30
 
     def scaled(self, factor: float) -> "Windows":
         """The same lengths for lives that take ``factor`` times as many readings."""
