@@ -16,10 +16,12 @@ from rul_core.intervals import HORIZON
 from rul_core.issues import ISSUES_SCHEMA, ROW, SOURCE, IssueKind, as_issues, sentence
 from rul_core.metrics import Coverage
 from rul_core.prognosis import State
-from rul_core.schema import CYCLE, KEY, LIFE, UNIT
+from rul_core.schema import CYCLE, KEY, LIFE, UNIT, Outcome
 
 STAGES = 4
 """Stages of life that are compared apart: a young fleet is no drift."""
+WARNED_FROM = 0.5
+"""The chance of failure within the lead time from which a prognosis counts as a warning."""
 REFERENCE_READINGS = 500_000
 """Readings that a reference is taken from at most."""
 OUTCOMES_SCHEMA = pl.Schema(
@@ -45,9 +47,9 @@ OUTCOMES_SCHEMA = pl.Schema(
 )
 """One row a valid prognosis of a life that has failed since.
 
-``error_cycles`` is said less true, null beyond the horizon (the point is the cap there, not a
-figure); ``warned``: the prognosis put the chance of failure within the lead time at a half or more;
-``lead_cycles``: how long before its failure the life's first such prognosis came, null if none did.
+``error_cycles`` is said less true (clipped at the cap), null beyond the horizon, where the point is
+no figure; ``warned``: the chance of failure within the lead time was put at ``WARNED_FROM`` or
+more; ``lead_cycles``: how long before its failure the life's first warning came, null if none did.
 """
 
 
@@ -137,41 +139,38 @@ def compare(
     return drift.compare(reference.reference, _staged(readings, conditions, reference.stage_edges))
 
 
-def match(prognoses: pl.DataFrame, lives: pl.DataFrame, *, cap_cycles: float) -> pl.DataFrame:
+def match(prognoses: pl.DataFrame, *, cap_cycles: float) -> pl.DataFrame:
     """Prognoses beside what happened.
 
     Args:
         prognoses: unit, life, cycle, model_version, state, computed_at, rul_cycles, the bounds
-            ``lower_50_cycles`` to ``upper_90_cycles`` and failure_probability.
-        lives: A lives frame; only failed lives have happened. A replaced one is censored: it would
-            have lived longer, and nobody knows how long.
+            ``lower_50_cycles`` to ``upper_90_cycles``, failure_probability; and ``outcome`` and
+            ``end_cycle`` of the life. Only failed lives have happened: a replaced one would have
+            lived longer, and nobody knows how long.
         cap_cycles: The label cap.
 
     Returns:
         ``OUTCOMES_SCHEMA``, sorted by unit, life, cycle; prognoses without figures are left out.
     """
-    ends = lives.filter(pl.col("outcome") == "failed").select(UNIT, LIFE, "end_cycle")
-    valid = pl.col("state").is_in([State.ESTIMATED.value, State.BEYOND_HORIZON.value])
     true = pl.col("end_cycle") - pl.col(CYCLE)
     beyond = pl.col("state") == State.BEYOND_HORIZON.value
-    said_at_cap = pl.min_horizontal(true, pl.lit(cap_cycles))
+    valid = beyond | (pl.col("state") == State.ESTIMATED.value)
 
     def covered(level: int) -> pl.Expr:
         # A bound at or beyond the cap is null: it says "at least the lower".
         low, high = pl.col(f"lower_{level}_cycles"), pl.col(f"upper_{level}_cycles")
         return (low <= true) & (true <= high.fill_null(float("inf")))
 
+    error = pl.col("rul_cycles") - true.clip(upper_bound=cap_cycles)
     matched = (
-        prognoses.filter(valid)
-        .join(ends, on=[UNIT, LIFE], how="inner")
-        .filter(true >= 0)
+        prognoses.filter(valid & (pl.col("outcome") == Outcome.FAILED.value) & (true >= 0))
         .sort(*KEY, "computed_at")
         .with_columns(
             true_rul_cycles=true,
-            error_cycles=pl.when(~beyond).then(pl.col("rul_cycles") - said_at_cap),
+            error_cycles=pl.when(~beyond).then(error),
             covered_50=covered(50),
             covered_90=covered(90),
-            warned=pl.col("failure_probability") >= 0.5,
+            warned=pl.col("failure_probability") >= WARNED_FROM,
         )
     )
     lead = pl.col("true_rul_cycles").filter(pl.col("warned")).first().over(UNIT, LIFE)
@@ -214,8 +213,15 @@ def _staged(
     """unit, stage (operating condition and stage of life) and the sensors."""
     condition, distance = conditions.assign(readings)
     stage = np.searchsorted(stage_edges, readings[CYCLE].to_numpy(), side="left")
-    known = pl.Series(np.isfinite(distance))
-    label = pl.format("condition {}, stage {}", pl.Series("c", condition), pl.Series("s", stage))
-    return readings.select(UNIT, *conditions.sensors).with_columns(
-        stage=pl.when(known).then(pl.select(label).to_series())
+    return (
+        readings.select(UNIT, *conditions.sensors)
+        .with_columns(
+            condition=pl.Series(condition),
+            stage=pl.Series(stage),
+            known=pl.Series(np.isfinite(distance)),
+        )
+        .with_columns(
+            stage=pl.when("known").then(sentence("condition {}, stage {}", "condition", "stage"))
+        )
+        .drop("condition", "known")
     )

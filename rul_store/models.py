@@ -30,6 +30,7 @@ from catboost import CatBoostError, CatBoostRegressor
 from rul_core.errors import BundleError
 from rul_core.features import Pipeline
 from rul_core.intervals import Bands
+from rul_core.issues import sentence
 from rul_core.model import Recipe, RulModel, Support, Training
 from rul_core.schema import CYCLE, KEY, LIFE, UNIT, Fleet
 from rul_core.scoring import Regimes
@@ -169,7 +170,7 @@ def load_model(store: BundleStore, fleet: str, version: str) -> LoadedModel:
             the platform, or the model answers otherwise than it did when it was trained.
     """
     bundle = store.open(fleet, version)
-    manifest = manifest_of(bundle)
+    manifest = _manifest(bundle)
     parts = _decoded(bundle, "model.json", _Parts)
     try:
         booster = CatBoostRegressor().load_model(blob=bundle.read("model.cbm"))
@@ -186,12 +187,7 @@ def load_model(store: BundleStore, fleet: str, version: str) -> LoadedModel:
     return LoadedModel(model=model, version=version, manifest=manifest, bundle=bundle)
 
 
-def manifest_of(bundle: Bundle) -> Manifest:
-    """What an opened bundle says of itself.
-
-    Raises:
-        BundleError: It is no model's bundle, or of another version of the platform.
-    """
+def _manifest(bundle: Bundle) -> Manifest:
     found = bundle.manifest.get("format")
     if found != FORMAT:
         raise BundleError(
@@ -204,12 +200,6 @@ def manifest_of(bundle: Bundle) -> Manifest:
         raise BundleError(f"{bundle.folder}: the manifest is wrong: {error}; {REMEDY}") from error
 
 
-def newest(store: BundleStore, fleet: str) -> Bundle | None:
-    """The fleet's newest bundle, released or not; none before the first training."""
-    versions = store.list(fleet)
-    return store.open(fleet, versions[-1]) if versions else None
-
-
 def _golden(model: RulModel, examples: pl.DataFrame) -> _Golden:
     """The first and the last readings of some lives, each as if it were a life of its own."""
     lives = examples.select(UNIT, LIFE).unique(maintain_order=True)
@@ -220,8 +210,8 @@ def _golden(model: RulModel, examples: pl.DataFrame) -> _Golden:
     windows = chosen.group_by(UNIT, LIFE, maintain_order=True)
     readings = pl.concat(
         [
-            windows.head(GOLDEN_READINGS).with_columns(pl.format("{} begins", UNIT).alias(UNIT)),
-            windows.tail(GOLDEN_READINGS).with_columns(pl.format("{} ends", UNIT).alias(UNIT)),
+            windows.head(GOLDEN_READINGS).with_columns(sentence("{} begins", UNIT).alias(UNIT)),
+            windows.tail(GOLDEN_READINGS).with_columns(sentence("{} ends", UNIT).alias(UNIT)),
         ]
     ).sort(KEY)
     predictions = model.predict(readings).drop(KEY)

@@ -102,18 +102,17 @@ PROGNOSIS = {
     "lower_90_cycles": 30.0,
     "upper_90_cycles": 60.0,
     "failure_probability": 0.1,
+    "outcome": "failed",
+    "end_cycle": 100.0,
 }
-FAILED_AT_100 = pl.DataFrame(
-    {"unit": ["a"], "life": [1], "outcome": ["failed"], "end_cycle": [100.0]}
-)
 
 
 def prognoses(*changes: dict) -> pl.DataFrame:
     return pl.DataFrame([PROGNOSIS | change for change in changes], infer_schema_length=None)
 
 
-def match(*changes: dict, lives: pl.DataFrame = FAILED_AT_100) -> pl.DataFrame:
-    return watch.match(prognoses(*changes), lives, cap_cycles=80.0)
+def match(*changes: dict) -> pl.DataFrame:
+    return watch.match(prognoses(*changes), cap_cycles=80.0)
 
 
 def test_a_prognosis_is_matched_with_what_happened():
@@ -146,9 +145,9 @@ def test_the_first_warning_of_a_life_gives_its_lead_time():
 
 @pytest.mark.parametrize("outcome", ["running", "replaced", "removed"])
 def test_a_life_that_did_not_fail_says_nothing_of_its_prognoses(outcome):
-    lives = FAILED_AT_100.with_columns(outcome=pl.lit(outcome))
-    assert match({}, lives=lives).schema == watch.OUTCOMES_SCHEMA
-    assert match({}, lives=lives).is_empty()
+    found = match({"outcome": outcome})
+    assert found.schema == watch.OUTCOMES_SCHEMA
+    assert found.is_empty()
 
 
 def test_an_answer_without_figures_is_no_prognosis():
@@ -156,16 +155,8 @@ def test_an_answer_without_figures_is_no_prognosis():
 
 
 def test_live_coverage_counts_units_and_not_prognoses():
-    lives = pl.DataFrame(
-        {
-            "unit": ["a", "b"],
-            "life": [1, 1],
-            "outcome": ["failed", "failed"],
-            "end_cycle": [100.0, 100.0],
-        }
-    )
     held = [{"cycle": 60.0 + step / 100} for step in range(50)]
-    outcomes = match(*held, {"unit": "b", "cycle": 90.0}, lives=lives)
+    outcomes = match(*held, {"unit": "b", "cycle": 90.0})
     kept = watch.live_coverage(outcomes, cap_cycles=80.0)
     assert kept[0.9].share == pytest.approx(0.5)
     assert kept[0.9].n == 2
@@ -173,12 +164,8 @@ def test_live_coverage_counts_units_and_not_prognoses():
 
 
 def test_live_coverage_that_is_too_low_cannot_reach_its_level():
-    units = [f"u{number}" for number in range(30)]
-    lives = pl.DataFrame({"unit": units, "life": 1, "outcome": "failed", "end_cycle": [100.0] * 30})
-    late = [
-        {"unit": unit, "cycle": 90.0 if number < 15 else 60.0} for number, unit in enumerate(units)
-    ]
-    kept = watch.live_coverage(match(*late, lives=lives), cap_cycles=80.0)
+    late = [{"unit": f"u{number}", "cycle": 90.0 if number < 15 else 60.0} for number in range(30)]
+    kept = watch.live_coverage(match(*late), cap_cycles=80.0)
     assert not kept[0.9].reaches(0.9)
 
 
