@@ -21,7 +21,7 @@ from scipy import stats
 LEAST_LIVES = 10
 """Fewer ends rank by chance alone."""
 SAME_AT_EQUAL_RUL = 0.97
-"""Share of a feature's variance that the remaining life explains. Honest on C-MAPSS: at most 0.89
+"""Share of a feature's variance that the remaining life explains. Honest on C-MAPSS: at most 0.90
 (the mean deviation of all sensors), 0.94 with 10 lives; simulated without any noise 0.95. A capped
 label with noise half as wide as its spread: 0.98."""
 BEYOND_AGE = 0.1
