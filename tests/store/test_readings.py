@@ -1,0 +1,281 @@
+"""Readings are kept once, and taken once each, whatever transactions are open."""
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import msgspec
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rul_core.errors import StoreError, Unavailable
+from rul_core.schema import Columns, Fleet
+from rul_store import readings
+from rul_store.database import begin, connect
+from rul_store.readings import insert_many, take_after
+
+PUMPS = Fleet(
+    name="pumps", columns=Columns(unit="u", cycle="c", settings=("load",), sensors=("p", "t t"))
+)
+NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def frame(*rows: Sequence[object], fleet: Fleet = PUMPS) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=fleet.readings_schema, orient="row")
+
+
+def plain(unit: str, cycle: float, load: float = 1.0) -> tuple[object, ...]:
+    return (unit, 1, cycle, None, load, 2.0, 3.0)
+
+
+def cycles(taken: readings.Taken) -> list[float]:
+    return sorted(taken.readings["cycle"].to_list())
+
+
+def test_readings_are_taken_as_they_were_written(engine: sa.Engine):
+    rows = frame(
+        ("b,\"1'{}", 2, 1.5, NOON, 0.1 + 0.2, None, -1e-300),
+        ("a", 1, 0.0, None, float("inf"), float("nan"), 1e300),
+        ("é", 1, 3.0, NOON.replace(year=1890), None, None, None),
+    )
+    inserted = insert_many(engine, PUMPS, rows.with_columns(extra=pl.lit(1)))
+    assert (inserted.new, inserted.repeated, inserted.conflicts.height) == (3, 0, 0)
+    taken = take_after(engine, PUMPS)
+    assert taken.readings.schema == PUMPS.readings_schema
+    assert taken.readings.sort("unit").equals(rows.sort("unit"))
+    assert not taken.more
+    again = take_after(engine, PUMPS, taken.watermark)
+    assert again.readings.is_empty()
+    assert again.readings.schema == PUMPS.readings_schema
+
+
+@given(
+    values=st.lists(
+        st.tuples(st.floats(allow_nan=False), st.none() | st.floats()), min_size=1, max_size=5
+    )
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_every_float_survives(engine: sa.Engine, values: list[tuple[float, float | None]]):
+    fleet = msgspec.structs.replace(PUMPS, name=f"f{uuid4().hex}")
+    rows = frame(*[("u", 1, n, None, load, p, 0.0) for n, (load, p) in enumerate(values)])
+    rows = rows.with_columns(pl.col("cycle").cast(pl.Float64))
+    insert_many(engine, fleet, rows)
+    assert take_after(engine, fleet).readings.equals(rows)
+
+
+def test_a_repeat_changes_nothing_and_another_value_is_a_conflict(engine: sa.Engine):
+    insert_many(engine, PUMPS, frame(plain("a", 1), plain("a", 2)))
+    given_again = frame(plain("a", 1), plain("a", 2, load=9.0), plain("a", 3))
+    inserted = insert_many(engine, PUMPS, given_again)
+    assert (inserted.new, inserted.repeated) == (1, 1)
+    assert inserted.conflicts.equals(given_again[1:2])
+    taken = take_after(engine, PUMPS).readings.sort("cycle")
+    assert taken.equals(frame(plain("a", 1), plain("a", 2), plain("a", 3)))
+
+
+def test_within_one_batch_the_first_counts(engine: sa.Engine):
+    batch = frame(plain("a", 1), plain("a", 1), plain("a", 1, load=9.0))
+    inserted = insert_many(engine, PUMPS, batch)
+    assert (inserted.new, inserted.repeated) == (1, 1)
+    assert inserted.conflicts["load"].to_list() == [9.0]
+
+
+def test_an_empty_frame_is_nothing(engine: sa.Engine):
+    inserted = insert_many(engine, PUMPS, frame())
+    assert (inserted.new, inserted.repeated, inserted.conflicts.height) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (None, 1, 1.0, None, 1.0, 1.0, 1.0),
+        ("a", None, 1.0, None, 1.0, 1.0, 1.0),
+        ("a", 1, None, None, 1.0, 1.0, 1.0),
+        ("a", 1, float("nan"), None, 1.0, 1.0, 1.0),
+    ],
+)
+def test_a_reading_without_a_place_is_named_and_nothing_is_kept(
+    engine: sa.Engine, row: tuple[object, ...]
+):
+    with pytest.raises(StoreError, match="reading 2 of fleet 'pumps' is of unit"):
+        insert_many(engine, PUMPS, frame(plain("a", 1), row))
+    assert take_after(engine, PUMPS).readings.is_empty()
+
+
+def test_channels_may_come_and_go(engine: sa.Engine):
+    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    changed = msgspec.structs.replace(
+        PUMPS, columns=Columns(unit="u", cycle="c", sensors=("new", "p"))
+    )
+    insert_many(engine, changed, frame(("a", 1, 2.0, None, 7.0, 8.0), fleet=changed))
+    assert take_after(engine, changed).readings.equals(
+        frame(("a", 1, 1.0, None, None, 2.0), ("a", 1, 2.0, None, 7.0, 8.0), fleet=changed)
+    )
+    repeated = insert_many(engine, changed, frame(("a", 1, 1.0, None, None, 2.0), fleet=changed))
+    assert (repeated.new, repeated.repeated) == (0, 1)
+
+
+def test_fleets_are_apart(engine: sa.Engine):
+    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    fans = msgspec.structs.replace(PUMPS, name="fans")
+    assert take_after(engine, fans).readings.is_empty()
+    assert insert_many(engine, fans, frame(plain("a", 1))).new == 1
+
+
+def write_in(connection: sa.Connection, cycle: float, fleet: str = "pumps") -> None:
+    connection.execute(
+        sa.text("""
+            INSERT INTO readings (fleet, unit, life, cycle, layout, measured)
+            SELECT :fleet, 'open', 1, :cycle, layout, '{1,2,3}' FROM layouts WHERE fleet = :fleet
+        """),
+        {"cycle": cycle, "fleet": fleet},
+    )
+
+
+def test_the_watermark_never_passes_a_transaction_still_open(engine: sa.Engine):
+    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    with begin(engine) as still_open:
+        write_in(still_open, 2)
+        insert_many(engine, PUMPS, frame(plain("a", 3)))
+        first = take_after(engine, PUMPS)
+        assert cycles(first) == [1]
+        second = take_after(engine, PUMPS, first.watermark)
+        assert second.readings.is_empty()
+    third = take_after(engine, PUMPS, second.watermark)
+    assert cycles(third) == [2, 3]
+    assert take_after(engine, PUMPS, third.watermark).readings.is_empty()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "write", "commit", "roll back", "take"]), st.integers(0, 2)
+    ),
+    max_size=20,
+)
+
+
+@given(steps=STEPS, rows=st.sampled_from([1, 2, 1000]))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_every_reading_that_was_committed_is_taken_once(
+    engine: sa.Engine, steps: list[tuple[str, int]], rows: int
+):
+    fleet = msgspec.structs.replace(PUMPS, name=f"f{uuid4().hex}")
+    insert_many(engine, fleet, frame(plain("a", 0)))
+    committed, taken, watermark = [0.0], list[float](), ""
+    transactions: dict[int, tuple[sa.Connection, list[float]]] = {}
+
+    def take() -> bool:
+        nonlocal watermark
+        found = take_after(engine, fleet, watermark, rows=rows)
+        watermark = found.watermark
+        taken.extend(found.readings["cycle"])
+        return found.more
+
+    def end(number: int, *, commit: bool) -> None:
+        connection, written = transactions.pop(number)
+        (connection.commit if commit else connection.rollback)()
+        connection.close()
+        committed.extend(written if commit else [])
+
+    try:
+        for step, (action, number) in enumerate(steps, start=1):
+            if action == "take":
+                take()
+            elif action == "write":
+                if number not in transactions:
+                    transactions[number] = (engine.connect(), [])
+                connection, written = transactions[number]
+                write_in(connection, step, fleet.name)
+                written.append(float(step))
+            elif number in transactions:
+                end(number, commit=action == "commit")
+    finally:
+        for number in list(transactions):
+            end(number, commit=True)
+    while take():
+        pass
+    assert sorted(taken) == sorted(committed)
+
+
+def test_a_take_of_many_is_cut_between_transactions(engine: sa.Engine):
+    for first in (0, 3, 6):
+        insert_many(engine, PUMPS, frame(*[plain("a", first + n) for n in range(3)]))
+    watermark, takes = "", []
+    while True:
+        taken = take_after(engine, PUMPS, watermark, rows=4)
+        takes.append(cycles(taken))
+        watermark = taken.watermark
+        if not taken.more:
+            break
+    assert takes == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert cycles(take_after(engine, PUMPS, rows=1)) == [0, 1, 2]
+
+
+def test_after_a_restore_into_another_server_nothing_is_missed(engine: sa.Engine):
+    insert_many(engine, PUMPS, frame(plain("a", 1), plain("a", 2)))
+    before = take_after(engine, PUMPS).watermark
+    with begin(engine) as connection:  # as a dump of a much older server would bring them
+        connection.execute(sa.text("UPDATE readings SET ingested_xid = 900000 WHERE cycle = 2"))
+    foreign = f"7000000000000000000/1:{before.rsplit(':', 1)[1]}"
+    insert_many(engine, PUMPS, frame(plain("a", 3)))
+    first = take_after(engine, PUMPS, foreign)
+    assert first.more
+    second = take_after(engine, PUMPS, first.watermark)
+    assert cycles(first) + cycles(second) == [1, 3, 2]
+    third = take_after(engine, PUMPS, second.watermark)
+    assert (third.readings.height, third.more) == (0, False)
+
+
+def test_taking_needs_no_rights_of_a_superuser(engine: sa.Engine):
+    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    role = f"plain_{uuid4().hex}"
+    with begin(engine) as connection:
+        connection.execute(sa.text(f"CREATE ROLE {role} LOGIN"))
+        connection.execute(sa.text(f"GRANT SELECT, UPDATE ON readings, layouts TO {role}"))
+    user = connect(engine.url.set(username=role).render_as_string(hide_password=False))
+    try:
+        assert cycles(take_after(user, PUMPS)) == [1]
+    finally:
+        user.dispose()
+        with begin(engine) as connection:
+            connection.execute(sa.text(f"DROP OWNED BY {role}"))
+            connection.execute(sa.text(f"DROP ROLE {role}"))
+
+
+def test_writers_of_the_same_readings_at_once_keep_each_once(engine: sa.Engine):
+    rows = [plain("a", n) for n in range(300)]
+    results: list[readings.Inserted] = []
+    orders = [rows, rows[::-1], rows, [plain("a", n, load=9.0) for n in range(300)]]
+    threads = [
+        threading.Thread(
+            target=lambda o=order: results.append(insert_many(engine, PUMPS, frame(*o)))
+        )
+        for order in orders
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert sum(each.new for each in results) == 300
+    for each in results:
+        assert each.new + each.repeated + each.conflicts.height == 300
+    taken = take_after(engine, PUMPS).readings
+    assert taken.height == 300
+    assert taken["load"].n_unique() == 1
+
+
+def test_without_a_database_both_say_so():
+    nowhere = connect("postgresql://u@127.0.0.1:1/rul")
+    with pytest.raises(Unavailable):
+        insert_many(nowhere, PUMPS, frame(plain("a", 1)))
+    with pytest.raises(Unavailable):
+        take_after(nowhere, PUMPS)
