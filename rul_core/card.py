@@ -218,7 +218,8 @@ def _figure(figure: Figure | None, *, share: bool = False) -> str:
     def number(value: float) -> str:
         if share:
             return f"{value:.1%}"
-        return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.3g}"
+        # Plus zero, so that nothing prints as minus nothing.
+        return f"{round(value, 2) + 0.0:,.2f}" if abs(value) < 1e5 else f"{value:.3g}"
 
     if figure.low is None or figure.high is None:
         return number(figure.value)

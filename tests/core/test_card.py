@@ -95,6 +95,11 @@ def test_both_regimes_stand_in_one_row_with_their_intervals():
     assert "| truth clipped at 100 | truth as it was |" in text
 
 
+def test_a_tiny_negative_figure_is_not_minus_nothing():
+    even = scoring.both_regimes([50.0, 60.0], [50.001, 59.998], 100.0, repeats=5)
+    assert "-0.00" not in to_markdown(card(metrics=even))
+
+
 def test_a_figure_that_the_data_cannot_give_is_a_dash():
     far = scoring.both_regimes(TRUE + 50, SAID, 100.0, repeats=5)
     (row,) = (
