@@ -14,6 +14,7 @@ import redis
 import sqlalchemy as sa
 
 from rul_store import database
+from rul_store.cache import connect_redis
 from rul_store.embedded import EmbeddedServers
 from rul_store.files import make_folder
 from rul_store.settings import StoreSettings
@@ -38,7 +39,7 @@ class Laptop:
     def redis_client(self) -> redis.Redis | None:
         """A client, where Redis is configured."""
         url = self.settings.redis_url
-        return redis.Redis.from_url(url.get_secret_value()) if url else None
+        return connect_redis(url.get_secret_value()) if url else None
 
     def environment(self) -> dict[str, str]:
         """The environment that the platform's other programs start with here."""
