@@ -67,9 +67,9 @@ class Windows(msgspec.Struct, frozen=True, kw_only=True):
 
     means: tuple[int, ...] = ()
     stds: tuple[int, ...] = (30,)
-    trends: tuple[int, ...] = (15, 30)
-    spans: tuple[int, ...] = (5, 10, 30)
-    deviations: tuple[int, ...] = (10, 30)
+    trends: tuple[int, ...] = (15, 30, 60)
+    spans: tuple[int, ...] = (5, 10, 30, 80)
+    deviations: tuple[int, ...] = (10, 30, 80)
     spreads: tuple[int, ...] = (10,)
     baseline: int = 30
 
