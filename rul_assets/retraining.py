@@ -17,8 +17,8 @@ from enum import StrEnum
 
 import msgspec
 
-from rul_core.intervals import LEAST_UNITS
 from rul_core.metrics import Coverage
+from rul_core.model import LEAST_LIVES
 
 DAY = timedelta(days=1)
 KEPT_EVIDENCE = 8
@@ -42,7 +42,7 @@ class Reason(StrEnum):
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How eager the platform is to learn."""
 
-    least_units: int = LEAST_UNITS
+    least_units: int = LEAST_LIVES
     """Units with a failed life that a first model needs."""
     new_lives: int | None = None
     """Newly failed lives that make a reason; a tenth of those learnt from, at least 3, if none."""

@@ -48,17 +48,17 @@ def test_nothing_new_gives_no_training():
 
 
 def test_a_fleet_without_a_model_waits_for_enough_failed_units():
-    few = Situation(failed_lives=9, failed_units=9)
-    enough = Situation(failed_lives=10, failed_units=10)
+    few = Situation(failed_lives=12, failed_units=12)
+    enough = Situation(failed_lives=13, failed_units=13)
     assert decide(few, NEVER, POLICY, now=NOW) == Wait(
-        "9 of 10 units with a failed life, which a first model needs"
+        "12 of 13 units with a failed life, which a first model needs"
     )
     assert reason_of(decide(enough, NEVER, POLICY, now=NOW)) is Reason.FIRST_MODEL
 
 
 def test_lives_of_few_units_do_not_make_a_first_model():
     assert (
-        reason_of(decide(Situation(failed_lives=50, failed_units=9), NEVER, POLICY, now=NOW))
+        reason_of(decide(Situation(failed_lives=50, failed_units=12), NEVER, POLICY, now=NOW))
         is None
     )
 

@@ -1,0 +1,237 @@
+"""Sensors: what happens outside the graph, and who asks for a training.
+
+What belongs here: looking at the outside world, and asking for runs. What does not: deciding on a
+training (``retraining``), what follows inside the graph (``automation``). All are on by default.
+Concept: https://docs.dagster.io/guides/automate/sensors
+
+A run is asked for once for what is new (its ``run_key``), and again, a few times, when the run for
+it failed: the file is still there. What is asked and the cursor that remembers it are one result,
+so neither is there without the other.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import msgspec
+import sqlalchemy as sa
+
+from rul_assets import intake, situation
+from rul_assets.defs.assessment import REASON_TAG
+from rul_assets.defs.jobs import retrain, take_in
+from rul_assets.partitions import FLEETS
+from rul_assets.retraining import DAY, History, Policy, Request, decide
+from rul_core.errors import FleetError
+from rul_store import fleets, landing, readings
+from rul_store.lake import Lake
+
+EVIDENCE_TAG, DETAIL_TAG = "rul/evidence", "rul/detail"
+LOOK_SECONDS = 10
+ATTEMPTS = 3
+"""Runs for the same new files or rows, if they fail."""
+ACTIVE = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+automation = dg.AutomationConditionSensorDefinition(
+    "automation",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=LOOK_SECONDS,
+    description="Moves data down the graph, as the assets' conditions say.",
+)
+
+
+@dg.sensor(
+    name="new_fleets",
+    asset_selection=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=LOOK_SECONDS,
+)
+def new_fleets(
+    context: dg.SensorEvaluationContext, root: dg.ResourceParam[Path]
+) -> dg.SensorResult:
+    """A description under ``fleets/`` makes a fleet; files without one are told of."""
+    known, added, told = set(_fleets(context)), [], []
+    for name in fleets.names(root):
+        try:
+            fleets.load(root, name)
+        except FleetError as error:
+            told.append(str(error))
+            continue
+        if name not in known:
+            added.append(name)
+    described = {*fleets.names(root)}
+    told += [
+        f"landing/{name} has no description: write one with `rul fleet init {name} FILE`"
+        for name in landing.fleets_with_landing(root)
+        if name not in described
+    ]
+    requests = [FLEETS.build_add_request(added)] if added else []
+    return dg.SensorResult(
+        dynamic_partitions_requests=requests,
+        skip_reason=None if added else dg.SkipReason("; ".join(told) or "no new fleet"),
+    )
+
+
+@dg.sensor(
+    job=take_in,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=LOOK_SECONDS,
+)
+def new_files(
+    context: dg.SensorEvaluationContext,
+    root: dg.ResourceParam[Path],
+    engine: dg.ResourceParam[sa.Engine],
+) -> dg.SensorResult:
+    """Files in a fleet's landing folder that have come to rest and were not taken."""
+    requests = []
+    for fleet in _fleets(context):
+        ready = intake.landing_of(engine, root, fleet).look().ready
+        if ready:
+            requests.append(_take_in(context, fleet, f"files {_digest(ready)}"))
+    return _asked(requests, "no new file")
+
+
+@dg.sensor(
+    job=take_in,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=6 * LOOK_SECONDS,
+)
+def new_rows(
+    context: dg.SensorEvaluationContext,
+    root: dg.ResourceParam[Path],
+    engine: dg.ResourceParam[sa.Engine],
+    lake: dg.ResourceParam[Lake],
+) -> dg.SensorResult:
+    """Readings that were sent over HTTP since the last take.
+
+    Serving answers with each of them at once; the graph follows a minute later.
+    """
+    requests = []
+    for name in _fleets(context):
+        fleet = fleets.load(root, name)
+        new = readings.take_after(engine, fleet, intake.watermark(lake, name), rows=1)
+        if not new.readings.is_empty():
+            requests.append(_take_in(context, name, f"rows to {new.watermark}"))
+    return _asked(requests, "no new row")
+
+
+@dg.sensor(
+    job=retrain,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=LOOK_SECONDS,
+)
+def retraining(
+    context: dg.SensorEvaluationContext,
+    root: dg.ResourceParam[Path],
+    engine: dg.ResourceParam[sa.Engine],
+    lake: dg.ResourceParam[Lake],
+    policy: dg.ResourceParam[Policy],
+) -> dg.SensorResult:
+    """Asks for a training where there is a reason, which the run carries as a tag."""
+    now = datetime.now(UTC)
+    histories = msgspec.json.decode(context.cursor or "{}", type=dict[str, History])
+    training, failed = _trainings(context.instance, now)
+    requests, told = [], []
+    for name in _fleets(context):
+        history, missed = histories.get(name, History()), failed.get(name, [])
+        decision = decide(
+            situation.of(engine, lake, fleets.load(root, name)),
+            history,
+            policy,
+            now=now,
+            active=name in training,
+            failed=missed,
+        )
+        if isinstance(decision, Request):
+            histories[name] = history.after(decision, now)
+            tried = missed.count(decision.evidence)
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"{name}: {decision.evidence}, try {tried + 1}",
+                    partition_key=name,
+                    tags={
+                        REASON_TAG: decision.reason.value,
+                        DETAIL_TAG: decision.detail,
+                        EVIDENCE_TAG: decision.evidence,
+                    },
+                )
+            )
+        else:
+            told.append(f"{name}: {decision.why}")
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else dg.SkipReason("; ".join(told) or "no fleet"),
+        cursor=msgspec.json.encode(histories).decode(),
+    )
+
+
+def _fleets(context: dg.SensorEvaluationContext) -> list[str]:
+    return sorted(context.instance.get_dynamic_partitions(str(FLEETS.name)))
+
+
+def _take_in(context: dg.SensorEvaluationContext, fleet: str, evidence: str) -> dg.RunRequest:
+    """A run for this evidence; another one after a failure, ``ATTEMPTS`` in all."""
+    tags = {EVIDENCE_TAG: evidence, "dagster/partition": fleet}
+    failed = context.instance.get_runs_count(
+        dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.FAILURE])
+    )
+    attempt = min(failed + 1, ATTEMPTS)
+    return dg.RunRequest(
+        run_key=f"{fleet}: {evidence}, try {attempt}",
+        partition_key=fleet,
+        tags={EVIDENCE_TAG: evidence},
+    )
+
+
+def _asked(requests: list[dg.RunRequest], otherwise: str) -> dg.SensorResult:
+    return dg.SensorResult(
+        run_requests=requests, skip_reason=None if requests else dg.SkipReason(otherwise)
+    )
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """What the files are known by, as long as nobody touches them."""
+    seen = hashlib.sha256()
+    for path in paths:
+        found = path.stat()
+        seen.update(
+            f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
+    return seen.hexdigest()[:16]
+
+
+def _trainings(
+    instance: dg.DagsterInstance, now: datetime
+) -> tuple[set[str], dict[str, list[str]]]:
+    """Fleets that are being trained, and the evidence of trainings that failed in the last day."""
+    training = {
+        run.tags.get("dagster/partition", "")
+        for run in instance.get_runs(dg.RunsFilter(statuses=ACTIVE))
+        if run.job_name == retrain.name
+        or "rul_model" in {key.to_user_string() for key in run.asset_selection or ()}
+    }
+    failed: dict[str, list[str]] = {}
+    for record in instance.get_run_records(
+        dg.RunsFilter(
+            job_name=retrain.name,
+            statuses=[dg.DagsterRunStatus.FAILURE],
+            created_after=now - DAY - timedelta(hours=1),
+        )
+    ):
+        tags = record.dagster_run.tags
+        failed.setdefault(tags.get("dagster/partition", ""), []).append(tags.get(EVIDENCE_TAG, ""))
+    return training, failed
+
+
+@dg.definitions
+def sensors() -> dg.Definitions:
+    """All of them, so that none is forgotten."""
+    return dg.Definitions(sensors=[automation, new_fleets, new_files, new_rows, retraining])

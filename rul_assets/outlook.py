@@ -1,0 +1,152 @@
+"""What the champion says of the machines in service, and whether they still are what it knows.
+
+What belongs here: walking through running lives, and windows of new readings. What does not: the
+rules of a prognosis (``rul_core.prognose``) and of a drift (``rul_core.watch``).
+"""
+
+from datetime import datetime
+
+import msgspec
+import polars as pl
+
+from rul_assets.inspection import batches
+from rul_assets.tables import DRIFT, RAW, RAW_ROWS, VERSION
+from rul_core import quality, watch
+from rul_core.drift import DriftReport
+from rul_core.prognose import prognose
+from rul_core.prognosis import Prognosis, Provenance, State
+from rul_core.schema import LIFE, UNIT, Fleet, Outcome
+from rul_store.lake import Lake
+from rul_store.models import LoadedModel
+
+WINDOW_ROWS = 1_000_000
+"""Raw readings of one window of drift at most."""
+_FIGURES = (
+    "rul_cycles",
+    "lower_50_cycles",
+    "upper_50_cycles",
+    "lower_90_cycles",
+    "upper_90_cycles",
+    "safe_cycles",
+    "failure_probability",
+    "horizon_cycles",
+)
+PROGNOSES_SCHEMA = pl.Schema(
+    {
+        UNIT: pl.String,
+        LIFE: pl.Int64,
+        "cycle": pl.Float64,
+        "state": pl.String,
+        "detail": pl.String,
+        **dict.fromkeys(_FIGURES, pl.Float64),
+        "model_version": pl.String,
+        "computed_at": pl.Datetime("us", "UTC"),
+    }
+)
+
+
+def in_service(lives: pl.DataFrame) -> pl.DataFrame:
+    """Unit and life of the running lives, one a unit.
+
+    Args:
+        lives: A lives frame.
+    """
+    newest = lives.filter(pl.col(LIFE) == pl.col(LIFE).max().over(UNIT))
+    return newest.filter(pl.col("outcome") == Outcome.RUNNING.value).select(UNIT, LIFE)
+
+
+def prognoses(
+    champion: LoadedModel, core: pl.LazyFrame, running: pl.DataFrame, *, now: datetime
+) -> list[Prognosis]:
+    """The prognosis of every unit in service, also of those without a usable reading.
+
+    Args:
+        champion: The released model.
+        core: Core readings.
+        running: unit and life, one a unit.
+        now: For provenance, and to tell stale data by.
+    """
+    fleet = champion.model.fleet
+    known = core.collect_schema()
+    # A sensor that the description has lost since the training is one that nobody reads any more.
+    readings = core.with_columns(
+        pl.lit(None, pl.Float64).alias(name) for name in fleet.channels if name not in known
+    ).join(running.lazy(), on=[UNIT, LIFE], how="semi")
+    said = [
+        one
+        for batch in batches(readings)
+        for one in prognose(
+            champion.model, batch, version=champion.version, now=now, explained=True
+        )
+    ]
+    heard_of = {one.unit for one in said}
+    needed = fleet.learning.minimum_readings
+    said += [
+        Prognosis(
+            fleet=fleet.name,
+            unit=unit,
+            life=life,
+            state=State.INSUFFICIENT_HISTORY,
+            detail=f"0 of {needed} readings collected",
+            computed_at=now,
+            provenance=Provenance(model_version=champion.version),
+        )
+        for unit, life in running.iter_rows()
+        if unit not in heard_of
+    ]
+    return said
+
+
+def as_frame(said: list[Prognosis]) -> pl.DataFrame:
+    """Prognoses in ``PROGNOSES_SCHEMA``, without reasons, which the ledger keeps."""
+    rows = [
+        {**msgspec.structs.asdict(one), "model_version": one.provenance.model_version}
+        for one in said
+    ]
+    return pl.DataFrame(
+        [{name: row[name] for name in PROGNOSES_SCHEMA} for row in rows],
+        schema=PROGNOSES_SCHEMA,
+        orient="row",
+    )
+
+
+def watch_drift(
+    lake: Lake, fleet: Fleet, champion: LoadedModel, *, now: datetime
+) -> DriftReport | None:
+    """Compare what came in since the last window with what the champion learnt, and keep it.
+
+    Windows follow one another in the order in which raw readings came, so no reading is in two.
+
+    Returns:
+        The report, or none while too little has come in to say anything.
+    """
+    kept = lake.current(DRIFT, fleet.name)
+    begin = int(champion.manifest.origin.data[RAW_ROWS])
+    if kept is not None and kept.notes[VERSION] == champion.version:
+        begin = int(kept.notes[RAW_ROWS])
+    window = lake.scan(RAW, fleet.name).slice(begin, WINDOW_ROWS).collect()
+    conditions = champion.model.pipeline.conditions
+    if not set(conditions.sensors).issubset(window.columns):
+        return None
+    usable = quality.inspect(window, fleet).usable
+    report = watch.compare(usable, champion.reference(), conditions)
+    if not {score.channel for score in report.scores}.intersection(conditions.sensors):
+        return None
+    end = begin + window.height
+    lake.append(
+        DRIFT,
+        fleet.name,
+        f"{champion.version}-{end}",
+        pl.DataFrame(
+            {
+                "model_version": [champion.version],
+                "from_row": [begin],
+                "to_row": [end],
+                "computed_at": [now],
+                "drifted": [len(report.drifted)],
+                "report": [msgspec.json.encode(report).decode()],
+            }
+        ),
+        notes={VERSION: champion.version, RAW_ROWS: str(end)},
+    )
+    return report

@@ -1,0 +1,76 @@
+"""What is known of a fleet when it is asked whether to learn anew.
+
+What belongs here: reading it together from where it is kept. What does not: the decision
+(``retraining``).
+"""
+
+from datetime import datetime
+
+import msgspec
+import polars as pl
+import sqlalchemy as sa
+
+from rul_assets.retraining import Learnt, Situation
+from rul_assets.tables import CANDIDATES, DRIFT, LIVES, OUTCOMES, TRAINED_AT, VERSION
+from rul_core import drift, watch
+from rul_core.drift import DriftReport
+from rul_core.schema import UNIT, Fleet, Outcome
+from rul_store import champions, lives
+from rul_store.lake import Lake
+
+WINDOWS = 3
+"""Windows of live readings that must agree before a drift counts."""
+
+
+def of(engine: sa.Engine, lake: Lake, fleet: Fleet) -> Situation:
+    """The situation of a fleet: a few small queries and files, no model is opened.
+
+    Args:
+        engine: Knows lives and champions.
+        lake: Knows candidates, outcomes and drift.
+        fleet: Its description.
+    """
+    failed = lives.read(engine, fleet.name).filter(pl.col("outcome") == Outcome.FAILED.value)
+    champion = champions.current(engine, fleet.name)
+    return Situation(
+        failed_lives=failed.height,
+        failed_units=failed[UNIT].n_unique(),
+        learnt=learnt(lake, fleet.name),
+        coverage=watch.live_coverage(
+            outcomes_of(lake, fleet.name, champion.version),
+            cap_cycles=fleet.learning.label_cap_cycles,
+        )
+        if champion
+        else {},
+        drifted=drifted(lake, fleet.name, champion.version) if champion else (),
+    )
+
+
+def learnt(lake: Lake, fleet: str) -> Learnt | None:
+    """The newest candidate; none before the first training."""
+    table = lake.current(CANDIDATES, fleet)
+    if table is None:
+        return None
+    return Learnt(
+        version=table.notes[VERSION],
+        at=msgspec.json.decode(table.notes[TRAINED_AT], type=datetime),
+        lives=int(table.notes[LIVES]),
+    )
+
+
+def outcomes_of(lake: Lake, fleet: str, version: str) -> pl.DataFrame:
+    """What became of the version's prognoses, in ``watch.OUTCOMES_SCHEMA``."""
+    if lake.current(OUTCOMES, fleet) is None:
+        return pl.DataFrame(schema=watch.OUTCOMES_SCHEMA)
+    return lake.scan(OUTCOMES, fleet).filter(pl.col("model_version") == version).collect()
+
+
+def drifted(lake: Lake, fleet: str, version: str) -> tuple[str, ...]:
+    """Channels that drifted from what the version learnt, window after window."""
+    if lake.current(DRIFT, fleet) is None:
+        return ()
+    windows = lake.scan(DRIFT, fleet).filter(pl.col("model_version") == version).collect()
+    reports = [
+        msgspec.json.decode(report, type=DriftReport) for report in windows["report"].tail(WINDOWS)
+    ]
+    return tuple(sorted({channel for _, channel in drift.confirmed(reports, windows=WINDOWS)}))
