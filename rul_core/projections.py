@@ -63,8 +63,16 @@ def fit(
     for name, direction in directions.items():
         spread = float((smoothed @ direction).std())
         if spread > 0.0:
+            name = _unlike(name, found.sensors)
             projections.append(Projection(name, tuple((direction / spread).tolist())))
     return tuple(projections)
+
+
+def _unlike(name: str, sensors: tuple[str, ...]) -> str:
+    """The name, or a longer one where a sensor is called so (tools do have a sensor ``wear``)."""
+    while name in sensors:
+        name += "_of_all"
+    return name
 
 
 def smooth(readings: pl.DataFrame, found: Conditions, span: int) -> np.ndarray:
