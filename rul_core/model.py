@@ -29,9 +29,6 @@ SUPPORT_MARGIN = 0.25
 """Of a sensor's training range, added at both ends before a reading counts as foreign."""
 DRIVES = 0.03
 """Share of the importance from which on a sensor counts as a driver."""
-MOST_ROWS = 2_000_000
-"""Rows that a fit sees at most; beyond, lives are thinned evenly."""
-LEAST_LIVES = intervals.LEAST_UNITS
 
 Progress = Callable[[str, float], None]
 """Told what is being done and which share of the whole is done."""
@@ -56,8 +53,19 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     windows: Windows = Windows()
     uses_age: bool | None = None
     """Whether cycles since new is a feature; as the fleet says unless given."""
+    most_rows: int = 2_000_000
+    """Rows that a fit sees at most; beyond, they are thinned evenly. Windows see every reading."""
     threads: int = -1
     """-1 is one a core. The result does not depend on it."""
+
+    @property
+    def least_units(self) -> int:
+        """Units with a failed life that training needs: bands are judged with a fold left out."""
+        return -(-intervals.LEAST_UNITS * self.folds // (self.folds - 1))
+
+
+LEAST_LIVES = Recipe().least_units
+"""Units with a failed life that the default recipe needs."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,9 @@ class Support(msgspec.Struct, frozen=True, kw_only=True):
     """One a sensor of the conditions: the lowest normalised value seen, less a margin."""
     highest: tuple[float, ...]
     longest_run: tuple[int, ...]
-    """One a sensor: the most readings in a row with the very same value."""
+    """One a sensor: the most times in a row that the very same value was read."""
+    longest_gap: tuple[int, ...]
+    """One a sensor: the most readings in a row that lacked it."""
     drivers: tuple[str, ...]
     """The sensors that the point leans on, the heaviest first."""
 
@@ -159,24 +169,25 @@ def train(
         fleet: The description.
         recipe: How; the default serves every fleet.
         seed: Of the folds and of CatBoost. The same seed and data give the same model.
-        prepared: What ``prepare`` made of the same readings and lives, if it is kept somewhere;
-            the folds make their own, so that no unit is judged by statistics of itself.
+        prepared: Features of the same readings and lives, if they are kept somewhere; the folds
+            make their own, so that no unit is judged by statistics of itself.
         progress: Told of every fit.
 
     Raises:
-        NotEnoughData: Fewer than ``LEAST_LIVES`` units have a failed life.
+        NotEnoughData: Fewer than ``recipe.least_units`` units have a failed life.
+        ModelError: ``prepared`` lacks a labelled reading, or CatBoost cannot fit.
     """
     recipe = recipe or Recipe()
     labelled = label(readings, lives)
     units = unit_codes(labelled)
     count = int(units.max(initial=-1)) + 1
-    if count < LEAST_LIVES:
+    if count < recipe.least_units:
         raise NotEnoughData(
-            f"fleet {fleet.name}: {count} units have a failed life, at least {LEAST_LIVES} are "
-            "needed; add run-to-failure data to its landing folder"
+            f"fleet {fleet.name}: {count} units have a failed life, at least "
+            f"{recipe.least_units} are needed; add run-to-failure data to its landing folder"
         )
     cap = fleet.learning.label_cap_cycles
-    kept = _thinning(labelled.height)
+    kept = _thinning(labelled.height, recipe.most_rows)
     true, units = labelled[RUL].to_numpy()[kept], units[kept]
     folds = assign_folds(count, recipe.folds, seed)[units]
     weights = cut_weights(units, true <= intervals.HORIZON * cap)
@@ -292,22 +303,25 @@ def predict_point(booster: CatBoostRegressor, features: np.ndarray, cap: float) 
 def _rows_of(prepared: Prepared, labelled: pl.DataFrame) -> np.ndarray:
     """(labelled, features) float32 from kept features, in the order of the labelled readings."""
     names = list(prepared.pipeline.names)
-    rows = labelled.lazy().select(KEY).join(
-        prepared.features.select(*KEY, *names), on=KEY, how="inner", maintain_order="left"
-    )
+    wanted, kept = labelled.lazy().select(KEY), prepared.features.select(*KEY, *names)
+    rows = wanted.join(kept, on=KEY, how="inner", maintain_order="left")
     found = rows.select(names).collect().to_numpy()
     if len(found) != labelled.height:
+        missing = wanted.join(kept, on=KEY, how="anti", maintain_order="left").head(1).collect()
+        first = "".join(
+            f"; cycle {cycle:g} of life {life} of unit {unit!r} has none"
+            for unit, life, cycle in missing.iter_rows()
+        )
         raise ModelError(
-            f"{labelled.height - len(found)} of {labelled.height} labelled readings have no "
-            "features; materialise features again, then the model"
+            f"{labelled.height} labelled readings have {len(found)} rows of features{first}; "
+            "materialise features again, then the model"
         )
     return np.ascontiguousarray(found, dtype=np.float32)
 
 
-def _thinning(height: int) -> np.ndarray:
+def _thinning(height: int, most: int) -> np.ndarray:
     """Indices of the rows that a fit sees: all, or evenly spaced ones of a very long history."""
-    step = -(-height // MOST_ROWS)
-    return np.arange(0, height, max(step, 1))
+    return np.arange(0, height, max(1, -(-height // most)))
 
 
 def _support(labelled: pl.DataFrame, pipeline: Pipeline, booster: CatBoostRegressor) -> Support:
@@ -316,17 +330,26 @@ def _support(labelled: pl.DataFrame, pipeline: Pipeline, booster: CatBoostRegres
     values = pipeline.conditions.normalise(labelled)
     lowest, highest = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
     margin = SUPPORT_MARGIN * (highest - lowest)
-    runs = labelled.select(
-        pl.struct(UNIT, LIFE, name).rle().struct.field("len").max().alias(name) for name in sensors
-    ).row(0)
     share = sensor_shares(booster, pipeline)
     drivers = [name for name in sensors if share.get(name, 0.0) >= DRIVES]
     return Support(
         lowest=tuple((lowest - margin).tolist()),
         highest=tuple((highest + margin).tolist()),
-        longest_run=tuple(int(run) for run in runs),
+        longest_run=tuple(_longest_run(labelled, name) for name in sensors),
+        longest_gap=tuple(_longest_run(labelled, name, missing=True) for name in sensors),
         drivers=tuple(sorted(drivers, key=lambda name: -share[name])),
     )
+
+
+def _longest_run(labelled: pl.DataFrame, name: str, *, missing: bool = False) -> int:
+    """How often in a row, within a life, a sensor read the same, or else was not read."""
+    column = labelled.select(UNIT, LIFE, name)
+    if missing:
+        runs = pl.struct(UNIT, LIFE, pl.col(name).is_null()).rle_id().filter(pl.col(name).is_null())
+    else:
+        column = column.drop_nulls(name)
+        runs = pl.struct(UNIT, LIFE, name).rle_id()
+    return column.select(runs.unique_counts().max().fill_null(0)).item()
 
 
 def sensor_shares(booster: CatBoostRegressor, pipeline: Pipeline) -> dict[str, float]:

@@ -23,7 +23,7 @@ STUCK_FACTOR = 2
 STUCK_LEAST = 20
 """… and for at least this many readings."""
 MISSING_LEAST = 5
-"""A sensor is lost once this many readings in a row lack it."""
+"""A sensor is lost once this many readings in a row lack it, and more than ever in training."""
 
 
 def not_configured(fleet: Fleet, units: Sequence[str], now: datetime) -> list[Prognosis]:
@@ -182,17 +182,17 @@ def _last_lives(readings: pl.DataFrame) -> pl.DataFrame:
 def _sensor_faults(model: RulModel, readings: pl.DataFrame) -> list[str]:
     """Per unit, in order: which driving sensor is lost, stuck or out of range; empty if none."""
     found = model.pipeline.conditions
-    longest = dict(zip(found.sensors, model.support.longest_run, strict=True))
+    runs = dict(zip(found.sensors, model.support.longest_run, strict=True))
+    gaps = dict(zip(found.sensors, model.support.longest_gap, strict=True))
     columns = []
     for name in model.support.drivers:
         column = pl.col(name)
-        lost = column.tail(MISSING_LEAST).is_null().all() & (pl.len() >= MISSING_LEAST)
-        run = (column == column.last()).fill_null(False).reverse().cast(pl.Int64).cum_min().sum()
-        stuck = run > max(STUCK_LEAST, STUCK_FACTOR * longest[name])
+        read = column.drop_nulls()
+        gap, run = _at_the_end(column.is_null()), _at_the_end(read == read.last())
         message = (
-            pl.when(lost)
-            .then(pl.lit(f"{name} is missing from the last {MISSING_LEAST} readings"))
-            .when(stuck)
+            pl.when(gap >= max(MISSING_LEAST, gaps[name] + 1))
+            .then(sentence(f"{name} is missing from the last {{}} readings", gap))
+            .when(run > max(STUCK_LEAST, STUCK_FACTOR * runs[name]))
             .then(sentence(f"{name} has not moved for {{}} readings", run))
         )
         if name in model.fleet.ranges:
@@ -209,6 +209,11 @@ def _sensor_faults(model: RulModel, readings: pl.DataFrame) -> list[str]:
         .to_series()
         .to_list()
     )
+
+
+def _at_the_end(holds: pl.Expr) -> pl.Expr:
+    """For how many readings up to the last something has held."""
+    return holds.reverse().cast(pl.Int64).cum_min().sum()
 
 
 def _foreign(model: RulModel, last: pl.DataFrame) -> list[str]:
