@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from rul_core import intervals
-from rul_core.intervals import Bands
+from rul_core.errors import NotEnoughData
 from rul_core.labels import RUL, cut_weights, label, unit_codes
 from rul_core.model import RulModel
 from rul_core.resampling import Paired, paired_bootstrap
-from rul_core.schema import KEY, Fleet
+from rul_core.schema import KEY, UNIT, Fleet
 from rul_core.scoring import Regimes, both_regimes
 
 BANDS = {0.9: (0.05, 0.95), 0.5: (0.25, 0.75)}
@@ -44,7 +44,8 @@ def judged(evidence: pl.DataFrame, cap: float) -> Judged:
         cap: The label cap in cycles.
 
     Raises:
-        NotEnoughData: Too few units for bands once a fold is left out.
+        NotEnoughData: Too few units for bands once a fold is left out, or no reading lies at a
+            remaining life that is judged.
     """
     predicted, true = evidence["predicted"].to_numpy(), evidence[RUL].to_numpy()
     units, folds = unit_codes(evidence), evidence["fold"].to_numpy()
@@ -57,7 +58,12 @@ def judged(evidence: pl.DataFrame, cap: float) -> Judged:
             predicted[kept], true[kept], weights[kept], units[kept], folds[kept], cap
         )
         quantiles[out] = bands.at(predicted[out])
-    eligible = (true >= EARLIEST_RUL_CYCLES * cap) & (true <= LATEST_RUL_CYCLES * cap)
+    eligible = _eligible(true, cap)
+    if not eligible.any():
+        raise NotEnoughData(
+            f"no reading lies {EARLIEST_RUL_CYCLES * cap:g} to {LATEST_RUL_CYCLES * cap:g} cycles "
+            f"before the end of its life; raise learning.label_cap_cycles, which is {cap:g}"
+        )
     frame = evidence.select(*KEY, RUL, "predicted").with_columns(
         pl.Series("weight", cut_weights(units, eligible))
     )
@@ -128,14 +134,14 @@ def errors_at_cuts(
     """
     cap = model.fleet.learning.label_cap_cycles
     labelled = label(readings, lives)
-    fresh = labelled.join(evidence, on="unit", how="anti")
+    fresh = labelled.join(evidence, on=UNIT, how="anti", maintain_order="left")
     parts = [evidence.select(*KEY, RUL, "predicted").join(labelled, on=KEY, how="semi")]
     if fresh.height:
         said = model.predict(fresh)[RUL]
         parts.append(fresh.select(*KEY, RUL).with_columns(said.alias("predicted")))
     known = pl.concat(parts).sort(KEY)
     true = known[RUL].to_numpy()
-    eligible = (true >= EARLIEST_RUL_CYCLES * cap) & (true <= LATEST_RUL_CYCLES * cap)
+    eligible = _eligible(true, cap)
     error = known["predicted"].to_numpy() - np.minimum(true, cap)
     return known.select(KEY).with_columns(
         pl.Series("weight", cut_weights(unit_codes(known), eligible)), pl.Series("error", error)
@@ -153,7 +159,8 @@ def compare(champion: pl.DataFrame, challenger: pl.DataFrame, *, seed: int = 0) 
     Returns:
         The paired difference in RMSE; ``a_is_worse_beyond_noise`` refuses the challenger.
     """
-    both = challenger.join(champion, on=KEY, how="inner", suffix="_champion").sort(KEY)
+    judged_rows = challenger.filter(pl.col("weight") > 0.0)
+    both = judged_rows.join(champion, on=KEY, how="inner", suffix="_champion").sort(KEY)
     return paired_bootstrap(
         both["error"].to_numpy(),
         both["error_champion"].to_numpy(),
@@ -163,14 +170,14 @@ def compare(champion: pl.DataFrame, challenger: pl.DataFrame, *, seed: int = 0) 
     )
 
 
-def mean_bands(predictions: list[np.ndarray], bands: list[Bands]) -> np.ndarray:
-    """(n, levels): the mean of several models' quantiles, each at its own prediction."""
-    return np.mean([b.at(p) for p, b in zip(predictions, bands, strict=True)], axis=0)
-
-
 def fleet_is_comparable(a: Fleet, b: Fleet) -> bool:
     """Whether errors of models of two descriptions may be compared: the same cap and unit."""
     return (
         a.learning.label_cap_cycles == b.learning.label_cap_cycles
         and a.unit_of_life == b.unit_of_life
     )
+
+
+def _eligible(true: np.ndarray, cap: float) -> np.ndarray:
+    """(n,) bool: the readings that a cut may fall on, by their remaining life."""
+    return (true >= EARLIEST_RUL_CYCLES * cap) & (true <= LATEST_RUL_CYCLES * cap)
