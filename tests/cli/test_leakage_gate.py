@@ -105,7 +105,9 @@ def test_a_model_that_leans_on_a_leak_is_found_out(tmp_path: Path):
     leaky = table(copy=pl.col("cycle").max().over("unit") - pl.col("cycle"))
     path, model = tmp_path / "features.parquet", tmp_path / "model.cbm"
     leaky.write_parquet(path)
-    fitted = CatBoostRegressor(iterations=80, learning_rate=0.3, verbose=False, thread_count=1)
+    fitted = CatBoostRegressor(
+        iterations=80, learning_rate=0.3, verbose=False, thread_count=1, allow_writing_files=False
+    )
     fitted.fit(leaky.select("copy", "wear").to_pandas(), leaky["rul_cycles"].to_numpy())
     fitted.save_model(str(model))
     result = run(path, "--model", model, "--split", "part", "--json")

@@ -393,7 +393,13 @@ FEATURES = ["cycles_since_new", "sensor_1_ewm", "sensor_2_ewm", "sensor_3_ewm"]
 
 def fitted(table: pl.DataFrame, features: list[str], **options) -> CatBoostRegressor:
     model = CatBoostRegressor(
-        iterations=60, depth=5, learning_rate=0.2, verbose=False, thread_count=1, **options
+        iterations=60,
+        depth=5,
+        learning_rate=0.2,
+        verbose=False,
+        thread_count=1,
+        allow_writing_files=False,
+        **options,
     )
     return model.fit(table.select(features).to_pandas(), table["rul"].to_numpy())
 
@@ -494,7 +500,9 @@ def test_a_model_with_an_uncertainty_is_judged_by_its_mean():
 
 def test_a_model_fitted_on_a_bare_matrix_takes_the_columns_in_order():
     table = honest_table().select("unit", "cycle", "rul", *FEATURES)
-    model = CatBoostRegressor(iterations=20, verbose=False, thread_count=1)
+    model = CatBoostRegressor(
+        iterations=20, verbose=False, thread_count=1, allow_writing_files=False
+    )
     model.fit(table.select(FEATURES).to_numpy(), table["rul"].to_numpy())
     assert outcome(check(table, model=model), "model_dominance").outcome is PASSED
 
