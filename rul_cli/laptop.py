@@ -8,27 +8,26 @@ import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import redis
-import sqlalchemy as sa
+if TYPE_CHECKING:  # they take a second, which most commands do without
+    import redis
+    import sqlalchemy as sa
 
-from rul_store import database
-from rul_store.cache import connect_redis
-from rul_store.embedded import EmbeddedServers
-from rul_store.files import make_folder
-from rul_store.settings import StoreSettings
+    from rul_store.settings import StoreSettings
 
 DEFAULT_ROOT = Path(".rul")
+NAMED_FOR_CHILDREN = ("RUL_ROOT", "RUL_DATABASE_URL", "RUL_REDIS_URL")
 
 
 @dataclass(frozen=True)
 class Laptop:
     """A data root with servers that answer."""
 
-    settings: StoreSettings
-    engine: sa.Engine
-    dagster_home: Path
+    settings: "StoreSettings"
+    engine: "sa.Engine"
 
     @property
     def root(self) -> Path:
@@ -36,16 +35,25 @@ class Laptop:
         return self.settings.root
 
     @property
-    def redis_client(self) -> redis.Redis | None:
+    def redis_client(self) -> "redis.Redis | None":
         """A client, where Redis is configured."""
+        from rul_store.cache import connect_redis
+
         url = self.settings.redis_url
         return connect_redis(url.get_secret_value()) if url else None
+
+    @cached_property
+    def dagster_home(self) -> Path:
+        """Dagster's own folder; made when somebody asks for it, for most commands do not."""
+        return _dagster_home(self.settings)
 
     def environment(self) -> dict[str, str]:
         """The environment that the platform's other programs start with here."""
         url = self.settings.redis_url
+        # A setting and the file that it may stand in must not both be given.
+        files = {f"{name}_FILE" for name in NAMED_FOR_CHILDREN}
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in files},
             "RUL_ROOT": str(self.root),
             "RUL_DATABASE_URL": self.settings.database_url.get_secret_value(),
             **({"RUL_REDIS_URL": url.get_secret_value()} if url else {}),
@@ -62,8 +70,12 @@ def opened(root: Path | None = None) -> Generator[Laptop]:
         SettingsError: A setting is wrong.
         StoreError: A server does not start or answer.
     """
+    from rul_store import database
+    from rul_store.embedded import EmbeddedServers
+    from rul_store.settings import StoreSettings
+
     with ExitStack() as stack:
-        named = root or Path(os.environ.get("RUL_ROOT", DEFAULT_ROOT))
+        named = root or Path(os.environ.get("RUL_ROOT") or DEFAULT_ROOT)
         if os.environ.get("RUL_DATABASE_URL") or os.environ.get("RUL_DATABASE_URL_FILE"):
             settings = StoreSettings(root=named)
         else:
@@ -78,11 +90,16 @@ def opened(root: Path | None = None) -> Generator[Laptop]:
         engine = database.connect(settings.database_url.get_secret_value())
         stack.callback(engine.dispose)
         database.migrate(engine)
-        yield Laptop(settings, engine, _dagster_home(settings))
+        yield Laptop(settings, engine)
 
 
-def _dagster_home(settings: StoreSettings) -> Path:
+def _dagster_home(settings: "StoreSettings") -> Path:
     """A folder with the laptop's ``dagster.yaml``: history in a database beside the platform's."""
+    import sqlalchemy as sa
+
+    from rul_store import database
+    from rul_store.files import make_folder
+
     home = settings.root / "dagster"
     make_folder(home)
     url = database.create_database(settings.database_url.get_secret_value(), "dagster")
