@@ -7,6 +7,7 @@ when they need them, so that ``rul --help`` is quick.
 import sys
 
 import typer
+from rich.markup import escape
 
 from rul_cli import benchmark, demo, dev, fetch, fleet, leakage, models
 from rul_cli.console import console
@@ -31,5 +32,6 @@ def main() -> None:
     try:
         app()
     except RulError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True, highlight=False)
+        told = f"[red]{type(error).__name__}[/red]: {escape(str(error))}"
+        console.print(told, highlight=False, soft_wrap=True)
         sys.exit(1)
