@@ -8,7 +8,7 @@ Concept: https://docs.dagster.io/guides/automate/declarative-automation
 import dagster as dg
 
 AC = dg.AutomationCondition
-RELEASED_MODEL = dg.AssetSelection.keys("released_model")
+RELEASED_MODEL = dg.AssetSelection.assets("released_model")
 
 
 def when_inputs_are_sound() -> dg.AutomationCondition:

@@ -11,22 +11,21 @@ import polars as pl
 from rul_core import quality, watch
 from rul_core.conditions import Conditions
 from rul_core.issues import ISSUES_SCHEMA, ROW, SOURCE, IssueKind
-from rul_core.model import SHARD
 from rul_core.schema import KEY, UNIT, Fleet
 
+BATCH_READINGS = 500_000
 MOST_SET_ASIDE = 0.2
 """Share of the readings that may be unusable before training and prognoses are held back."""
 
 
-def batches(readings: pl.LazyFrame, rows: int = SHARD) -> Iterator[pl.DataFrame]:
-    """The readings of whole units, about so many rows at a time, units in order.
+def batches(readings: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The readings of whole units, about ``BATCH_READINGS`` at a time, units in order.
 
     Args:
         readings: With ``unit``; a lazy scan, of which one batch is in memory.
-        rows: A batch is closed once it has as many.
     """
     counted = readings.group_by(UNIT).len().sort(UNIT).collect()
-    batch = ((counted["len"].cum_sum() - counted["len"]) // rows).rle_id()
+    batch = ((counted["len"].cum_sum() - counted["len"]) // BATCH_READINGS).rle_id()
     if batch.n_unique() <= 1:
         if counted.height:
             yield readings.collect()

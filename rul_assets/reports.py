@@ -5,6 +5,7 @@ drawing (``rul_core.pictures``).
 """
 
 import base64
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ class Group:
 
 
 OWNERS = ("team:reliability",)
+PICTURE_COLOURS = 32
 
 
 def table(lake: Lake, asset: str, fleet: str, **more: Any) -> dict[str, Any]:
@@ -53,15 +55,23 @@ def table(lake: Lake, asset: str, fleet: str, **more: Any) -> dict[str, Any]:
 
 
 def picture(title: str, png: bytes) -> dg.MarkdownMetadataValue:
-    """A picture that the UI draws in place; keep it small, it is kept in the event log.
+    """A picture that the UI draws in place.
+
+    It is kept in the event log, which nobody prunes, so it is made small: half the size, few
+    colours. The picture in full lies in the bundle.
 
     Args:
         title: Said where the picture cannot be shown.
         png: The picture.
     """
-    return dg.MetadataValue.md(
-        f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
-    )
+    from PIL import Image  # comes with matplotlib; only runs that draw need it
+
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as full:
+        half = full.convert("RGB").resize((full.width // 2, full.height // 2), Image.Resampling.BOX)
+        half.quantize(PICTURE_COLOURS).save(small, format="png", optimize=True)
+    content = base64.b64encode(small.getvalue()).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{content})")
 
 
 def markdown_table(rows: Iterable[Mapping[str, object]]) -> dg.MarkdownMetadataValue:

@@ -202,7 +202,7 @@ def candidate_is_sound(
             f"leakage_{finding.name}",
             passed=finding.outcome is GateOutcome.PASSED,
             # A test that could not run is told, and holds nothing back.
-            severe=finding.outcome is GateOutcome.FAILED,
+            severe=finding.outcome is not GateOutcome.NOT_RUN,
             description=finding.detail,
             figures=finding.figures,
         )

@@ -1,0 +1,173 @@
+"""A small fleet in a house of its own: real PostgreSQL, real files, a Dagster that forgets.
+
+The definitions are the very ones that ``dg dev`` loads, with resources made from the environment.
+``house`` has a described fleet and nothing else; ``lived_in`` one whose every asset was made once,
+copied from a house that was built once for all tests.
+"""
+
+import shutil
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from rul_assets import intake
+from rul_assets.definitions import defs
+from rul_core.simulator import Simulation, simulate, simulated_fleet
+from rul_store import fleets
+from rul_store.database import connect, create_database
+from rul_store.embedded import EmbeddedServers
+from rul_store.lake import Lake
+from rul_store.registry import BundleStore
+
+FLEET = "pumps"
+SIMULATION = Simulation(
+    units=16, running_units=4, sensors=4, settings=1, mean_life_cycles=40, seed=5
+)
+SETTINGS = {"RUL_LEARNING_ITERATIONS": "30", "RUL_RETRAIN_COOL_DOWN_SECONDS": "0"}
+
+
+@dataclass
+class House:
+    """What a test has in its hands."""
+
+    root: Path
+    engine: sa.Engine
+    instance: dg.DagsterInstance
+    definitions: dg.Definitions
+    tick_cursor: Any = None
+    sensor_cursors: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.root)
+
+    @property
+    def bundles(self) -> BundleStore:
+        return BundleStore(self.root)
+
+    def describe(self, simulation: Simulation = SIMULATION, name: str = FLEET) -> None:
+        """Write a fleet's description and make its partition."""
+        fleets.save(self.root, simulated_fleet(simulation, name), replace=True)
+        self.instance.add_dynamic_partitions("fleet", [name])
+
+    def drop(self, content: pl.DataFrame | bytes, file: str, name: str = FLEET) -> Path:
+        """Put a file into the landing folder."""
+        path = self.root / "landing" / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content.write_parquet(path)
+        return path
+
+    def make(
+        self, *assets: str, fleet: str = FLEET, fails: bool = False, **tags: str
+    ) -> dg.ExecuteInProcessResult:
+        """Materialise assets with their checks, in one run."""
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=self.instance,
+            partition_key=fleet,
+            asset_selection=[dg.AssetKey(name) for name in assets] or None,
+            tags=tags,
+            raise_on_error=not fails,
+        )
+        assert result.success is not fails
+        return result
+
+    def run(self, job: str, fleet: str = FLEET, *, fails: bool = False, **tags: str):
+        """Run a job of the code location."""
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance, partition_key=fleet, tags=tags, raise_on_error=not fails
+        )
+        assert result.success is not fails
+        return result
+
+    def tick(self) -> dict[str, set[str | None]]:
+        """What automation asks for at its next look: fleets by asset."""
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.instance, cursor=self.tick_cursor
+        )
+        self.tick_cursor = result.cursor
+        return {
+            key.to_user_string(): asked
+            for key in self.definitions.resolve_asset_graph().get_all_asset_keys()
+            if (asked := {*result.get_requested_partitions(key)})
+        }
+
+    def look(self, sensor: str) -> dg.SensorResult:
+        """What a sensor says at its next look."""
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            definitions=self.definitions,
+            cursor=self.sensor_cursors.get(sensor),
+        )
+        result = self.definitions.get_sensor_def(sensor)(context)
+        assert isinstance(result, dg.SensorResult)
+        self.sensor_cursors[sensor] = result.cursor
+        return result
+
+
+@pytest.fixture(scope="session")
+def definitions() -> dg.Definitions:
+    return defs()
+
+
+@pytest.fixture
+def house(tmp_path: Path, database_url: str, definitions: dg.Definitions) -> Generator[House]:
+    """A described fleet, and nothing else."""
+    with _living(tmp_path / "data", database_url, definitions) as made:
+        made.describe()
+        yield made
+
+
+@pytest.fixture(scope="session")
+def furnished(
+    servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory, definitions: dg.Definitions
+) -> tuple[Path, str]:
+    """Root and database of a house in which everything was made once."""
+    root, name = tmp_path_factory.mktemp("furnished") / "data", "furnished"
+    url = create_database(servers.database_url, name, template="rul_template")
+    with _living(root, url, definitions) as made:
+        made.describe()
+        made.drop(simulate(SIMULATION).table, "first.parquet")
+        made.run("everything")
+    return root, name
+
+
+@pytest.fixture
+def lived_in(
+    tmp_path: Path,
+    furnished: tuple[Path, str],
+    servers: EmbeddedServers,
+    definitions: dg.Definitions,
+) -> Generator[House]:
+    """A fleet with a champion and prognoses."""
+    root, template = furnished
+    shutil.copytree(root, tmp_path / "data")
+    url = create_database(servers.database_url, f"test_{uuid.uuid4().hex}", template=template)
+    with _living(tmp_path / "data", url, definitions) as made:
+        made.instance.add_dynamic_partitions("fleet", [FLEET])
+        yield made
+
+
+@contextmanager
+def _living(root: Path, url: str, definitions: dg.Definitions) -> Generator[House]:
+    engine = connect(url)
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        for variable, value in SETTINGS.items():
+            patch.setenv(variable, value)
+        patch.setenv("RUL_ROOT", str(root))
+        patch.setenv("RUL_DATABASE_URL", url)
+        patch.delenv("RUL_REDIS_URL", raising=False)
+        patch.setattr(intake, "SETTLE_SECONDS", 0.0)
+        yield House(root, engine, instance, definitions)
+    engine.dispose()
