@@ -243,25 +243,27 @@ def fit_pipeline(labelled: pl.DataFrame, fleet: Fleet, recipe: Recipe) -> Pipeli
     )
 
 
-def feature_rows(pipeline: Pipeline, readings: pl.DataFrame, kept: np.ndarray) -> np.ndarray:
+def feature_rows(
+    pipeline: Pipeline, readings: pl.DataFrame, kept: np.ndarray, *, shard: int = SHARD
+) -> np.ndarray:
     """(kept, features) float32: the rows that are wanted, computed a shard of lives at a time.
 
     Windows need every reading, a fit does not: so memory holds one shard and what is kept.
     """
     compiled = pipeline.compiled()
     rows = np.empty((len(kept), len(pipeline.names)), dtype=np.float32)
-    for first, last in shards(readings):
+    for first, last in shards(readings, shard):
         start, stop = np.searchsorted(kept, (first, last))
         rows[start:stop] = compiled.matrix(readings[first:last])[kept[start:stop] - first]
     return rows
 
 
-def shards(readings: pl.DataFrame) -> list[tuple[int, int]]:
-    """Row ranges of whole lives, of about ``SHARD`` readings each."""
+def shards(readings: pl.DataFrame, size: int) -> list[tuple[int, int]]:
+    """Row ranges of whole lives, of at least so many readings each but the last."""
     starts = life_starts(readings)
     cuts = [0]
     for start in starts[1:]:
-        if start - cuts[-1] >= SHARD or start == starts[-1]:
+        if start - cuts[-1] >= size or start == starts[-1]:
             cuts.append(int(start))
     return list(pairwise(cuts))
 

@@ -82,7 +82,9 @@ def smooth(readings: pl.DataFrame, found: Conditions, span: int) -> np.ndarray:
 
 
 def _regression(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Weights of a ridge regression with an intercept that is not penalised."""
+    """Weights of a ridge regression with an intercept that is not penalised; 0 without rows."""
+    if not len(values):
+        return np.zeros(values.shape[1])
     centred = values - values.mean(axis=0)
     square = centred.T @ centred + RIDGE * np.eye(values.shape[1])
     return np.linalg.solve(square, centred.T @ (target - target.mean()))
