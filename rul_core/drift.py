@@ -24,6 +24,7 @@ Compare like with like: a young fleet against whole lives drifts by its age alon
 and live windows at the same stage of life, or put the stage into the condition column.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -314,9 +315,9 @@ def _score(bins: Bins, live: _Counted, scores: int) -> Score:
     used = (old + new) > 0
     free = int(used.sum()) - 1
     p, q = old[used] / old.sum(), new[used] / new.sum()
-    rows = 1 / old.sum() + 1 / new.sum()
+    rows = float(1 / old.sum() + 1 / new.sum())
     noise = max(bins.noise + live.noise, free * rows)
-    norm = max(bins.noise_norm + live.noise_norm, np.sqrt(free) * rows)
+    norm = max(bins.noise_norm + live.noise_norm, math.sqrt(free) * rows)
     # As many independent rows would be moved as far by chance.
     n = free / bins.noise if bins.noise else old.sum()
     m = free / live.noise if live.noise else new.sum()

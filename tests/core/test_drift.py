@@ -183,6 +183,14 @@ def test_a_reference_and_a_report_survive_json():
     assert msgspec.json.decode(msgspec.json.encode(report), type=DriftReport) == report
 
 
+def test_a_report_of_units_that_are_hardly_alike_survives_json_too():
+    # Here chance among rows outweighs what is alike within units: another branch, other types.
+    reference = reference_of(fleet(1, 40, 200, likeness=0.0))
+    report = compare(reference, fleet(2, 10, 40, likeness=0.0))
+    assert report.scores
+    assert msgspec.json.decode(msgspec.json.encode(report), type=DriftReport) == report
+
+
 def test_a_missing_column_is_named():
     with pytest.raises(ReadingsError, match=r"\['pressure'\] are missing"):
         learn_reference(fleet(0, 5, 20), ["hot", "pressure"])
