@@ -4,13 +4,13 @@ What belongs here: which program is started how. What does not: servers of data
 (``rul_cli.laptop``), what is done with a program once it runs.
 """
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,15 +42,20 @@ class Program:
     def __enter__(self) -> Self:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603 - our own programs
-                self._command,
-                env=dict(self._environment),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=PROJECT,
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own programs
+                    self._command,
+                    env=dict(self._environment),
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    cwd=PROJECT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ProgramError(
+                    f"{self.name} cannot be started: {error}; run `make setup`, which installs it"
+                ) from error
         return self
 
     def __exit__(
@@ -97,7 +102,7 @@ class Program:
             try:
                 with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own address
                     return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
+            except (OSError, http.client.HTTPException):  # no answer yet, or one cut short
                 time.sleep(0.2)
         raise ProgramError(
             f"{self.name} did not answer at {url} within {timeout_seconds:.0f} s; the end of "
@@ -108,6 +113,7 @@ class Program:
 def dagster(environment: Mapping[str, str], port: int, log: Path) -> Program:
     """Dagster's web server, daemon and code server."""
     dg = str(Path(sys.executable).parent / "dg")
+    environment = {**environment, "VIRTUAL_ENV": sys.prefix}
     command = [dg, "dev", "--host", "127.0.0.1", "--port", str(port)]
     return Program("Dagster", command, environment, log)
 
