@@ -11,7 +11,19 @@ import polars as pl
 import sqlalchemy as sa
 
 from rul_assets.retraining import Learnt, Situation
-from rul_assets.tables import CANDIDATES, DRIFT, LIVES, OUTCOMES, TRAINED_AT, VERSION
+from rul_assets.tables import (
+    CANDIDATES,
+    CORE,
+    CORE_GENERATION,
+    DRIFT,
+    FEATURES,
+    LIVES,
+    OUTCOMES,
+    RAW,
+    RAW_ROWS,
+    TRAINED_AT,
+    VERSION,
+)
 from rul_core import drift, watch
 from rul_core.drift import DriftReport
 from rul_core.schema import UNIT, Fleet, Outcome
@@ -43,7 +55,20 @@ def of(engine: sa.Engine, lake: Lake, fleet: Fleet) -> Situation:
         if champion
         else {},
         drifted=drifted(lake, fleet.name, champion.version) if champion else (),
+        under_way=under_way(lake, fleet.name),
     )
+
+
+def under_way(lake: Lake, fleet: str) -> str:
+    """Where readings are that have not become features yet; empty when all have."""
+    raw, core, features = (lake.current(table, fleet) for table in (RAW, CORE, FEATURES))
+    if raw is None:
+        return ""
+    if core is None or core.notes[RAW_ROWS] != str(raw.rows):
+        return f"{CORE} has not caught up with {RAW}"
+    if features is None or features.notes[CORE_GENERATION] != str(core.generation):
+        return f"{FEATURES} has not caught up with {CORE}"
+    return ""
 
 
 def learnt(lake: Lake, fleet: str) -> Learnt | None:

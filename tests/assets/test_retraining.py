@@ -122,6 +122,14 @@ def test_the_gravest_reason_is_given():
     assert reason_of(decide(everything, NEVER, POLICY, now=NOW)) is Reason.COVERAGE
 
 
+def test_no_training_before_the_readings_of_the_new_lives_have_become_features():
+    behind = msgspec.structs.replace(
+        with_new_lives(20), under_way="features has not caught up with core_readings"
+    )
+    assert decide(behind, NEVER, POLICY, now=NOW) == Wait(behind.under_way)
+    assert reason_of(decide(with_new_lives(20), NEVER, POLICY, now=NOW)) is Reason.ENDED_LIVES
+
+
 def test_no_training_while_one_is_under_way():
     decision = decide(DRIFTED, NEVER, POLICY, now=NOW, active=True)
     assert decision == Wait("a training of this fleet is under way")
