@@ -62,11 +62,15 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         return found, np.sqrt(squared) / self.radius
 
     def normalise(self, readings: pl.DataFrame) -> np.ndarray:
-        """(n, sensors) float64 z-scores within the conditions, NaN where not read."""
-        condition, _ = self.assign(readings)
+        """(n, sensors) float64 z-scores within the conditions.
+
+        NaN where not read, and where a setting was not read: the condition is unknown then.
+        """
+        condition, distance = self.assign(readings)
         values = matrix(readings, self.sensors)
         values -= np.asarray(self.sensor_mean)[condition]
         values /= np.asarray(self.sensor_scale)[condition]
+        values[np.isinf(distance)] = np.nan
         return values
 
 
@@ -100,9 +104,10 @@ def fit(readings: pl.DataFrame, fleet: Fleet) -> Conditions:
         sensor_scale=(),
     )
     condition, distance = found.assign(readings)
-    radius = max(float(distance[np.isfinite(distance)].max(initial=0.0)), 0.05)
+    known = np.isfinite(distance)
+    radius = max(float(distance[known].max(initial=0.0)), 0.05)
     sensor_mean, sensor_scale, useful = _sensor_statistics(
-        matrix(readings, fleet.columns.sensors), condition, len(centroids)
+        matrix(readings, fleet.columns.sensors)[known], condition[known], len(centroids)
     )
     if not useful.any():
         raise NotEnoughData(
@@ -156,22 +161,31 @@ def _kmeans(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, floa
 def _sensor_statistics(
     values: np.ndarray, condition: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and scale per condition and sensor, and which sensors vary in some condition."""
+    """Mean and scale per condition and sensor, and which sensors vary in some condition.
+
+    A condition in which a sensor was hardly ever read takes that sensor's figures over all.
+    """
     mean = np.zeros((count, values.shape[1]))
     scale = np.ones((count, values.shape[1]))
     useful = np.zeros(values.shape[1], dtype=bool)
+    overall_mean, overall_spread, _ = _moments(values)
     for c in range(count):
-        rows = values[condition == c]
-        read = ~np.isnan(rows)
-        some = read.sum(axis=0) > 1
-        if not some.any():
-            continue
-        mean[c, some] = np.nanmean(rows[:, some], axis=0)
-        spread = np.nanstd(rows[:, some], axis=0)
-        moves = spread > 1e-6 * np.abs(mean[c, some])
-        scale[c, some] = np.where(moves, spread, 1.0)
-        useful[np.flatnonzero(some)[moves]] = True
+        own_mean, own_spread, read = _moments(values[condition == c])
+        enough = read > 1
+        mean[c] = np.where(enough, own_mean, overall_mean)
+        spread = np.where(enough, own_spread, overall_spread)
+        moves = spread > 1e-6 * np.abs(mean[c])
+        scale[c] = np.where(moves, spread, 1.0)
+        useful |= moves & enough
     return mean, scale, useful
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, standard deviation and count of what was read of each sensor."""
+    read = (~np.isnan(values)).sum(axis=0)
+    mean = np.nansum(values, axis=0) / np.maximum(read, 1)
+    spread = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(read, 1))
+    return mean, spread, read
 
 
 def matrix(readings: pl.DataFrame, names: tuple[str, ...]) -> np.ndarray:

@@ -16,31 +16,34 @@ mean of sensor 11's normalised values over the last 30 readings. Kinds, for a ch
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 import polars as pl
+from numba import config
 
 from rul_core import conditions as operating
 from rul_core import kernel
 from rul_core.conditions import Conditions
+from rul_core.errors import ModelError
 from rul_core.schema import CYCLE, KEY, LIFE, UNIT
 
-OPERATIONS = {
-    "value": kernel.VALUE,
-    "mean": kernel.MEAN,
-    "std": kernel.STD,
-    "trend": kernel.TREND,
-    "ewm": kernel.EWM,
-    "deviation": kernel.DEVIATION,
-    "spread": kernel.SPREAD,
-    "age": kernel.AGE,
-}
 ROLLING = frozenset({"mean", "std", "trend"})
 WEIGHTED = frozenset({"ewm", "deviation", "spread"})
+KINDS = ROLLING | WEIGHTED | {"value", "age"}
+WHOLE_MACHINE = frozenset({"spread", "age"})
+"""Kinds that are of no single channel."""
 ALL_SENSORS = "all_sensors"
 AGE = "age"
+LEAST_READINGS_A_PART = 5_000
+"""Fewer are not worth a thread of their own."""
+_NAME = re.compile(
+    rf"(?P<channel>.+)__(?P<kind>{'|'.join(sorted(KINDS))})(?:__w_(?P<window>[1-9]\d*))?"
+)
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -57,9 +60,15 @@ class Feature(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, name: str) -> "Feature":
-        """The declaration that a column name stands for."""
-        channel, kind, *window = name.split("__")
-        return cls(channel, kind, int(window[0].removeprefix("w_")) if window else 0)
+        """The declaration that a column name stands for.
+
+        Raises:
+            ModelError: It stands for none.
+        """
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise ModelError(f"{name!r} is no feature's name; expected <channel>__<kind>[__w_<n>]")
+        return cls(found["channel"], found["kind"], int(found["window"] or 0))
 
 
 class Windows(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,23 +150,22 @@ class Compiled:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         found = pipeline.conditions
-        channels = found.sensors + tuple(p.name for p in pipeline.projections)
-        features = tuple(Feature.parse(name) for name in pipeline.names)
-        self._fitted = (
-            np.asarray(found.setting_mean),
-            np.asarray(found.setting_scale),
-            np.asarray(found.centroids).reshape(len(found.centroids), len(found.settings)),
-            np.asarray(found.sensor_mean),
-            np.asarray(found.sensor_scale),
-            np.asarray([p.weights for p in pipeline.projections]).reshape(-1, len(found.sensors)),
+        weights = np.asarray([p.weights for p in pipeline.projections])
+        self._fitted = kernel.Fitted(
+            setting_mean=np.asarray(found.setting_mean),
+            setting_scale=np.asarray(found.setting_scale),
+            centroids=np.asarray(found.centroids).reshape(
+                len(found.centroids), len(found.settings)
+            ),
+            sensor_mean=np.asarray(found.sensor_mean),
+            sensor_scale=np.asarray(found.sensor_scale),
+            weights=np.ascontiguousarray(weights.reshape(-1, len(found.sensors)).T),
         )
-        self._compiled, self._size = _compile(
-            features, channels, len(found.sensors), pipeline.baseline
-        )
+        self._banks = _compile(pipeline)
 
     def start(self) -> np.ndarray:
         """The state of a life before its first reading: (size,) float64."""
-        return np.zeros(self._size)
+        return kernel.start(self._fitted, self._banks)
 
     def step(self, state: np.ndarray, reading: Mapping[str, float | None]) -> np.ndarray:
         """One reading of a life, in the order of its cycles.
@@ -170,32 +178,41 @@ class Compiled:
             (features,) float32, NaN where nothing is known yet.
         """
         found = self.pipeline.conditions
-        row = np.empty(len(self.pipeline.names), dtype=np.float32)
+        rows = np.empty((1, len(self.pipeline.names)), dtype=np.float32)
         kernel.advance(
             state,
-            _vector(reading, found.settings),
-            _vector(reading, found.sensors),
-            float(reading[CYCLE] or 0.0),
+            _row(reading, found.settings),
+            _row(reading, found.sensors),
+            _row(reading, (CYCLE,))[0],
             self._fitted,
-            self._compiled,
-            row,
-        )
-        return row
-
-    def matrix(self, readings: pl.DataFrame) -> np.ndarray:
-        """(n, features) float32 for readings (n) sorted by unit, life, cycle."""
-        found = self.pipeline.conditions
-        rows = np.empty((readings.height, len(self.pipeline.names)), dtype=np.float32)
-        kernel.sweep(
-            operating.matrix(readings, found.settings),
-            operating.matrix(readings, found.sensors),
-            readings[CYCLE].to_numpy().astype(np.float64),
-            life_starts(readings),
-            self._size,
-            self._fitted,
-            self._compiled,
+            self._banks,
             rows,
         )
+        return rows[0]
+
+    def matrix(self, readings: pl.DataFrame, threads: int = config.NUMBA_NUM_THREADS) -> np.ndarray:
+        """(n, features) float32 for readings (n) sorted by unit, life, cycle.
+
+        Lives are shared out among threads; the result does not depend on how many.
+        """
+        found = self.pipeline.conditions
+        settings = operating.matrix(readings, found.settings)
+        sensors = operating.matrix(readings, found.sensors)
+        cycles = readings[CYCLE].to_numpy().astype(np.float64)
+        starts = life_starts(readings)
+        rows = np.empty((readings.height, len(self.pipeline.names)), dtype=np.float32)
+
+        def sweep(lives: slice) -> None:
+            kernel.sweep(settings, sensors, cycles, starts[lives], self._fitted, self._banks, rows)
+
+        parts = min(4 * threads, readings.height // LEAST_READINGS_A_PART)
+        if min(threads, parts) < 2:
+            sweep(slice(None))
+            return rows
+        # Plain threads, since Numba's own pool must not be entered from two threads at once.
+        cuts = np.searchsorted(starts, np.linspace(0, readings.height, parts + 1))
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(sweep, [slice(a, b + 1) for a, b in pairwise(cuts)]))
         return rows
 
     def frame(self, readings: pl.DataFrame) -> pl.DataFrame:
@@ -219,64 +236,70 @@ def life_starts(readings: pl.DataFrame) -> np.ndarray:
     return np.append(begins.arg_true().to_numpy(), readings.height).astype(np.int64)
 
 
-def _vector(reading: Mapping[str, float | None], names: tuple[str, ...]) -> np.ndarray:
+def _row(reading: Mapping[str, float | None], names: tuple[str, ...]) -> np.ndarray:
     values = (reading.get(name) for name in names)
-    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+    return np.array([[np.nan if v is None else v for v in values]], dtype=np.float64)
 
 
-def _compile(
-    features: tuple[Feature, ...], channels: tuple[str, ...], sensors: int, baseline: int
-) -> tuple[tuple, int]:
-    """The declarations as the kernel takes them (see there), and the size of a state."""
-    windows: list[set[int]] = [set() for _ in channels]
-    spans: list[set[int]] = [set() for _ in channels]
-    for feature in features:
-        at = range(sensors) if feature.kind == "spread" else ()
-        if feature.channel in channels:
-            at = (channels.index(feature.channel),)
-        for c in at:
-            if feature.kind in ROLLING:
-                windows[c].add(feature.window)
-            if feature.kind == "trend":
-                windows[c].add(2 * feature.window)
-            if feature.kind in WEIGHTED:
-                spans[c].add(feature.window)
-    place: dict[tuple[int, str, int], int] = {}
-    blocks = np.empty((len(channels), 4), dtype=np.int64)
-    size = 1
-    for c, block in enumerate(blocks):
-        block[0] = size
-        block[1] = block[0] + max(windows[c], default=0)
-        for k, window in enumerate(sorted(windows[c])):
-            place[c, "window", window] = block[1] + 3 * k
-        block[2] = block[1] + 3 * len(windows[c])
-        for k, span in enumerate(sorted(spans[c])):
-            place[c, "span", span] = block[2] + 2 * k
-        block[3] = block[2] + 2 * len(spans[c])
-        size = int(block[3]) + 2
-    program = np.zeros((len(features), 4), dtype=np.int64)
-    pairs: list[tuple[int, int]] = []
-    for row, feature in zip(program, features, strict=True):
-        row[0] = OPERATIONS[feature.kind]
-        if feature.kind == "spread":
-            row[2] = len(pairs)
-            pairs += [(place[c, "span", feature.window], blocks[c, 3]) for c in range(sensors)]
-            row[3] = len(pairs)
-        if feature.channel not in channels:
-            continue
-        c = row[1] = channels.index(feature.channel)
-        if feature.kind in ROLLING:
-            row[2] = place[c, "window", feature.window]
-        if feature.kind == "trend":
-            row[3] = place[c, "window", 2 * feature.window]
-        if feature.kind in WEIGHTED:
-            row[2], row[3] = place[c, "span", feature.window], blocks[c, 3]
-    compiled = (
-        blocks,
-        np.asarray([w for each in windows for w in sorted(each)], dtype=np.int64),
-        np.asarray([s for each in spans for s in sorted(each)], dtype=np.float64),
-        baseline,
-        program,
-        np.asarray(pairs, dtype=np.int64).reshape(-1, 2),
+def _compile(pipeline: Pipeline) -> tuple[kernel.Bank, kernel.Bank]:
+    """The declarations as the kernel runs them: those of the sensors, those of the projections."""
+    features = [Feature.parse(name) for name in pipeline.names]
+    sensors = pipeline.conditions.sensors
+    projections = tuple(p.name for p in pipeline.projections)
+    unknown = {f.channel for f in features if f.kind not in WHOLE_MACHINE}
+    unknown -= {*sensors, *projections}
+    if unknown:
+        raise ModelError(
+            f"features are declared of {sorted(unknown)}, which the pipeline does not have; "
+            f"its channels are {[*sensors, *projections]}"
+        )
+    of_projections = {i: f for i, f in enumerate(features) if f.channel in projections}
+    of_sensors = {i: f for i, f in enumerate(features) if i not in of_projections}
+    return (
+        _bank(of_sensors, sensors, pipeline.baseline),
+        _bank(of_projections, projections, pipeline.baseline),
     )
-    return compiled, size
+
+
+def _bank(features: dict[int, Feature], channels: tuple[str, ...], baseline: int) -> kernel.Bank:
+    """What the kernel runs for some channels.
+
+    Args:
+        features: By their place among all features.
+        channels: Of the bank.
+        baseline: In readings.
+    """
+
+    def lengths(*kinds: str) -> list[int]:
+        return sorted({f.window for f in features.values() if f.kind in kinds})
+
+    stds, trends, spreads = lengths("std"), lengths("trend"), lengths("spread")
+    windows = sorted({*lengths("mean"), *stds, *trends, *(2 * w for w in trends)})
+    spans, deviations = lengths(*WEIGHTED), lengths("deviation", "spread")
+    filled = {"value": [0], "age": [0], "mean": windows, "std": stds, "trend": trends}
+    filled |= {"ewm": spans, "deviation": deviations, "spread": spreads}
+    blocks = [(kind, window) for kind, of_kind in filled.items() for window in of_kind]
+    picks = [
+        (
+            blocks.index((f.kind, f.window)) * len(channels)
+            + (0 if f.kind in WHOLE_MACHINE else channels.index(f.channel)),
+            place,
+        )
+        for place, f in features.items()
+    ]
+    return kernel.Bank(
+        ring=max([1, *windows]),
+        windows=_integers(windows),
+        stds=_integers([windows.index(w) for w in stds]),
+        trends=_integers([(windows.index(w), windows.index(2 * w)) for w in trends], 2),
+        spans=np.array(spans, dtype=np.float64),
+        baseline=baseline,
+        deviations=_integers([spans.index(w) for w in deviations]),
+        spreads=_integers([deviations.index(w) for w in spreads]),
+        picks=_integers(picks, 2),
+    )
+
+
+def _integers(rows: Sequence[int] | Sequence[tuple[int, int]], width: int = 1) -> np.ndarray:
+    table = np.array(rows, dtype=np.int64)
+    return table.reshape(-1, width) if width > 1 else table

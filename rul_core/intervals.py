@@ -124,9 +124,10 @@ def failure_probability(
     inside = np.array([np.interp(horizon_cycles, row, levels) for row in quantiles])
     under = levels[0] * np.exp(-np.maximum(lowest - horizon_cycles, 0.0) / below)
     over = 1.0 - (1.0 - levels[-1]) * np.exp(-np.maximum(horizon_cycles - highest, 0.0) / above)
-    return np.where(
+    risk = np.where(
         horizon_cycles < lowest, under, np.where(horizon_cycles > highest, over, inside)
     )
+    return np.clip(risk, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg)
 
 
 def _table(
