@@ -24,7 +24,6 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 import polars as pl
-from numba import config
 
 from rul_core import conditions as operating
 from rul_core import kernel
@@ -190,11 +189,13 @@ class Compiled:
         )
         return rows[0]
 
-    def matrix(self, readings: pl.DataFrame, threads: int = config.NUMBA_NUM_THREADS) -> np.ndarray:
+    def matrix(self, readings: pl.DataFrame, threads: int | None = None) -> np.ndarray:
         """(n, features) float32 for readings (n) sorted by unit, life, cycle.
 
-        Lives are shared out among threads; the result does not depend on how many.
+        Lives are shared out among threads, as many as Polars uses unless given; the result does not
+        depend on how many.
         """
+        threads = threads or pl.thread_pool_size()
         found = self.pipeline.conditions
         settings = operating.matrix(readings, found.settings)
         sensors = operating.matrix(readings, found.sensors)
