@@ -16,7 +16,7 @@ from rul_core.conditions import MARGIN
 from rul_core.issues import sentence
 from rul_core.model import RulModel
 from rul_core.prognosis import Prognosis, Provenance, State
-from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet
+from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 
 STUCK_FACTOR = 2
 """A sensor is stuck once it repeats this many times longer than it ever did in training…"""
@@ -68,7 +68,8 @@ def prognose(
         return []
     features = model.compiled.matrix(readings)
     ends = (
-        readings.with_row_index("row")
+        readings.select(*KEY, TIME)
+        .with_row_index("row")
         .group_by(UNIT, maintain_order=True)
         .agg(
             pl.col("row").last(),
@@ -186,19 +187,19 @@ def _sensor_faults(model: RulModel, readings: pl.DataFrame) -> list[str]:
     gaps = dict(zip(found.sensors, model.support.longest_gap, strict=True))
     columns = []
     for name in model.support.drivers:
-        column = pl.col(name)
+        column, called = pl.col(name), pl.lit(name)
         read = column.drop_nulls()
         gap, run = _at_the_end(column.is_null()), _at_the_end(read == read.last())
         message = (
             pl.when(gap >= max(MISSING_LEAST, gaps[name] + 1))
-            .then(sentence(f"{name} is missing from the last {{}} readings", gap))
+            .then(sentence("{} is missing from the last {} readings", called, gap))
             .when(run > max(STUCK_LEAST, STUCK_FACTOR * runs[name]))
-            .then(sentence(f"{name} has not moved for {{}} readings", run))
+            .then(sentence("{} has not moved for {} readings", called, run))
         )
         if name in model.fleet.ranges:
             low, high = model.fleet.ranges[name]
             message = message.when(~column.last().is_between(low, high)).then(
-                sentence(f"{name} reads {{}}, outside {low:g} to {high:g}", column.last())
+                sentence(f"{{}} reads {{}}, outside {low:g} to {high:g}", called, column.last())
             )
         columns.append(message.otherwise(None).alias(name))
     if not columns:
