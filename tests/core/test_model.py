@@ -388,7 +388,7 @@ def test_a_fleet_of_which_no_sensor_moves_is_refused_with_a_remedy():
         train(still, made.lives, fleet, QUICK)
 
 
-@pytest.mark.parametrize("name", ["wear", "pattern_1", "temp (°C)", "a{}b"])
+@pytest.mark.parametrize("name", ["wear", "age", "all_sensors", "a__b", "a__ewm__w_5", "temp (°C)"])
 def test_what_a_sensor_is_called_changes_no_figure(name):
     made, fleet = simulate(SMALL), simulated_fleet(SMALL, "pumps")
     sensors = (name, *fleet.columns.sensors[1:])
