@@ -123,7 +123,7 @@ def _tell(
         )
         dagster.wait_until_it_answers(f"http://127.0.0.1:{dagster_port}/server_info", 180)
         console.print(f"Fleet    {address}/v1/fleets/{fleet}/units")
-        console.print(f"API      {address}/schema")
+        console.print(f"OpenAPI  {address}/schema")
         console.print(f"Dagster  http://127.0.0.1:{dagster_port}")
         console.print("Now more machines fail: their last readings land, and a sensor sees them.")
         _land(laptop.root, fleet, material.later)
