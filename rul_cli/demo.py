@@ -27,6 +27,7 @@ from rul_cli.programs import Program
 from rul_core.errors import RulError
 from rul_core.prognosis import VALID_STATES, Prognosis
 from rul_store import files, fleets, landing
+from rul_store.embedded import EmbeddedServers
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
@@ -92,8 +93,9 @@ def demo(
 def _own_folder() -> Path:
     """The demonstration's own data root, made anew each time."""
     folder = DEFAULT_ROOT / "demo"
-    if folder.exists():
-        shutil.rmtree(folder)
+    if not EmbeddedServers(folder / "servers").discard():
+        raise DemoFailed(f"another demonstration runs on {folder}; stop it, or give --root")
+    shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 

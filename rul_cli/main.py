@@ -4,7 +4,9 @@ What belongs here: the list of commands. What they do is in the other packages, 
 when they need them, so that ``rul --help`` is quick.
 """
 
+import signal
 import sys
+from types import FrameType
 
 import typer
 from rich.markup import escape
@@ -28,10 +30,19 @@ app.command("dev")(dev.dev)
 
 
 def main() -> None:
-    """Run the command; an error that was foreseen is one line, not a traceback."""
+    """Run the command; an error that was foreseen is one line, not a traceback.
+
+    A closed terminal and a polite kill end it as Ctrl-C does: what it started is stopped.
+    """
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, _interrupt)
     try:
         app()
     except RulError as error:
         told = f"[red]{type(error).__name__}[/red]: {escape(str(error))}"
         console.print(told, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _interrupt(_sign: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

