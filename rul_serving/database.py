@@ -18,6 +18,7 @@ from rul_store.database import begin, connect, place_of
 from rul_store.tables import current_prognoses
 
 QUESTIONS_AT_ONCE = 8
+CLOSE_SECONDS = 1.0
 UNDEFINED_TABLE = "42P01"
 VANISHED_SERVER = {
     "tcp_user_timeout": "5000",
@@ -84,8 +85,9 @@ class Database:
         """
         await self.ask(_look)
 
-    def close(self) -> None:
-        """Give the connections back."""
+    async def close(self) -> None:
+        """Give the connections back, also those of questions that nobody waits for any more."""
+        await self._lane.close(CLOSE_SECONDS)
         self._engine.dispose()
 
 

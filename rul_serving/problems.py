@@ -156,7 +156,7 @@ def declared(*kinds: Kind) -> dict[int, ResponseSpec]:
             instance="/v1/…",
             trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
         )
-        examples = [Example(id=kind.slug, summary=kind.title, value=msgspec.to_builtins(example))]
+        examples = [Example(summary=kind.title, value=msgspec.to_builtins(example))]
         description = kind.title
         if kind.status in specs:
             examples = [*(specs[kind.status].examples or []), *examples]

@@ -7,17 +7,15 @@ What belongs here: listening. What does not: what is done then (``served``), say
 import asyncio
 from collections.abc import Callable
 
-import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from rul_store.cache import TIMEOUT_SECONDS
 from rul_store.champions import CHANNEL
 from rul_store.swallowed import swallow
 
 RECONNECT_SECONDS = 5.0
-
-_log = structlog.stdlib.get_logger(__name__)
+PING_SECONDS = 30
+"""While nothing is said: whether Redis is still there."""
 
 
 async def listen(url: str, heard: Callable[[], None]) -> None:
@@ -27,12 +25,11 @@ async def listen(url: str, heard: Callable[[], None]) -> None:
         try:
             async with _client(url) as client, client.pubsub() as channel:
                 await channel.subscribe(CHANNEL)
-                async for _ in channel.listen():  # the first one confirms the subscription
-                    if lost:
-                        _log.info("release channel is back")
+                while True:
+                    if await channel.get_message(timeout=PING_SECONDS) is not None:
+                        heard()  # the first message confirms the subscription
                         lost = False
-                    heard()
-        except RedisError as error:
+        except Exception as error:  # a listener that ended would never be missed
             if not lost:
                 swallow("release_listener", error, "releases are noticed by polling alone")
             lost = True
@@ -45,14 +42,14 @@ async def ping(url: str) -> None:
     Raises:
         RedisError: It does not.
     """
-    async with _client(url, socket_timeout=TIMEOUT_SECONDS) as client:
+    async with _client(url) as client:
         await client.ping()
 
 
-def _client(url: str, socket_timeout: float | None = None) -> Redis:
+def _client(url: str) -> Redis:
     return Redis.from_url(
         url,
         socket_connect_timeout=TIMEOUT_SECONDS,
-        socket_timeout=socket_timeout,
-        socket_keepalive=True,
+        socket_timeout=TIMEOUT_SECONDS,
+        health_check_interval=PING_SECONDS,
     )

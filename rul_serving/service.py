@@ -57,7 +57,7 @@ class Service:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            database.close()
+            await database.close()
 
     async def fleet(self, name: str) -> Fleet:
         """The fleet that the served model was made for; without a model, as it is described.

@@ -4,12 +4,12 @@ What belongs here: how many threads wait for what, and how long an answer waits 
 not: the work.
 """
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
-from typing import TypeVar
-
-import anyio
-from anyio.to_thread import run_sync
+from typing import Any, TypeVar
 
 from rul_core.errors import Unavailable
 
@@ -19,17 +19,20 @@ T = TypeVar("T")
 class Lane:
     """A few threads for one purpose.
 
+    A thread that hangs in a driver keeps its place until it returns, though nobody waits for it any
+    more: so a server that takes connections and never answers holds up this lane alone, with this
+    many threads. (AnyIO's threads would not do: one that is given up frees its place at once.)
+
     Args:
         name: Of what is waited for, for messages.
         width: Threads at once; more work waits its turn.
-        timeout_seconds: Of the turn and the work together. A thread that hangs in a driver is left
-            behind and keeps its place in the lane until it returns, so that a server that takes
-            connections and never answers blocks this lane's questions only.
+        timeout_seconds: Of the turn and the work together; for ever unless given.
     """
 
     def __init__(self, name: str, width: int, timeout_seconds: float | None = None) -> None:
-        self.name, self.timeout_seconds = name, timeout_seconds
-        self._limiter = anyio.CapacityLimiter(width)
+        self._name, self._timeout_seconds = name, timeout_seconds
+        self._threads = ThreadPoolExecutor(width, thread_name_prefix=name)
+        self._unfinished: set[Future[Any]] = set()
 
     async def run(self, work: Callable[..., T], *args: object, **named: object) -> T:
         """What the work gives.
@@ -37,14 +40,24 @@ class Lane:
         Raises:
             Unavailable: It did not end in time.
         """
+        call: Callable[[], T] = partial(copy_context().run, work, *args, **named)
+        future = self._threads.submit(call)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        result = asyncio.wrap_future(future)
         try:
-            with anyio.fail_after(self.timeout_seconds):
-                return await run_sync(
-                    partial(work, *args, **named),
-                    abandon_on_cancel=self.timeout_seconds is not None,
-                    limiter=self._limiter,
-                )
-        except TimeoutError as error:
-            raise Unavailable(
-                f"{self.name} did not answer within {self.timeout_seconds:g} s; try again"
-            ) from error
+            await asyncio.wait([result], timeout=self._timeout_seconds)
+            if result.done():
+                return result.result()
+        finally:
+            result.cancel()
+        raise Unavailable(
+            f"{self._name} did not answer within {self._timeout_seconds:g} s; try again"
+        )
+
+    async def close(self, seconds: float) -> None:
+        """Take no more work, and wait for the rest, but not longer than this."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        unfinished = [asyncio.wrap_future(future) for future in set(self._unfinished)]
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=seconds)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DataError
 from rul_core.errors import FleetError, StoreError, Unavailable
 from rul_core.prognosis import VALID_STATES, Prognosis, State
 from rul_core.schema import NAME_PATTERN, Fleet
+from rul_serving import examples
 from rul_serving.answers import BrokenFleet, Fleets, FleetSummary, RankedUnits
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
@@ -30,7 +31,7 @@ UnitName = Annotated[
     operation_id="listFleets",
     summary="The fleets",
     tags=["fleets"],
-    responses=declared(Kind.UNAVAILABLE),
+    responses=examples.shown(examples.FLEETS, "All fleets") | declared(Kind.UNAVAILABLE),
 )
 async def list_fleets(service: NamedDependency[Service]) -> Fleets:
     """Every described fleet, with the channels that its readings must bring."""
@@ -43,7 +44,8 @@ async def list_fleets(service: NamedDependency[Service]) -> Fleets:
     operation_id="rankUnits",
     summary="A fleet's units, the likeliest to fail first",
     tags=["fleets"],
-    responses=declared(
+    responses=examples.shown(examples.RANKED, "A page")
+    | declared(
         Kind.INVALID_REQUEST,
         Kind.INVALID_CURSOR,
         Kind.UNKNOWN_FLEET,
@@ -101,7 +103,8 @@ async def rank_units(
     operation_id="currentPrognosis",
     summary="A unit's current prognosis",
     tags=["prognoses"],
-    responses=declared(
+    responses=examples.shown(examples.PROGNOSIS, "The current prognosis")
+    | declared(
         Kind.INVALID_REQUEST,
         Kind.UNKNOWN_FLEET,
         Kind.UNKNOWN_UNIT,

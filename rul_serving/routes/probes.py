@@ -20,22 +20,38 @@ _DOWN = {
 }
 
 
-@get("/livez", operation_id="live", summary="Whether the process answers", tags=["service"],
-     responses=declared(), sync_to_thread=False)  # fmt: skip
+@get(
+    "/livez",
+    operation_id="live",
+    summary="Whether the process answers",
+    tags=["service"],
+    responses=declared(),
+    sync_to_thread=False,
+)
 def live() -> Alive:
     """Asks nobody else."""
     return Alive()
 
 
-@get("/readyz", operation_id="ready", summary="Whether prognoses can be given, and what is missing",
-     tags=["service"], responses=declared() | _DOWN)  # fmt: skip
+@get(
+    "/readyz",
+    operation_id="ready",
+    summary="Whether prognoses can be given, and what is missing",
+    tags=["service"],
+    responses=declared() | _DOWN,
+)
 async def ready(service: NamedDependency[Service]) -> Response[Health]:
     """By dependency; `degraded` still serves prognoses."""
     return _respond(await health.check(service))
 
 
-@get("/health", operation_id="health", summary="The same as /readyz, for containers",
-     tags=["service"], responses=declared() | _DOWN)  # fmt: skip
+@get(
+    "/health",
+    operation_id="health",
+    summary="The same as /readyz, for containers",
+    tags=["service"],
+    responses=declared() | _DOWN,
+)
 async def summary(service: NamedDependency[Service]) -> Response[Health]:
     """200 while prognoses can be given, so that a container is not restarted for its database."""
     return _respond(await health.check(service))
@@ -49,8 +65,14 @@ def scrape(service: NamedDependency[Service]) -> Response[bytes]:
     )
 
 
-@get("/problems/{name:str}", operation_id="explainProblem", summary="What a kind of problem means",
-     tags=["service"], responses=declared(Kind.NOT_FOUND), sync_to_thread=False)  # fmt: skip
+@get(
+    "/problems/{name:str}",
+    operation_id="explainProblem",
+    summary="What a kind of problem means",
+    tags=["service"],
+    responses=declared(Kind.INVALID_REQUEST, Kind.NOT_FOUND),
+    sync_to_thread=False,
+)
 def explain(name: FromPath[str]) -> ProblemKind:
     """Where the `type` of every problem leads."""
     for kind in Kind:

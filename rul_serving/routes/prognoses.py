@@ -15,26 +15,13 @@ from litestar.openapi.spec import (
 from litestar.params import RawBody
 from litestar.status_codes import HTTP_200_OK
 
-from rul_serving import what_if
+from rul_serving import examples, what_if
 from rul_serving.answers import Prognoses
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
 from rul_serving.windows import decode, refuse_too_many
 
 JSON = "application/json"
-EXAMPLE = {
-    "fleet": "pumps",
-    "units": [
-        {
-            "unit": "pump-7",
-            "readings": [
-                {"cycle": 1, "values": {"load": 0.8, "vibration": 1.9, "temperature": 61.2}},
-                {"cycle": 2, "values": {"load": 0.8, "vibration": None, "temperature": 61.5}},
-            ],
-        }
-    ],
-    "explain": True,
-}
 
 
 @dataclass
@@ -44,7 +31,9 @@ class _TakesWindows(Operation):
     def __post_init__(self) -> None:
         body = OpenAPIMediaType(
             schema=Reference(ref="#/components/schemas/PrognosisRequest"),
-            examples={"pumps": Example(summary="The life of one pump so far", value=EXAMPLE)},
+            examples={
+                "pumps": Example(summary="The life of one pump so far", value=examples.QUESTION)
+            },
         )
         self.request_body = RequestBody(content={JSON: body}, required=True)
 
@@ -56,7 +45,8 @@ class _TakesWindows(Operation):
     summary="What would be said of these readings",
     tags=["prognoses"],
     status_code=HTTP_200_OK,
-    responses=declared(
+    responses=examples.shown(examples.PROGNOSES, "One prognosis a unit")
+    | declared(
         Kind.INVALID_REQUEST,
         Kind.UNKNOWN_FLEET,
         Kind.TOO_LARGE,

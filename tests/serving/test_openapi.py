@@ -1,0 +1,149 @@
+"""The OpenAPI document: committed, complete, and true of what the service answers."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from rul_core.prognosis import Prognosis, State
+from rul_serving.openapi import BODIES
+from rul_serving.problems import Kind
+from rul_serving.schema import render
+from rul_store import ledger
+
+PROBLEM = "#/components/schemas/Problem"
+COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return json.loads(render())
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], value: object) -> None:
+    Draft202012Validator({**schema, "components": document["components"]}).validate(value)
+
+
+def bodies(node: object) -> list[dict[str, Any]]:
+    """Every media type object of the document."""
+    if isinstance(node, list):
+        return [found for item in node for found in bodies(item)]
+    if not isinstance(node, dict):
+        return []
+    here = list(node["content"].values()) if isinstance(node.get("content"), dict) else []
+    return here + [found for item in node.values() for found in bodies(item)]
+
+
+def test_the_committed_document_is_what_the_application_generates():
+    assert COMMITTED.read_bytes() == render(), (
+        "write it anew: python -m rul_serving.schema > docs/openapi.json"
+    )
+
+
+def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere(document):
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["title"] == "RUL platform"
+    schemas = document["components"]["schemas"]
+    for schema in schemas.values():
+        Draft202012Validator.check_schema(schema)
+    references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
+    assert references <= set(schemas)
+    assert {body.__name__ for body in BODIES} <= set(schemas)
+
+
+def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
+    found = operations(document)
+    names = [operation["operationId"] for operation in found.values()]
+    assert len(names) == len(set(names)) == 9
+    for name, operation in found.items():
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert {"200", "500"} <= set(operation["responses"]), name
+        for status, response in operation["responses"].items():
+            if int(status) < 400 or (status == "503" and operation["tags"] == ["service"]):
+                assert list(response["content"]) == ["application/json"], (name, status)
+            else:
+                assert response["content"]["application/problem+json"]["schema"] == {
+                    "$ref": PROBLEM
+                }, (name, status)
+
+
+def test_bodies_of_questions_forbid_unknown_fields_and_describe_the_known(document):
+    for name in ("PrognosisRequest", "UnitWindow", "WindowReading"):
+        assert document["components"]["schemas"][name]["additionalProperties"] is False
+    prognosis = document["components"]["schemas"]["Prognosis"]
+    assert prognosis["properties"]["contributions"]["items"] == {
+        "$ref": "#/components/schemas/Contribution"
+    }
+    assert "19 of 20 machines live longer" in prognosis["properties"]["safe_cycles"]["description"]
+    assert (
+        "- `not_configured`: The fleet has no released model."
+        in (document["components"]["schemas"]["State"]["description"])
+    )
+
+
+def test_every_example_is_what_its_schema_says(document):
+    examples = [
+        (body["schema"], example)
+        for body in bodies(document["paths"])
+        for example in body.get("examples", {}).values()
+    ]
+    assert len(examples) > 20
+    for schema, example in examples:
+        assert set(example) <= {"summary", "description", "value"}
+        check(document, schema, example["value"])
+
+
+def test_answers_are_what_their_schemas_say(document, platform):
+    platform.release()
+    given = Prognosis(
+        fleet="pumps", unit="a", state=State.NOT_CONFIGURED, computed_at=datetime.now(UTC)
+    )
+    ledger.record(platform.engine, "pumps", [given])
+    asked = {
+        "GET /v1/fleets": "/v1/fleets",
+        "GET /v1/fleets/{fleet}/units": "/v1/fleets/pumps/units?limit=1",
+        "GET /v1/fleets/{fleet}/units/{unit}/prognosis": "/v1/fleets/pumps/units/a/prognosis",
+        "GET /v1/models": "/v1/models",
+        "GET /livez": "/livez",
+        "GET /readyz": "/readyz",
+        "GET /health": "/health",
+        "GET /problems/{name}": "/problems/not-found",
+    }
+    found = operations(document)
+    with platform.client() as client:
+        question = platform.question("unit-000001", explain=True)
+        answers = {name: client.get(path) for name, path in asked.items()}
+        answers["POST /v1/prognoses"] = client.post("/v1/prognoses", json=question)
+        wrong = client.post("/v1/prognoses", json={})
+        served = client.get("/schema/openapi.json")
+    assert set(answers) == set(found)
+    for name, answer in answers.items():
+        assert answer.status_code == 200, (name, answer.text)
+        content = found[name]["responses"]["200"]["content"]["application/json"]
+        check(document, content["schema"], answer.json())
+    check(document, {"$ref": PROBLEM}, wrong.json())
+    assert served.json() == document
+    assert served.headers["content-type"] == "application/vnd.oai.openapi+json"
+
+
+def test_every_kind_of_problem_is_explained_and_declared_where_it_can_come(document, platform):
+    with platform.client() as client:
+        for kind in Kind:
+            told = client.get(kind.type).json()
+            assert told == {"type": kind.type, "status": kind.status, "title": kind.title}
+    text = json.dumps(document["paths"])
+    everywhere = {Kind.METHOD_NOT_ALLOWED}
+    assert {kind for kind in Kind if kind.type not in text} == everywhere
