@@ -27,7 +27,7 @@ from rul_core.model import Recipe
 from rul_core.readers import Conformed, conform
 from rul_core.resampling import Figure
 from rul_core.schema import Fleet
-from rul_core.scoring import Regimes
+from rul_core.scoring import Evaluation, Regimes
 
 WITH_AGE, WITHOUT_AGE = "with_age", "without_age"
 VARIANTS = {WITH_AGE: Recipe(), WITHOUT_AGE: cmapss.without_age(Recipe())}
@@ -177,51 +177,44 @@ def _output(command: list[str]) -> str:
 
 
 def print_tables(report: dict[str, dict]) -> None:
-    """Two tables: errors in both regimes, cross-validation beside the test; and bands."""
-    errors = Table(title="Errors in cycles, with 95 % intervals over engines")
-    for heading in ("", "regime", "CV RMSE", "RMSE", "near end", "bias", "PHM08", "late", "early"):
-        errors.add_column(heading, justify="left" if heading in ("", "regime") else "right")
-    errors.add_column("α–λ", justify="right")
-    errors.add_column("CRPS", justify="right")
-    bands = Table(title="Bands: coverage with its binomial 95 % interval, and mean width in cycles")
-    for heading in ("", "regime", "level", "overall", "true RUL ≤ 30", "width", "promise"):
-        bands.add_column(heading)
+    """A table a subset and variant: every figure with its 95 % interval, in both regimes."""
     for subset, variants in report.items():
         for variant, entry in variants.items():
-            title = f"{subset} {variant.replace('_', ' ')}"
             source = "test" if "test" in entry else "cross_validation"
             shown = msgspec.convert(entry[source], Regimes)
+            table = Table(
+                title=f"{subset} {variant.replace('_', ' ')}: {source.replace('_', '-')}",
+                caption=f"RMSE by cross-validation {entry['cross_validation_rmse_cycles']:.2f}",
+            )
+            table.add_column("in cycles")
             for regime in (shown.clipped, shown.unclipped):
-                errors.add_row(
-                    title,
-                    regime.regime + ("" if source == "test" else " (CV: no truth file)"),
-                    f"{entry['cross_validation_rmse_cycles']:.2f}",
-                    *(
-                        _figure(getattr(regime, name), digits)
-                        for name, digits in (
-                            ("rmse_cycles", 2),
-                            ("rmse_near_end_cycles", 2),
-                            ("bias_cycles", 2),
-                            ("phm08_score", 0),
-                            ("late_share", 2),
-                            ("early_share", 2),
-                            ("alpha_lambda", 2),
-                            ("crps_cycles", 2),
-                        )
-                    ),
-                )
-                for band in regime.bands:
-                    bands.add_row(
-                        title,
-                        regime.regime,
-                        f"{band.level:.0%}",
-                        _coverage(band.overall),
-                        _coverage(band.near_end) if band.near_end else "–",
-                        _figure(band.mean_width_cycles, 1),
-                        "kept" if band.promise_kept else "broken",
-                    )
-    console.print(errors)
-    console.print(bands)
+                table.add_column(regime.regime, justify="right")
+            for rows in zip(_rows(shown.clipped), _rows(shown.unclipped), strict=True):
+                table.add_row(rows[0][0], *(told for _, told in rows))
+            console.print(table)
+
+
+def _rows(regime: Evaluation) -> list[tuple[str, str]]:
+    """What a figure is called, and the figure."""
+    near = f"true RUL ≤ {regime.near_end_cycles:g}"
+    rows = [
+        ("RMSE", _figure(regime.rmse_cycles, 2)),
+        (f"RMSE at {near}", _figure(regime.rmse_near_end_cycles, 2)),
+        ("bias", _figure(regime.bias_cycles, 2)),
+        ("PHM08 score", _figure(regime.phm08_score, 0)),
+        ("late share", _figure(regime.late_share, 2)),
+        ("early share", _figure(regime.early_share, 2)),
+        ("α–λ accuracy", _figure(regime.alpha_lambda, 2)),
+        ("CRPS", _figure(regime.crps_cycles, 2)),
+    ]
+    for band in regime.bands:
+        rows += [
+            (f"{band.level:.0%} band holds", _coverage(band.overall)),
+            (f"… at {near}", _coverage(band.near_end) if band.near_end else "–"),
+            ("… mean width", _figure(band.mean_width_cycles, 1)),
+            ("… promise", "kept" if band.promise_kept else "broken"),
+        ]
+    return rows
 
 
 def _figure(figure: Figure | None, digits: int) -> str:
