@@ -139,7 +139,8 @@ def _table(
     cap: float,
 ) -> np.ndarray:
     """(knots, levels): each knot plus the weighted residual quantiles near it."""
-    residual = true - predicted
+    # A capped truth is somewhere beyond the cap: no shift of the prediction brings it below.
+    residual = np.where(true < cap, true - predicted, np.inf)
     order = np.argsort(residual, kind="stable")
     residual, at, weight = residual[order], predicted[order], weights[order]
     table = np.empty((len(knots), len(levels)))
