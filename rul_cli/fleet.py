@@ -28,7 +28,7 @@ def init(
 ) -> None:
     """Write fleets/NAME.toml by looking at FILE, and say what was guessed."""
     from rul_core.discovery import describe
-    from rul_core.errors import ReadingsError
+    from rul_core.errors import ReadingsError, StoreError
     from rul_core.formats import parse_file
     from rul_store import files, fleets
     from rul_store.landing import FOLDER
@@ -37,14 +37,16 @@ def init(
         raise ReadingsError("no such file; name a .txt, .csv or .parquet file", source=str(file))
     data = file.read_bytes()
     guess = describe(parse_file(data, file.name), name, file.name)
+    target = root / FOLDER / name / file.name
+    if land and target.exists() and target.read_bytes() != data:
+        raise StoreError(f"{target} is there with other content; rename {file} and land it again")
     path = fleets.save(root, guess.fleet, replace=replace)
     for remark in guess.remarks:
-        console.print(f"  • {remark}", markup=False, highlight=False)
-    console.print(f"Wrote {path}. Read it and correct what is guessed wrong.", highlight=False)
+        _say(f"  • {remark}")
+    _say(f"Wrote {path}. Read it and correct what is guessed wrong.")
     if land:
-        target = root / FOLDER / name / file.name
         files.write(target, data)
-        console.print(f"Landed {target}.", highlight=False)
+        _say(f"Landed {target}.")
     if json:
         print_json(msgspec.to_builtins(guess))
 
@@ -75,7 +77,7 @@ def list_fleets(
         )
         return
     if not described:
-        console.print(f"No fleet under {root}; `rul fleet init NAME FILE` describes one.")
+        _say(f"No fleet under {root}; `rul fleet init NAME FILE` describes one.")
         return
     table = Table("fleet", "sensors", "life in", "label cap", "live version")
     for fleet in described:
@@ -104,3 +106,8 @@ def show(
         print_json(msgspec.to_builtins(fleet))
     else:
         typer.echo(write_fleet(fleet), nl=False)
+
+
+def _say(line: str) -> None:
+    """A line as it is: paths are neither broken nor taken for markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
