@@ -14,10 +14,20 @@ RELEASED_MODEL = dg.AssetSelection.assets("released_model")
 def when_inputs_are_sound() -> dg.AutomationCondition:
     """Make a fleet's partition when an input changed and all blocking checks of the inputs passed.
 
-    ``eager`` alone looks only at updates: a check that failed in an earlier run would not stop it.
+    This is ``eager`` with three differences. It waits for checks that failed in an earlier run. It
+    does not forget what happened before its own first look: files that were taken in while the
+    daemon started would wait for the next ones. And what changes between a request or a run and
+    the next look counts: ``eager`` takes it for answered, so prognoses that were made a moment
+    before a release would stay the old champion's until the next reading.
     A run that failed is not repeated until an input changes again.
     """
-    return AC.eager() & AC.all_deps_blocking_checks_passed()
+    return (
+        _input_changed()
+        & ~AC.any_deps_missing()
+        & ~AC.any_deps_in_progress()
+        & ~AC.in_progress()
+        & AC.all_deps_blocking_checks_passed()
+    )
 
 
 def when_readings_or_the_champion_change() -> dg.AutomationCondition:
@@ -27,8 +37,15 @@ def when_readings_or_the_champion_change() -> dg.AutomationCondition:
     a challenger is trained, which may take an hour, the champion keeps answering.
     """
     return (
-        AC.eager()
-        .replace("any_deps_missing", AC.any_deps_missing().ignore(RELEASED_MODEL))
-        .replace("any_deps_in_progress", AC.any_deps_in_progress().ignore(RELEASED_MODEL))
+        _input_changed()
+        & ~AC.any_deps_missing().ignore(RELEASED_MODEL)
+        & ~AC.any_deps_in_progress().ignore(RELEASED_MODEL)
+        & ~AC.in_progress()
         & AC.all_deps_blocking_checks_passed()
     )
+
+
+def _input_changed() -> dg.AutomationCondition:
+    """An input is newer, or there is nothing yet, and no run was asked for or seen since."""
+    changed = AC.newly_missing() | AC.any_deps_updated()
+    return changed.since((AC.newly_requested() | AC.newly_updated()) & ~changed)

@@ -99,8 +99,12 @@ class Inspection:
 
     @property
     def unusable_share(self) -> float:
-        """Share of the rows that cannot be used. Repeated ones are no loss: exports overlap."""
-        lost = self.set_aside.filter(pl.col("reason") != IssueKind.DUPLICATE.value).height
+        """Share of the readings that are lost.
+
+        A row that repeats or contradicts another is no loss: exports overlap, and the first stays.
+        """
+        repeats = [IssueKind.DUPLICATE.value, IssueKind.CONFLICT.value]
+        lost = self.set_aside.filter(~pl.col("reason").is_in(repeats)).height
         return lost / max(1, lost + self.usable)
 
     def _count(self, usable: pl.DataFrame) -> None:

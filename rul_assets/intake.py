@@ -26,6 +26,8 @@ from rul_store.landing import LandedFile, Landing
 
 SENT = "readings table"
 """The source of rows that were not in a file."""
+MOST_UNREADABLE = 0.5
+"""Share of a file's rows; with more, the file is broken and none of it is taken."""
 SETTLE_SECONDS = landing.SETTLE_SECONDS
 
 
@@ -108,6 +110,7 @@ def _take_file(engine: sa.Engine, lake: Lake, fleet: Fleet, file: LandedFile) ->
     """How many readings the file gave."""
     table = readers.parse_file(file.data, file.name)
     conformed = readers.conform(table, fleet, source=file.name)
+    _refuse_mostly_unreadable(conformed.set_aside, table.height, file.name)
     name = f"file-{file.sha256[:40]}"
     if conformed.set_aside.height:
         lake.append(RAW_SET_ASIDE, fleet.name, name, conformed.set_aside)
@@ -117,6 +120,20 @@ def _take_file(engine: sa.Engine, lake: Lake, fleet: Fleet, file: LandedFile) ->
         told = _other_ends(conflicts, file.name)
         lake.append(RAW_SET_ASIDE, fleet.name, f"lives-{file.sha256[:40]}", told)
     return conformed.readings.height
+
+
+def _refuse_mostly_unreadable(unreadable: pl.DataFrame, rows: int, source: str) -> None:
+    """A file that is for the most part no readings is not what its fleet's description means."""
+    if unreadable.height <= MOST_UNREADABLE * rows:
+        return
+    first = unreadable.row(0, named=True)
+    raise ReadingsError(
+        f"{unreadable.height} of {rows} rows cannot be read; the first has {first['value']!r} in "
+        f"column {first['column']!r}: {first['detail']}; correct the file or the description",
+        source=source,
+        row=first["row"],
+        column=first["column"],
+    )
 
 
 def _take_sent(engine: sa.Engine, lake: Lake, fleet: Fleet) -> int:

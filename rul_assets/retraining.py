@@ -77,8 +77,6 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """By level: of the champion's prognoses, once the lives they spoke of have ended."""
     drifted: tuple[str, ...] = ()
     """Channels whose drift is confirmed."""
-    has_features: bool = True
-    """Whether there are features of the core readings as they stand."""
     under_way: str = ""
     """Where readings are that have not become features yet; empty when all have."""
 
@@ -147,8 +145,6 @@ def decide(
     if not wanted:
         return Wait(_nothing_new(situation, policy))
     request = wanted[0]
-    if not situation.has_features:
-        return Wait(f"{request.detail}; waits for features of the newest core readings")
     recent = [at for at in history.requested if now - at < DAY]
     if len(recent) >= policy.cap_per_day:
         return Wait(f"{request.detail}; but {len(recent)} trainings a day are the cap")

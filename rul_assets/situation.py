@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from rul_assets.retraining import Learnt, Situation
 from rul_assets.tables import (
+    BEGUN_AT,
     CANDIDATES,
     CORE,
     CORE_GENERATION,
@@ -19,8 +20,6 @@ from rul_assets.tables import (
     FEATURES,
     LIVES,
     OUTCOMES,
-    RAW,
-    RAW_ROWS,
     TRAINED_AT,
     VERSION,
 )
@@ -44,29 +43,31 @@ def of(engine: sa.Engine, lake: Lake, fleet: Fleet) -> Situation:
     """
     failed = lives.read(engine, fleet.name).filter(pl.col("outcome") == Outcome.FAILED.value)
     champion = champions.current(engine, fleet.name)
+    version = champion.version if champion else ""
+    outcomes = outcomes_of(lake, fleet.name, version)
     return Situation(
         failed_lives=failed.height,
         failed_units=failed[UNIT].n_unique(),
         learnt=learnt(lake, fleet.name),
-        coverage=watch.live_coverage(
-            outcomes_of(lake, fleet.name, champion.version),
-            cap_cycles=fleet.learning.label_cap_cycles,
-        )
-        if champion
-        else {},
-        drifted=drifted(lake, fleet.name, champion.version) if champion else (),
-        under_way=under_way(lake, fleet.name),
+        coverage=watch.live_coverage(outcomes, cap_cycles=fleet.learning.label_cap_cycles),
+        drifted=drifted(lake, fleet.name, version),
+        under_way=under_way(engine, lake, fleet.name),
     )
 
 
-def under_way(lake: Lake, fleet: str) -> str:
-    """Where readings are that have not become features yet; empty when all have."""
-    raw, core, features = (lake.current(table, fleet) for table in (RAW, CORE, FEATURES))
-    if raw is None:
+def under_way(engine: sa.Engine, lake: Lake, fleet: str) -> str:
+    """Why the failed lives cannot be learnt from just now; empty when they can.
+
+    What counts is that the core readings were made after the last failure became known, not that
+    they hold every reading: where machines send all the time, they never do.
+    """
+    core, kept = lake.current(CORE, fleet), lake.current(FEATURES, fleet)
+    if core is None:
         return ""
-    if core is None or core.notes[RAW_ROWS] != str(raw.rows):
-        return f"{CORE} has not caught up with {RAW}"
-    if features is None or features.notes[CORE_GENERATION] != str(core.generation):
+    begun_at = msgspec.json.decode(core.notes[BEGUN_AT], type=datetime)
+    if lives.count_ended(engine, fleet, since=begun_at, outcome=Outcome.FAILED):
+        return f"a life has failed since {CORE} was made"
+    if kept is None or kept.notes[CORE_GENERATION] != str(core.generation):
         return f"{FEATURES} has not caught up with {CORE}"
     return ""
 

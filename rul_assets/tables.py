@@ -19,6 +19,8 @@ OUTCOMES = "realised_outcomes"
 
 WATERMARK = "watermark"
 """Of ``RAW``: how far the rows that were sent over HTTP were taken in."""
+BEGUN_AT = "begun_at"
+"""Of ``CORE``: when making it began; what became known later may not be in it."""
 RAW_ROWS = "raw_rows"
 """Of ``CORE`` and ``DRIFT``: up to which raw reading it was made."""
 CORE_GENERATION = "core_generation"

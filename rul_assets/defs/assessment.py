@@ -77,7 +77,7 @@ def rul_model(
     # Before anything is read: a release is refused when the champion has moved since.
     champion = champions.current(engine, fleet.name)
     known = lives.read(engine, fleet.name)
-    kept = _features_of_the_core(lake, fleet.name)
+    kept = _features(lake, fleet.name)
     readings = _readings_of_failed(lake, fleet.name, known)
     training = train(
         readings,
@@ -284,20 +284,17 @@ def _contender(bundles: BundleStore, champion: Champion | None) -> Contender | N
     return Contender(loaded.model, loaded.evidence())
 
 
-def _features_of_the_core(lake: Lake, fleet: str) -> Table:
-    """The features, once they are known to be those of the core readings.
+def _features(lake: Lake, fleet: str) -> Table:
+    """The features, once they are known to be those of the core readings as they stand.
 
     Raises:
-        StoreError: They are older: the core readings' checks failed, or features are being made.
+        StoreError: They are not: the core readings' checks failed, or features are being made.
     """
     core, kept = lake.current(CORE, fleet), lake.current(FEATURES, fleet)
-    if core is None or kept is None:
-        raise StoreError(f"fleet {fleet!r} has no features yet; they need lives that have failed")
-    if kept.notes[CORE_GENERATION] != str(core.generation):
+    if core is None or kept is None or kept.notes[CORE_GENERATION] != str(core.generation):
         raise StoreError(
-            f"the features of fleet {fleet!r} are of core readings {kept.notes[CORE_GENERATION]}, "
-            f"there are {core.generation} by now; see that the checks of core_readings pass and "
-            "materialise features, then train again"
+            f"there are no features of the newest core readings of fleet {fleet!r}; see that lives "
+            "have failed and the checks of core_readings pass, materialise features, train again"
         )
     return kept
 

@@ -4,9 +4,11 @@ What belongs here: the asset and its blocking checks. What does not: the rules
 (``rul_core.quality``), walking through a fleet (``inspection``).
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import msgspec
 import polars as pl
 import sqlalchemy as sa
 
@@ -16,7 +18,7 @@ from rul_assets.defs.acquisition import raw_readings
 from rul_assets.failures import explained
 from rul_assets.inspection import MOST_SET_ASIDE, Inspection
 from rul_assets.partitions import FLEETS
-from rul_assets.tables import CORE, CORE_ISSUES, CORE_SET_ASIDE, RAW, RAW_ROWS
+from rul_assets.tables import BEGUN_AT, CORE, CORE_ISSUES, CORE_SET_ASIDE, RAW, RAW_ROWS
 from rul_core.conditions import Conditions
 from rul_store import champions, fleets
 from rul_store.lake import Lake
@@ -28,7 +30,7 @@ CHECKS = {
     "no_column_is_missing": "Every setting and sensor of the description has a value somewhere.",
     "keys_are_unique": "No unit, life and cycle occurs twice.",
     "few_rows_are_set_aside": (
-        f"At most {MOST_SET_ASIDE:.0%} of the rows cannot be used. Repeated rows do not count: "
+        f"At most {MOST_SET_ASIDE:.0%} of the readings are lost. Repeated rows do not count: "
         "exports overlap."
     ),
 }
@@ -62,7 +64,7 @@ def core_readings(
     ``core_issues``, each naming unit, cycle and column. Nothing is dropped in silence.
     """
     fleet = fleets.load(root, context.partition_key)
-    ticket = lake.ticket(CORE, fleet.name)
+    begun_at, ticket = datetime.now(UTC), lake.ticket(CORE, fleet.name)
     raw = lake.scan(RAW, fleet.name)
     found = Inspection(
         fleet,
@@ -71,7 +73,10 @@ def core_readings(
         _conditions_of_the_champion(engine, bundles, fleet.name),
     )
     run_id = context.run.run_id
-    notes = {RAW_ROWS: str(raw.select(pl.len()).collect().item())}
+    notes = {
+        RAW_ROWS: str(raw.select(pl.len()).collect().item()),
+        BEGUN_AT: msgspec.json.encode(begun_at).decode(),
+    }
     lake.write(CORE, fleet.name, run_id, found.shards(), ticket=ticket, notes=notes)
     lake.write(CORE_SET_ASIDE, fleet.name, run_id, found.set_aside)
     lake.write(CORE_ISSUES, fleet.name, run_id, found.issues)

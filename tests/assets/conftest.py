@@ -7,7 +7,7 @@ copied from a house that was built once for all tests.
 
 import shutil
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ class House:
     definitions: dg.Definitions
     tick_cursor: Any = None
     sensor_cursors: dict[str, str | None] = field(default_factory=dict)
+    run_keys: set[str | None] = field(default_factory=set)
 
     @property
     def lake(self) -> Lake:
@@ -69,27 +70,49 @@ class House:
         return path
 
     def make(
-        self, *assets: str, fleet: str = FLEET, fails: bool = False, **tags: str
+        self,
+        *assets: str,
+        fleet: str = FLEET,
+        tags: Mapping[str, str] | None = None,
+        fails: bool | None = False,
     ) -> dg.ExecuteInProcessResult:
-        """Materialise assets with their checks, in one run."""
+        """Materialise assets with their checks, in one run, which may also fail if ``None``."""
         job = self.definitions.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
             instance=self.instance,
             partition_key=fleet,
             asset_selection=[dg.AssetKey(name) for name in assets] or None,
             tags=tags,
-            raise_on_error=not fails,
+            raise_on_error=fails is False,
         )
-        assert result.success is not fails
+        assert fails is None or result.success is not fails
         return result
 
-    def run(self, job: str, fleet: str = FLEET, *, fails: bool = False, **tags: str):
+    def run(
+        self,
+        job: str,
+        fleet: str | None = FLEET,
+        *,
+        tags: Mapping[str, str] | None = None,
+        fails: bool = False,
+    ) -> dg.ExecuteInProcessResult:
         """Run a job of the code location."""
         result = self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance, partition_key=fleet, tags=tags, raise_on_error=not fails
         )
         assert result.success is not fails
         return result
+
+    def check(self, asset: str, *, fails: bool = False) -> dict[str, dg.AssetCheckEvaluation]:
+        """Run an asset's checks alone; give their evaluations by name."""
+        selection = dg.AssetSelection.checks_for_assets(dg.AssetKey(asset))
+        job = dg.define_asset_job("checks", selection=selection)
+        both = dg.Definitions.merge(self.definitions, dg.Definitions(jobs=[job]))
+        result = both.resolve_job_def("checks").execute_in_process(
+            instance=self.instance, partition_key=FLEET, raise_on_error=not fails
+        )
+        assert result.success is not fails
+        return {found.check_name: found for found in result.get_asset_check_evaluations()}
 
     def tick(self) -> dict[str, set[str | None]]:
         """What automation asks for at its next look: fleets by asset."""
@@ -105,15 +128,55 @@ class House:
 
     def look(self, sensor: str) -> dg.SensorResult:
         """What a sensor says at its next look."""
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance,
-            definitions=self.definitions,
+            resources=self.definitions.resources,
             cursor=self.sensor_cursors.get(sensor),
-        )
-        result = self.definitions.get_sensor_def(sensor)(context)
+        ) as context:
+            result = self.definitions.resolve_sensor_def(sensor)(context)
         assert isinstance(result, dg.SensorResult)
         self.sensor_cursors[sensor] = result.cursor
         return result
+
+    def live(self, rounds: int = 12) -> list[str]:
+        """Do as the daemon does until nothing is asked for any more; give what was run, in order.
+
+        Runs are named by their job and, where they have one, their reason; those of automation by
+        their assets.
+        """
+        ran = []
+        for _ in range(rounds):
+            asked = [
+                (sensor, request)
+                for sensor in ("new_fleets", "new_files", "new_rows", "retraining")
+                for request in self._requests(sensor)
+                if request.run_key not in self.run_keys
+            ]
+            for sensor, request in asked:
+                self.run_keys.add(request.run_key)
+                (target,) = self.definitions.resolve_sensor_def(sensor).targets
+                self.run(target.job_name, request.partition_key, tags=request.tags)
+                reason = request.tags.get("rul/reason")
+                ran.append(f"{target.job_name} ({reason})" if reason else target.job_name)
+            wanted: dict[str | None, list[str]] = {}
+            for asset, partitions in self.tick().items():
+                for partition in partitions:
+                    wanted.setdefault(partition, []).append(asset)
+            for partition, assets in wanted.items():
+                assert partition is not None
+                result = self.make(*assets, fleet=partition, fails=None)
+                failed = "" if result.success else " (failed)"
+                ran.append(", ".join(sorted(assets)) + failed)
+            if not asked and not wanted:
+                return ran
+        raise AssertionError(f"still not at rest: {ran}")
+
+    def _requests(self, sensor: str) -> list[dg.RunRequest]:
+        result = self.look(sensor)
+        for request in result.dynamic_partitions_requests or ():
+            assert isinstance(request, dg.AddDynamicPartitionsRequest)
+            self.instance.add_dynamic_partitions("fleet", [*request.partition_keys])
+        return [*(result.run_requests or ())]
 
 
 @pytest.fixture(scope="session")
@@ -122,11 +185,17 @@ def definitions() -> dg.Definitions:
 
 
 @pytest.fixture
-def house(tmp_path: Path, database_url: str, definitions: dg.Definitions) -> Generator[House]:
-    """A described fleet, and nothing else."""
+def empty_house(tmp_path: Path, database_url: str, definitions: dg.Definitions) -> Generator[House]:
+    """A database with tables, and nothing else."""
     with _living(tmp_path / "data", database_url, definitions) as made:
-        made.describe()
         yield made
+
+
+@pytest.fixture
+def house(empty_house: House) -> House:
+    """A described fleet, and nothing else."""
+    empty_house.describe()
+    return empty_house
 
 
 @pytest.fixture(scope="session")

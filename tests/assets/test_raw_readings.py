@@ -85,6 +85,16 @@ def test_a_row_that_cannot_be_read_is_kept_as_it_came(house):
     assert '"unit-000002"' in aside["content"]
 
 
+def test_a_file_that_is_mostly_no_readings_is_broken_and_none_of_it_is_taken(house):
+    house.drop(TABLE.with_columns(cycle=pl.lit("?")).write_csv().encode(), "june.csv")
+    check = check_of(house.make("raw_readings"), "files_are_readable")
+    error = check.metadata["errors"].value["june.csv"]
+    assert f"{TABLE.height} of {TABLE.height} rows cannot be read" in error
+    assert "june.csv, row 1, column 'cycle'" in error
+    assert rows(house) == 0
+    assert house.lake.current("raw_set_aside", "pumps") is None
+
+
 def test_an_ended_life_that_another_file_ends_otherwise_is_a_conflict_that_is_told(house):
     house.drop(CSV, "june.csv")
     house.make("raw_readings")
