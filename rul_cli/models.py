@@ -1,6 +1,7 @@
 """``rul models``: which models there are, what is live, and the way back."""
 
 import getpass
+import os
 from typing import Annotated
 
 import msgspec
@@ -109,7 +110,7 @@ def rollback(
             laptop.engine,
             laptop.root,
             fleet,
-            by=getpass.getuser(),
+            by=_user(),
             reason=reason,
             redis_client=laptop.redis_client,
         )
@@ -117,3 +118,11 @@ def rollback(
         print_json(msgspec.to_builtins(champion))
     else:
         console.print(f"Fleet {fleet} is served by {champion.version} now.", highlight=False)
+
+
+def _user() -> str:
+    """Who types; in a container the number may be all there is."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
