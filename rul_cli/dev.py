@@ -13,8 +13,8 @@ from rul_cli.laptop import DEFAULT_ROOT, opened
 
 def dev(
     root: Root = DEFAULT_ROOT,
-    dagster_port: Annotated[int, typer.Option(help="of Dagster's pages")] = 3000,
-    api_port: Annotated[int, typer.Option(help="of the HTTP API")] = 8000,
+    dagster_port: Annotated[int, typer.Option(min=1, max=65535, help="of Dagster's pages")] = 3000,
+    api_port: Annotated[int, typer.Option(min=1, max=65535, help="of the HTTP API")] = 8000,
 ) -> None:
     """Run Dagster and the API on this laptop until Ctrl-C."""
     with opened(root) as laptop:
