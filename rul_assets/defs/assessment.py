@@ -36,7 +36,8 @@ from rul_assets.tables import (
 from rul_core import release
 from rul_core.errors import BundleError, StoreError
 from rul_core.features import Pipeline
-from rul_core.leakage import CATCHES, GateOutcome, GateReport
+from rul_core.leakage import CATCHES, GateOutcome, GateReport, GateTest
+from rul_core.leakage_report import not_run
 from rul_core.model import Prepared, train
 from rul_core.release import Contender, Ruling
 from rul_core.schema import KEY, LIFE, UNIT, Outcome
@@ -45,7 +46,7 @@ from rul_store import champions, fleets, lives
 from rul_store.champions import Champion
 from rul_store.lake import Lake
 from rul_store.lake_table import Table
-from rul_store.models import Origin, load_model, save_model
+from rul_store.models import LoadedModel, Origin, load_model, save_model
 from rul_store.registry import BundleStore
 
 REASON_TAG = "rul/reason"
@@ -196,8 +197,7 @@ def candidate_is_sound(
     yield _check("bundle_verifies", passed=True, figures={"files": len(loaded.bundle.checksums)})
     band = release.promised_band(loaded.metrics())
     yield _check("coverage_is_kept", passed=band.promise_kept, figures=_coverage(band))
-    gate = msgspec.json.decode(loaded.bundle.read("gate.json"), type=GateReport)
-    for finding in gate.findings:
+    for finding in _findings(loaded):
         yield _check(
             f"leakage_{finding.name}",
             passed=finding.outcome is GateOutcome.PASSED,
@@ -275,6 +275,16 @@ def candidate_of(lake: Lake, fleet: str, run: dg.DagsterRun) -> str:
     known = lake.scan(CANDIDATES, fleet).select("version", "run_id").collect()
     own = known.filter(pl.col("run_id").is_in([run.run_id, run.get_root_run_id() or ""]))
     return (known if own.is_empty() else own)["version"][-1]
+
+
+def _findings(loaded: LoadedModel) -> list[GateTest]:
+    """What the gate said of each of its tests, also of those that a bundle's gate did not have."""
+    report = msgspec.json.decode(loaded.bundle.read("gate.json"), type=GateReport)
+    said = {finding.name: finding for finding in report.findings}
+    return [
+        said.get(name) or not_run(name, "the gate that this candidate passed had no such test")
+        for name in CATCHES
+    ]
 
 
 def _contender(bundles: BundleStore, champion: Champion | None) -> Contender | None:

@@ -105,10 +105,13 @@ class House:
 
     def check(self, asset: str, *, fails: bool = False) -> dict[str, dg.AssetCheckEvaluation]:
         """Run an asset's checks alone; give their evaluations by name."""
-        selection = dg.AssetSelection.checks_for_assets(dg.AssetKey(asset))
-        job = dg.define_asset_job("checks", selection=selection)
-        both = dg.Definitions.merge(self.definitions, dg.Definitions(jobs=[job]))
-        result = both.resolve_job_def("checks").execute_in_process(
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        keys = {
+            key
+            for key in job.asset_layer.asset_graph.asset_check_keys
+            if key.asset_key == dg.AssetKey(asset)
+        }
+        result = job.get_subset(asset_check_selection=keys).execute_in_process(
             instance=self.instance, partition_key=FLEET, raise_on_error=not fails
         )
         assert result.success is not fails
