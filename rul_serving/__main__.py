@@ -19,8 +19,8 @@ def main() -> None:
     logs.configure()
     uvicorn.run(
         create_app(settings),
-        host=settings.serving_host,
-        port=settings.serving_port,
+        host=settings.host,
+        port=settings.port,
         timeout_graceful_shutdown=round(settings.shutdown_seconds),
         log_config=None,
         access_log=False,  # ``tracing`` writes a line with the trace id

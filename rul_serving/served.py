@@ -10,6 +10,7 @@ or answers otherwise than it did is refused: the old model stays and the service
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 import structlog
 
 from rul_core.errors import StoreError, Unavailable
+from rul_core.schema import NAME_PATTERN
 from rul_core.scoring import Regimes
 from rul_serving.database import Database
 from rul_serving.threads import Lane
@@ -131,7 +133,8 @@ class ServedModels:
             swallow("model_watcher", error, "the served models stay; looking again soon")
 
     def _fleets(self) -> list[str]:
-        return sorted(path.name for path in (self._root / FOLDER).glob("[!.]*/"))
+        folders = (path.name for path in (self._root / FOLDER).glob("*/"))
+        return sorted(name for name in folders if re.fullmatch(NAME_PATTERN, name))
 
     def _projected(self, fleet: str) -> Champion | None:
         champion, serving = champions.read_live(self._root, fleet), self._served.get(fleet)

@@ -16,10 +16,10 @@ Seconds = Annotated[float, Field(gt=0, description="seconds, more than 0")]
 class ServingSettings(StoreSettings):
     """What ``create_app`` needs to know."""
 
-    serving_host: str = Field(
+    host: str = Field(
         default="127.0.0.1", description="an address to listen on; 0.0.0.0 is every one"
     )
-    serving_port: int = Field(
+    port: int = Field(
         default=8000, ge=0, le=65535, description="a port from 0 (any that is free) to 65535"
     )
     model_poll_seconds: Seconds = 2.0

@@ -65,9 +65,9 @@ async def prognose_windows(
     the last reading. While the fleet has no released model its units are `not_configured`; where
     inference fails they are in `model_error`, and the trace id finds the cause.
     """
-    if request.content_type[0] != JSON:
-        given = request.content_type[0] or "none"
-        detail = f"the content type is {given}; send JSON with Content-Type: {JSON}"
+    given = request.content_type[0].lower()
+    if given != JSON:
+        detail = f"the content type is {given or 'missing'}; send JSON with Content-Type: {JSON}"
         raise Refusal(Kind.UNSUPPORTED_MEDIA_TYPE, detail)
     question = decode(body)
     limits = service.settings

@@ -105,6 +105,6 @@ def test_settings_have_safe_defaults(monkeypatch):
     monkeypatch.setenv("RUL_DATABASE_URL", "postgresql://localhost/rul")
     monkeypatch.setenv("RUL_MODEL_POLL_SECONDS", "0.5")
     settings = ServingSettings()
-    assert (settings.serving_host, settings.serving_port) == ("127.0.0.1", 8000)
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.model_poll_seconds == 0.5
     assert msgspec.to_builtins(settings.max_units) == 1000

@@ -13,7 +13,9 @@ from rul_core.prognosis import Prognosis, State
 from rul_serving.openapi import BODIES
 from rul_serving.problems import Kind
 from rul_serving.schema import render
+from rul_serving.settings import ServingSettings
 from rul_store import ledger
+from rul_store.settings import variable_of
 
 PROBLEM = "#/components/schemas/Problem"
 COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
@@ -147,3 +149,17 @@ def test_every_kind_of_problem_is_explained_and_declared_where_it_can_come(docum
     text = json.dumps(document["paths"])
     everywhere = {Kind.METHOD_NOT_ALLOWED}
     assert {kind for kind in Kind if kind.type not in text} == everywhere
+
+
+def test_the_page_on_the_api_names_every_problem_address_state_and_setting(document):
+    page = (COMMITTED.parent / "api.md").read_text()
+    for kind in Kind:
+        assert f"| `{kind.type}` | {kind.status} |" in page
+    for state in State:
+        assert f"| `{state}` |" in page
+    for path in document["paths"]:
+        assert path in page
+    for name, field in ServingSettings.model_fields.items():
+        assert f"`{variable_of(name)}`" in page
+        if isinstance(field.default, int | float):
+            assert f"{field.default:g}" in page or str(field.default) in page

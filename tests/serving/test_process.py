@@ -33,7 +33,7 @@ def test_the_process_serves_logs_json_and_ends_gracefully(platform):
     environment = {
         "RUL_ROOT": str(platform.root),
         "RUL_DATABASE_URL": platform.settings.database_url.get_secret_value(),
-        "RUL_SERVING_PORT": "0",
+        "RUL_PORT": "0",
     }
     with process(**environment) as service:
         assert service.stdout
@@ -64,10 +64,10 @@ def test_the_process_serves_logs_json_and_ends_gracefully(platform):
 
 
 def test_a_missing_setting_ends_the_process_with_its_name():
-    with process(RUL_DATABASE_URL="", RUL_SERVING_PORT="many") as service:
+    with process(RUL_DATABASE_URL="", RUL_PORT="many") as service:
         output, error = service.communicate(timeout=60)
     assert service.returncode == 1
     assert output == ""
     assert "RUL_DATABASE_URL is not set" in error
-    assert "RUL_SERVING_PORT=many cannot be used" in error
+    assert "RUL_PORT=many cannot be used" in error
     assert "Traceback" not in error

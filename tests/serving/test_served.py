@@ -55,6 +55,14 @@ def test_a_release_under_load_fails_no_request(platform, eventually):
     assert answers[-1][1]["provenance"]["model_version"] == new
 
 
+def test_folders_that_can_be_no_fleet_are_passed_over(platform):
+    platform.release()
+    for name in ("lost+found", ".trash"):
+        (platform.root / "models" / name).mkdir()
+    with platform.client() as client:
+        assert client.get("/readyz").json()["status"] == "ready"
+
+
 def test_the_first_release_of_a_fleet_is_served_without_a_restart(platform, eventually):
     with platform.client() as client:
         assert version(client) is None

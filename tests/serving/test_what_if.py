@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 import pytest
 from catboost import CatBoostRegressor
-from hypothesis import given
+from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -338,3 +338,25 @@ def test_a_window_is_taken_exactly_when_its_cycles_increase(cycles):
     else:
         with pytest.raises(Refusal, match="cycles must increase"):
             to_frame(question, fleet)
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def test_any_numbers_at_all_are_answered_with_a_state(platform):
+    platform.release()
+    channels = platform.learnt.training.model.fleet.channels
+    reading = st.fixed_dictionaries(dict.fromkeys(channels, FINITE | st.none()))
+    rows = st.lists(st.tuples(FINITE, reading), min_size=1, max_size=12, unique_by=lambda r: r[0])
+    with platform.client() as client:
+
+        @given(rows=rows)
+        @hypothesis_settings(max_examples=30, deadline=None, phases=[Phase.generate])
+        def ask(rows: list) -> None:
+            readings = [{"cycle": c, "values": v} for c, v in sorted(rows, key=lambda r: r[0])]
+            question = {"fleet": "pumps", "units": [{"unit": "u", "readings": readings}]}
+            response = client.post("/v1/prognoses", json=question)
+            assert response.status_code == 200, response.text
+            assert response.json()["prognoses"][0]["state"] != "model_error"
+
+        ask()
