@@ -192,8 +192,8 @@ def matrix(readings: pl.DataFrame, names: tuple[str, ...]) -> np.ndarray:
     """(n, len(names)) float64, NaN where null."""
     if not names:
         return np.zeros((readings.height, 0))
-    columns = [readings[n].cast(pl.Float64).fill_null(float("nan")).to_numpy() for n in names]
-    return np.column_stack(columns)
+    values = pl.col(names).cast(pl.Float64).fill_null(float("nan"))
+    return readings.select(values).to_numpy(order="c", writable=True)
 
 
 def _floats(row: np.ndarray) -> tuple[float, ...]:

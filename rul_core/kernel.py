@@ -169,32 +169,35 @@ def _advance(seen, state, readings, cycles, bank, rows):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def nearest(settings, mean, scale, centroids):
-    """The condition of one reading and its squared distance, in standardised settings.
+def nearest_of_each(settings, mean, scale, centroids):
+    """The condition of each reading and its squared distance, in standardised settings.
 
     A setting that was not read leaves the first condition and an infinite distance.
+
+    Args:
+        settings: (n, S) float64, NaN where not read.
+        mean: (S,) float64.
+        scale: (S,) float64.
+        centroids: (C, S) float64, of standardised settings.
+
+    Returns:
+        (n,) int64 and (n,) float64.
     """
-    found = 0
-    least = np.inf
-    for c in range(centroids.shape[0]):
-        distance = 0.0
-        for j in range(settings.shape[0]):
-            gap = (settings[j] - mean[j]) / scale[j] - centroids[c, j]
-            distance += gap * gap
-        if distance < least:
-            least = distance
-            found = c
-    return found, least
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def nearest_of_each(settings, mean, scale, centroids):
-    """``nearest`` for every row of settings (n, S): (n,) int64 and (n,) float64."""
-    found = np.empty(settings.shape[0], dtype=np.int64)
-    distance = np.empty(settings.shape[0])
+    found = np.zeros(settings.shape[0], dtype=np.int64)
+    least = np.full(settings.shape[0], np.inf)
+    place = np.empty(settings.shape[1])
     for i in range(settings.shape[0]):
-        found[i], distance[i] = nearest(settings[i], mean, scale, centroids)
-    return found, distance
+        for j in range(place.shape[0]):
+            place[j] = (settings[i, j] - mean[j]) / scale[j]
+        for c in range(centroids.shape[0]):
+            distance = 0.0
+            for j in range(place.shape[0]):
+                gap = place[j] - centroids[c, j]
+                distance += gap * gap
+            if distance < least[i]:
+                least[i] = distance
+                found[i] = c
+    return found, least
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -206,12 +209,12 @@ def _normalise(settings, sensors, fitted):
     known, projections = fitted.weights.shape
     normalised = np.empty((sensors.shape[0], known))
     projected = np.empty((sensors.shape[0], projections))
+    condition, distance = nearest_of_each(
+        settings, fitted.setting_mean, fitted.setting_scale, fitted.centroids
+    )
     for i in range(sensors.shape[0]):
-        condition, distance = nearest(
-            settings[i], fitted.setting_mean, fitted.setting_scale, fitted.centroids
-        )
-        unknown = np.isinf(distance)
-        mean, scale = fitted.sensor_mean[condition], fitted.sensor_scale[condition]
+        unknown = np.isinf(distance[i])
+        mean, scale = fitted.sensor_mean[condition[i]], fitted.sensor_scale[condition[i]]
         read, values = sensors[i], normalised[i]
         for j in range(known):
             z = (read[j] - mean[j]) / scale[j]

@@ -153,19 +153,26 @@ def test_the_nearest_condition_is_the_nearest(conditions, count, seed):
     np.testing.assert_allclose(squared, every.min(axis=1))
 
 
+def distances(settings: list[list[float]], centroids: list[list[float]]) -> tuple[list, list]:
+    """In settings with mean 0 and scale 1."""
+    places = np.array(settings, dtype=np.float64)
+    count = places.shape[1]
+    found, squared = kernel.nearest_of_each(
+        places, np.zeros(count), np.ones(count), np.array(centroids).reshape(-1, count)
+    )
+    return found.tolist(), squared.tolist()
+
+
 def test_of_two_conditions_as_near_the_first_counts():
-    found, _ = kernel.nearest(np.zeros(1), np.zeros(1), np.ones(1), np.array([[1.0], [-1.0]]))
-    assert found == 0
+    assert distances([[0.0]], [[1.0], [-1.0]]) == ([0], [1.0])
 
 
 @pytest.mark.parametrize("setting", [np.nan, np.inf, 1e300])
 def test_a_setting_that_says_nothing_is_infinitely_far_from_every_condition(setting):
-    found, squared = kernel.nearest(
-        np.array([setting]), np.zeros(1), np.ones(1), np.array([[1.0], [-1.0]])
-    )
-    assert (found, squared) == (0, np.inf)
+    assert distances([[setting]], [[1.0], [-1.0]]) == ([0], [np.inf])
 
 
 def test_without_settings_there_is_one_condition_and_no_distance():
-    nothing = np.zeros(0)
-    assert kernel.nearest(nothing, nothing, nothing, np.zeros((1, 0))) == (0, 0.0)
+    places, nothing = np.zeros((2, 0)), np.zeros(0)
+    found, squared = kernel.nearest_of_each(places, nothing, nothing, np.zeros((1, 0)))
+    assert (found.tolist(), squared.tolist()) == ([0, 0], [0.0, 0.0])
