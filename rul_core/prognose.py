@@ -66,6 +66,8 @@ def prognose(
     readings = _last_lives(readings)
     if readings.is_empty():
         return []
+    faults = _sensor_faults(model, readings)
+    readings = _within_ranges(readings, model.fleet)
     features = model.compiled.matrix(readings)
     ends = (
         readings.select(*KEY, TIME)
@@ -81,7 +83,6 @@ def prognose(
     rows = ends["row"].to_numpy()
     last = readings[rows]
     figures = model.predict_rows(features[rows])
-    faults = _sensor_faults(model, readings)
     foreign = _foreign(model, last)
     reasons = (
         explain.contributions(
@@ -178,6 +179,14 @@ def _one(
 
 def _last_lives(readings: pl.DataFrame) -> pl.DataFrame:
     return readings.filter(pl.col(LIFE) == pl.col(LIFE).max().over(UNIT))
+
+
+def _within_ranges(readings: pl.DataFrame, fleet: Fleet) -> pl.DataFrame:
+    """Values that cannot be are as good as not read, here as in ``quality``."""
+    return readings.with_columns(
+        pl.when(pl.col(name).is_between(low, high)).then(pl.col(name)).alias(name)
+        for name, (low, high) in fleet.ranges.items()
+    )
 
 
 def _sensor_faults(model: RulModel, readings: pl.DataFrame) -> list[str]:

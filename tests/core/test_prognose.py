@@ -207,6 +207,17 @@ def test_a_driving_sensor_out_of_its_physical_range_is_a_fault(pumps, worn):
     assert only(said_of(wide, worn)).state is State.ESTIMATED
 
 
+def test_a_value_that_cannot_be_is_as_good_as_not_read(pumps, worn):
+    driver = pumps.model.support.drivers[0]
+    ranged = described(pumps.model, ranges={driver: (0.0, 1e6)})
+    middle = pl.int_range(pl.len()) == pl.len() - 10
+    absurd = worn.with_columns(pl.when(middle).then(1e9).otherwise(driver).alias(driver))
+    unread = worn.with_columns(pl.when(~middle).then(driver).alias(driver))
+    assert only(said_of(ranged, absurd)).rul_cycles == only(said_of(ranged, unread)).rul_cycles
+    unranged = only(said_of(pumps.model, absurd))
+    assert unranged.rul_cycles != only(said_of(ranged, absurd)).rul_cycles
+
+
 def test_every_faulty_sensor_is_named(pumps, worn):
     first, second = pumps.model.support.drivers[:2]
     readings = at_the_end(
