@@ -152,7 +152,7 @@ class House:
             asked = [
                 (sensor, request)
                 for sensor in ("new_fleets", "new_files", "new_rows", "retraining")
-                for request in self._requests(sensor)
+                for request in self.asks(sensor)
                 if request.run_key not in self.run_keys
             ]
             for sensor, request in asked:
@@ -174,7 +174,8 @@ class House:
                 return ran
         raise AssertionError(f"still not at rest: {ran}")
 
-    def _requests(self, sensor: str) -> list[dg.RunRequest]:
+    def asks(self, sensor: str) -> list[dg.RunRequest]:
+        """The runs that a sensor asks for at its next look; fleets that it finds are added."""
         result = self.look(sensor)
         for request in result.dynamic_partitions_requests or ():
             assert isinstance(request, dg.AddDynamicPartitionsRequest)
