@@ -218,6 +218,18 @@ def test_a_value_that_cannot_be_is_as_good_as_not_read(pumps, worn):
     assert unranged.rul_cycles != only(said_of(ranged, absurd)).rul_cycles
 
 
+def test_a_value_outside_its_physical_range_moves_no_later_prognosis(pumps, worn):
+    name = pumps.model.support.drivers[0]
+    model = described(pumps.model, ranges={name: (worn[name].min(), worn[name].max())})
+
+    def once(value: float | None) -> pl.DataFrame:
+        spike = pl.when(pl.col("cycle") == worn["cycle"][-2]).then(pl.lit(value, pl.Float64))
+        return worn.with_columns(spike.otherwise(pl.col(name)).alias(name))
+
+    assert said_of(model, once(1e6)) == said_of(model, once(None))
+    assert said_of(pumps.model, once(1e6)) != said_of(pumps.model, once(None))
+
+
 def test_every_faulty_sensor_is_named(pumps, worn):
     first, second = pumps.model.support.drivers[:2]
     readings = at_the_end(
