@@ -20,6 +20,7 @@ from rul_assets.inspection import MOST_SET_ASIDE, Inspection
 from rul_assets.partitions import FLEETS
 from rul_assets.tables import BEGUN_AT, CORE, CORE_ISSUES, CORE_SET_ASIDE, RAW, RAW_ROWS
 from rul_core.conditions import Conditions
+from rul_core.errors import BundleError
 from rul_store import champions, fleets
 from rul_store.lake import Lake
 from rul_store.models import load_model
@@ -70,7 +71,7 @@ def core_readings(
         fleet,
         raw,
         intake.set_aside(lake, fleet.name),
-        _conditions_of_the_champion(engine, bundles, fleet.name),
+        _conditions_of_the_champion(context, engine, bundles),
     )
     run_id = context.run.run_id
     notes = {
@@ -95,12 +96,18 @@ def core_readings(
 
 
 def _conditions_of_the_champion(
-    engine: sa.Engine, bundles: BundleStore, fleet: str
+    context: dg.AssetExecutionContext, engine: sa.Engine, bundles: BundleStore
 ) -> Conditions | None:
-    champion = champions.current(engine, fleet)
+    champion = champions.current(engine, context.partition_key)
     if champion is None:
         return None
-    return load_model(bundles, fleet, champion.version).model.pipeline.conditions
+    try:
+        loaded = load_model(bundles, champion.fleet, champion.version)
+    except BundleError as error:
+        # Readings are good without it, and a new model, which needs them, may be the remedy.
+        context.log.warning("unseen operating conditions cannot be told: %s", error)
+        return None
+    return loaded.model.pipeline.conditions
 
 
 def _checks(found: Inspection) -> list[dg.AssetCheckResult]:

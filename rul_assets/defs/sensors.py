@@ -24,6 +24,7 @@ from rul_assets.defs.jobs import retrain, take_in
 from rul_assets.partitions import FLEETS
 from rul_assets.retraining import DAY, History, Policy, Request, decide
 from rul_core.errors import FleetError
+from rul_core.schema import Fleet
 from rul_store import fleets, landing, readings
 from rul_store.lake import Lake
 
@@ -44,7 +45,8 @@ automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.all(),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=LOOK_SECONDS,
-    description="Moves data down the graph, as the assets' conditions say.",
+    emit_backfills=False,
+    description="Moves data down the graph, as the assets' conditions say; one run a fleet.",
 )
 
 
@@ -58,7 +60,8 @@ def new_fleets(
     context: dg.SensorEvaluationContext, root: dg.ResourceParam[Path]
 ) -> dg.SensorResult:
     """A description under ``fleets/`` makes a fleet; files without one are told of."""
-    known, added, told = set(_fleets(context)), [], []
+    known = set(context.instance.get_dynamic_partitions(str(FLEETS.name)))
+    added, told = [], []
     for name in fleets.names(root):
         try:
             fleets.load(root, name)
@@ -92,10 +95,10 @@ def new_files(
 ) -> dg.SensorResult:
     """Files in a fleet's landing folder that have come to rest and were not taken."""
     requests = []
-    for fleet in _fleets(context):
-        ready = intake.landing_of(engine, root, fleet).look().ready
+    for fleet in _fleets(context, root):
+        ready = intake.landing_of(engine, root, fleet.name).look().ready
         if ready:
-            requests.append(_take_in(context, fleet, f"files {_digest(ready)}"))
+            requests.append(_take_in(context, fleet.name, f"files {_digest(ready)}"))
     return _asked(requests, "no new file")
 
 
@@ -115,11 +118,10 @@ def new_rows(
     Serving answers with each of them at once; the graph follows a minute later.
     """
     requests = []
-    for name in _fleets(context):
-        fleet = fleets.load(root, name)
-        new = readings.take_after(engine, fleet, intake.watermark(lake, name), rows=1)
+    for fleet in _fleets(context, root):
+        new = readings.take_after(engine, fleet, intake.watermark(lake, fleet.name), rows=1)
         if not new.readings.is_empty():
-            requests.append(_take_in(context, name, f"rows to {new.watermark}"))
+            requests.append(_take_in(context, fleet.name, f"rows to {new.watermark}"))
     return _asked(requests, "no new row")
 
 
@@ -140,10 +142,11 @@ def retraining(
     histories = msgspec.json.decode(context.cursor or "{}", type=dict[str, History])
     training, failed = _trainings(context.instance, now)
     requests, told = [], []
-    for name in _fleets(context):
+    for fleet in _fleets(context, root):
+        name = fleet.name
         history, missed = histories.get(name, History()), failed.get(name, [])
         decision = decide(
-            situation.of(engine, lake, fleets.load(root, name)),
+            situation.of(engine, lake, fleet),
             history,
             policy,
             now=now,
@@ -173,8 +176,15 @@ def retraining(
     )
 
 
-def _fleets(context: dg.SensorEvaluationContext) -> list[str]:
-    return sorted(context.instance.get_dynamic_partitions(str(FLEETS.name)))
+def _fleets(context: dg.SensorEvaluationContext, root: Path) -> list[Fleet]:
+    """The fleets that are known and described; ``new_fleets`` tells what is wrong with others."""
+    found = []
+    for name in sorted(context.instance.get_dynamic_partitions(str(FLEETS.name))):
+        try:
+            found.append(fleets.load(root, name))
+        except FleetError as error:
+            context.log.warning("%s; no sensor looks at this fleet until then", error)
+    return found
 
 
 def _take_in(context: dg.SensorEvaluationContext, fleet: str, evidence: str) -> dg.RunRequest:

@@ -31,7 +31,7 @@ FLEET = "pumps"
 SIMULATION = Simulation(
     units=16, running_units=4, sensors=4, settings=1, mean_life_cycles=40, seed=5
 )
-SETTINGS = {"RUL_LEARNING_ITERATIONS": "30", "RUL_RETRAIN_COOL_DOWN_SECONDS": "0"}
+SETTINGS = {"RUL_LEARNING_ITERATIONS": "20", "RUL_RETRAIN_COOL_DOWN_SECONDS": "0"}
 
 
 @dataclass

@@ -111,6 +111,12 @@ def test_an_unseen_condition_is_told_once_there_is_a_champion(lived_in):
     assert issues["unit"].n_unique() == 5
 
 
+def test_a_damaged_champion_does_not_hold_up_readings(lived_in):
+    (version,) = lived_in.bundles.list("pumps")
+    (lived_in.root / "models" / "pumps" / version / "model.cbm").write_bytes(b"damaged")
+    assert lived_in.make("core_readings").success
+
+
 def test_a_sensor_that_the_description_gains_is_null_in_what_came_before(house):
     fewer = Simulation(**{**{n: getattr(FEW, n) for n in FEW.__struct_fields__}, "sensors": 3})
     house.describe(fewer)

@@ -54,7 +54,7 @@ def test_a_bundle_tells_where_it_comes_from(lived_in):
     assert manifest.origin.reason == "drift"
     assert manifest.origin.champion_generation == 1
     assert manifest.origin.failed_lives == 16
-    assert manifest.origin.recipe.iterations == 30
+    assert manifest.origin.recipe.iterations == 20
     raw = lived_in.lake.current("raw_readings", "pumps")
     assert manifest.origin.data["raw_rows"] == str(raw.rows)
     assert manifest.origin.data["features"].startswith("generation 1, ")

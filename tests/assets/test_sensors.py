@@ -61,6 +61,16 @@ def test_files_of_a_fleet_that_nobody_described_are_told_of_with_the_remedy(empt
     assert empty_house.asks("new_files") == []
 
 
+def test_a_known_fleet_whose_description_was_spoilt_does_not_hold_up_another(house):
+    house.describe(name="fans")
+    (house.root / "fleets" / "fans.toml").write_text("name = 3")
+    house.drop(TABLE, "march.parquet", "fans")
+    house.drop(TABLE, "march.parquet", "pumps")
+    assert [request.partition_key for request in house.asks("new_files")] == ["pumps"]
+    assert house.asks("new_rows") == []
+    assert why(house.look("retraining")).startswith("pumps: ")
+
+
 def test_new_files_ask_for_a_run_once(house):
     assert why(house.look("new_files")) == "no new file"
     house.drop(TABLE, "march.parquet")
