@@ -33,7 +33,10 @@ from rul_core.errors import FleetError
 UNIT, LIFE, CYCLE, TIME = "unit", "life", "cycle", "time"
 KEY = (UNIT, LIFE, CYCLE)
 """What identifies a reading within a fleet."""
-RESERVED = frozenset({*KEY, TIME, "outcome", "end_cycle", "source", "row", "rul_cycles"})
+RESERVED = frozenset(
+    {*KEY, TIME, "outcome", "end_cycle", "source", "row", "rul_cycles"}
+    | {"age", "typical", "limits", "all_sensors"}
+)
 """Column names with a fixed meaning, which no setting or sensor may take."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$(?!\n)"
 """What a fleet may be called: it becomes a folder, a partition key and a part of an address.

@@ -24,7 +24,7 @@ def test_a_foreseen_error_is_one_line_and_exit_code_1(tmp_path: Path):
 
 
 def test_commands_load_what_takes_long_only_when_they_run():
-    modules = "benchmark, dev, fetch, fleet, leakage, models"
+    modules = "benchmark, demo, dev, fetch, fleet, leakage, main, models"
     heavy = ["catboost", "dagster", "litestar", "numba", "pandas", "polars", "sqlalchemy"]
     code = (
         f"import sys; from rul_cli import {modules}; print(sorted(set({heavy}) & set(sys.modules)))"
