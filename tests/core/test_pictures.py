@@ -92,7 +92,7 @@ def test_matplotlib_waits_for_the_first_picture_and_pyplot_for_ever():
         "import sys; from rul_core import pictures; assert 'matplotlib' not in sys.modules; "
         "pictures.importance({'a': 1.0}); assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # noqa: S603
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_whiskers_are_drawn_for_few_rows_and_left_out_for_many():

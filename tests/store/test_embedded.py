@@ -102,7 +102,7 @@ def test_servers_of_a_killed_process_are_taken_over(tmp_path: Path):
         EmbeddedServers(Path(sys.argv[1]), durable=False).__enter__()
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    done = subprocess.run([sys.executable, "-c", script, tmp_path], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
     assert done.returncode == -signal.SIGKILL
     servers = EmbeddedServers(tmp_path, durable=False)
     assert postgres_is_up(servers)
@@ -124,7 +124,7 @@ def test_a_plain_user_starts_them_too(open_folder: Path):
             print(os.geteuid(), (servers.folder / "postgres").stat().st_uid)
     """)
     prefix, identity = embedded._drop_root(Path(sys.executable).resolve(), folder)
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [*prefix, sys.executable, "-B", "-c", script, folder],
         capture_output=True, text=True, check=False, **identity,
     )  # fmt: skip

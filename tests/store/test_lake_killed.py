@@ -65,7 +65,7 @@ FOREVER = """
 
 @pytest.mark.parametrize("method", ["write", "append"])
 def test_killed_at_every_step(tmp_path: Path, method: str):
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(AT_EVERY_STEP), tmp_path, method],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -90,7 +90,7 @@ def test_killed_at_every_step(tmp_path: Path, method: str):
 def test_killed_at_any_time(tmp_path: Path):
     chance = random.Random(1)  # noqa: S311
     for _ in range(4):
-        writer = subprocess.Popen(  # noqa: S603
+        writer = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(FOREVER), tmp_path], stdout=subprocess.PIPE
         )
         assert writer.stdout is not None

@@ -1,0 +1,1 @@
+"""Measurements that the README quotes. What does not belong here: anything the product imports."""
