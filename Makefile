@@ -57,6 +57,10 @@ format: setup ## write the formatting that lint demands
 test: setup ## every test of the project
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## the property tests on examples that are new each time
+	HYPOTHESIS_PROFILE=fresh $(BIN)/pytest -n 2 --dist loadfile -m hypothesis $(ARGS)
+
 .PHONY: bench
 bench: setup ## feature speed against pandas, Polars and tsfresh
 	$(BIN)/python -m benchmarks.features $(ARGS)

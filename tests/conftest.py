@@ -1,20 +1,28 @@
 """Real servers for the tests: one PostgreSQL and one Redis a session (a worker, under xdist).
 
 ``engine`` and ``database_url`` give each test a migrated database of its own, ``redis_url`` an
-empty Redis.
+empty Redis. Property tests draw the same examples every time (see ``HYPOTHESIS_PROFILE`` below).
 """
 
+import os
 import uuid
 from collections.abc import Generator
 
 import pytest
 import redis
 import sqlalchemy as sa
+from hypothesis import settings
 
 from rul_store.database import begin, connect, create_database, migrate
 from rul_store.embedded import EmbeddedServers
 
 TEMPLATE = "rul_template"
+
+# The same examples each time, so that a change is judged by what it changed; `make fuzz` looks
+# for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("fresh", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session")

