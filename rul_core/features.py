@@ -282,14 +282,14 @@ def _bank(features: dict[int, Feature], channels: tuple[str, ...], baseline: int
     blocks = [(kind, window) for kind, of_kind in filled.items() for window in of_kind]
     picks = [
         (
-            blocks.index((f.kind, f.window)) * len(channels)
-            + (0 if f.kind in WHOLE_MACHINE else channels.index(f.channel)),
+            blocks.index((f.kind, f.window)),
+            0 if f.kind in WHOLE_MACHINE else channels.index(f.channel),
             place,
         )
         for place, f in features.items()
     ]
     return kernel.Bank(
-        ring=max([1, *windows]),
+        history=max(windows, default=0),
         windows=_integers(windows),
         stds=_integers([windows.index(w) for w in stds]),
         trends=_integers([(windows.index(w), windows.index(2 * w)) for w in trends], 2),
@@ -297,10 +297,10 @@ def _bank(features: dict[int, Feature], channels: tuple[str, ...], baseline: int
         baseline=baseline,
         deviations=_integers([spans.index(w) for w in deviations]),
         spreads=_integers([deviations.index(w) for w in spreads]),
-        picks=_integers(picks, 2),
+        picks=_integers(picks, 3),
     )
 
 
-def _integers(rows: Sequence[int] | Sequence[tuple[int, int]], width: int = 1) -> np.ndarray:
+def _integers(rows: Sequence[int] | Sequence[tuple[int, ...]], width: int = 1) -> np.ndarray:
     table = np.array(rows, dtype=np.int64)
     return table.reshape(-1, width) if width > 1 else table

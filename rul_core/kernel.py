@@ -1,15 +1,18 @@
-"""The one step that turns a unit's state and a reading into the next state and a feature row.
+"""The one step that turns a unit's state and its next readings into the next state and features.
 
 What belongs here: compiled loops over plain arrays. What does not: names, frames, fitting
-(``features``). Batch and online use run the same ``_advance``, so they agree to the last bit and
-nothing can look ahead.
+(``features``). Batch and online use run the same ``advance``, over many readings or over one; it
+computes every reading from the state and the readings before it, in the same order however many
+there are, so both agree to the last bit and nothing can look ahead.
 
 Channels come in banks, the sensors and the projections; the channels of a bank share their windows,
-so that a loop over them becomes vector instructions. The state of a life is one float64 array: the
-count of its readings, then a table a bank with a column a channel and these rows::
+so that loops over readings and channels become vector instructions. The state of a life is one
+float64 array: the count of its readings, then a table a bank with a column a channel and these
+rows::
 
-    ring      the last readings, as many as the longest window, NaN where nothing was read
-    windows   per rolling window: sum, sum of squares, count of the values in it
+    history   the last readings, as many as the longest window, NaN where nothing was read
+    windows   per rolling window: sum and count of the values in it
+    squares   per rolling window that a std is of: sum of their squares
     spans     per exponential span: weighted sum, sum of weights
     baseline  sum and count over the life's first readings
 """
@@ -48,12 +51,12 @@ class Fitted(NamedTuple):
 class Bank(NamedTuple):
     """The declarations of some channels as ``_advance`` runs them.
 
-    A reading of a bank fills blocks, one row of channels each, which follow one another in the
-    order of these fields: the values, the cycle, then one for each window, std, trend and so on.
+    Readings of a bank fill blocks (n, channels), which follow one another in this order: the
+    values, the cycle, then one for each window, std, trend, span, deviation and spread.
     """
 
-    ring: int
-    """How many readings it holds: at least 1, at least the longest window."""
+    history: int
+    """How many earlier readings it needs: as many as its longest window."""
     windows: np.ndarray
     """(windows,) int64, in readings; each fills a block with means."""
     stds: np.ndarray
@@ -67,24 +70,123 @@ class Bank(NamedTuple):
     deviations: np.ndarray
     """(deviations,) int64, indices of spans."""
     spreads: np.ndarray
-    """(spreads,) int64, indices of deviations; each fills only the first cell of its block."""
+    """(spreads,) int64, indices of deviations; each fills only the first column of its block."""
     picks: np.ndarray
-    """(picks, 2) int64: a cell of the blocks, row after row, and the feature that it is."""
+    """(picks, 3) int64: block, channel, and the feature that it is."""
 
+
+CHUNK = 128
+"""Readings of a life that are advanced at once: enough to be fast, few enough for the cache."""
 
 VALUES, AGE, MEANS = range(3)
 """The first blocks."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _prepare(values, present, squares):
+    """Puts 0 where nothing was read, and 1 in ``present`` where something was; all flat."""
+    for k in range(values.size):
+        missing = np.isnan(values[k])
+        present[k] = 0.0 if missing else 1.0
+        values[k] = 0.0 if missing else values[k]
+        squares[k] = values[k] * values[k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slide(values, window, sums, totals):
+    """Sums (n, channels) over a window that moves down the last n rows of ``values``.
+
+    ``sums`` (channels,) is what the state keeps of it.
+    """
+    first = values.shape[0] - totals.shape[0]
+    for i in range(totals.shape[0]):
+        for c in range(totals.shape[1]):
+            sums[c] += values[first + i, c] - values[first + i - window, c]
+            totals[i, c] = sums[c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _ratio(part, whole):
     """A sum over a count or over weights, as it goes out; NaN where nothing was read."""
-    return np.float32(part) / np.float32(whole) if whole > 0.0 else _NAN
+    ratio = np.float32(part) / np.float32(whole)
+    return ratio if whole > 0.0 else _NAN
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _mean(sums, counts, means):
+    """Means over a window; all flat, as in the next two."""
+    for k in range(means.size):
+        means[k] = _ratio(sums[k], counts[k])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _std(sums, squares, counts, stds):
+    """Sample standard deviations over a window."""
+    for k in range(stds.size):
+        varied = squares[k] * counts[k] - sums[k] * sums[k]
+        varied = varied if varied > 0.0 else 0.0
+        stds[k] = np.sqrt(_ratio(varied, counts[k] * (counts[k] - 1.0)))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _trend(means, sums, counts, twice_sums, twice_counts, trends):
+    """Means over a window less those over the window before, from sums over both together."""
+    for k in range(trends.size):
+        trends[k] = means[k] - _ratio(twice_sums[k] - sums[k], twice_counts[k] - counts[k])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _ewm(values, present, span, sums, weights, means):
+    """Exponentially weighted means (n, channels), of the last n rows of ``values``."""
+    keep = 1.0 - 2.0 / (span + 1.0)
+    first = values.shape[0] - means.shape[0]
+    for i in range(means.shape[0]):
+        for c in range(means.shape[1]):
+            enters = present[first + i, c] > 0.0
+            sums[c] = values[first + i, c] + keep * sums[c] if enters else sums[c]
+            weights[c] = 1.0 + keep * weights[c] if enters else weights[c]
+            means[i, c] = _ratio(sums[c], weights[c])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _baseline(values, present, missing, sums, counts, means):
+    """Means (n, channels) of a life's first readings, of which so many are still to come."""
+    first = values.shape[0] - means.shape[0]
+    for i in range(means.shape[0]):
+        for c in range(means.shape[1]):
+            sums[c] += values[first + i, c] if i < missing else 0.0
+            counts[c] += present[first + i, c] if i < missing else 0.0
+            means[i, c] = _ratio(sums[c], counts[c])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spread(deviations, spreads):
+    """The mean absolute deviation over all channels that have one, in the first column."""
+    for i in range(deviations.shape[0]):
+        total, count = 0.0, 0.0
+        for c in range(deviations.shape[1]):
+            if not np.isnan(deviations[i, c]):
+                total += abs(deviations[i, c])
+                count += 1.0
+        spreads[i, 0] = _ratio(total, count)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pick(blocks, picks, rows):
+    """Writes the features that were asked for."""
+    n, channels = blocks.shape[1:]
+    cells = blocks.ravel()
+    places = picks[:, 0] * (n * channels) + picks[:, 1]
+    features = picks[:, 2].copy()
+    for i in range(n):
+        row, here = rows[i], cells[i * channels :]
+        for k in range(places.size):
+            row[features[k]] = here[places[k]]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _advance(seen, state, readings, cycles, bank, rows):
-    """Readings of a bank, one after another: updates ``state`` in place, writes their features.
+    """Readings of a bank: updates ``state`` in place and writes their features.
 
     Args:
         seen: How many readings of the life came before.
@@ -94,78 +196,60 @@ def _advance(seen, state, readings, cycles, bank, rows):
         bank: The declarations.
         rows: (n, features) float32; of each, the bank's features are written.
     """
-    channels = readings.shape[1]
-    blocks = np.empty((_shape(bank)[1], channels), dtype=np.float32)
-    cells = blocks.ravel()
-    for n in range(readings.shape[0]):
-        values, cycle, row = readings[n], cycles[n], rows[n]
+    n, channels = readings.shape
+    cells = n * channels
+    history, windows, spans = bank.history, bank.windows.shape[0], bank.spans.shape[0]
+    values = np.empty((history + n, channels))
+    values[:history], values[history:] = state[:history], readings
+    state[:history] = values[n:]
+    blocks = np.empty((_shape(bank)[1], n, channels), dtype=np.float32)
+    for i in range(n):
         for c in range(channels):
-            blocks[VALUES, c] = values[c]
-            blocks[AGE, c] = cycle
-        block, at = MEANS, bank.ring
-        for w in range(bank.windows.shape[0]):
-            old = state[(seen - bank.windows[w]) % bank.ring]
-            sums, squares, counts, means = state[at], state[at + 1], state[at + 2], blocks[block]
-            for c in range(channels):
-                enters, leaves = not np.isnan(values[c]), not np.isnan(old[c])
-                entering, leaving = values[c] if enters else 0.0, old[c] if leaves else 0.0
-                sums[c] += entering - leaving
-                squares[c] += entering * entering - leaving * leaving
-                counts[c] += (1.0 if enters else 0.0) - (1.0 if leaves else 0.0)
-                means[c] = _ratio(sums[c], counts[c])
-            block, at = block + 1, at + 3
-        newest = state[seen % bank.ring]
-        for c in range(channels):
-            newest[c] = values[c]
-        for i in range(bank.stds.shape[0]):
-            w = bank.ring + 3 * bank.stds[i]
-            sums, squares, counts, stds = state[w], state[w + 1], state[w + 2], blocks[block]
-            for c in range(channels):
-                varied = squares[c] * counts[c] - sums[c] * sums[c]
-                varied = varied if varied > 0.0 else 0.0
-                stds[c] = np.sqrt(_ratio(varied, counts[c] * (counts[c] - 1.0)))
-            block += 1
-        for i in range(bank.trends.shape[0]):
-            w, twice = bank.ring + 3 * bank.trends[i, 0], bank.ring + 3 * bank.trends[i, 1]
-            sums, counts, both, both_counts = state[w], state[w + 2], state[twice], state[twice + 2]
-            means, trends = blocks[MEANS + bank.trends[i, 0]], blocks[block]
-            for c in range(channels):
-                trends[c] = means[c] - _ratio(both[c] - sums[c], both_counts[c] - counts[c])
-            block += 1
-        ewms = block
-        for s in range(bank.spans.shape[0]):
-            keep = 1.0 - 2.0 / (bank.spans[s] + 1.0)
-            sums, weights, smooth = state[at], state[at + 1], blocks[block]
-            for c in range(channels):
-                enters = not np.isnan(values[c])
-                sums[c] = values[c] + keep * sums[c] if enters else sums[c]
-                weights[c] = 1.0 + keep * weights[c] if enters else weights[c]
-                smooth[c] = _ratio(sums[c], weights[c])
-            block, at = block + 1, at + 2
-        sums, counts = state[at], state[at + 1]
-        if seen < bank.baseline:
-            for c in range(channels):
-                enters = not np.isnan(values[c])
-                sums[c] += values[c] if enters else 0.0
-                counts[c] += 1.0 if enters else 0.0
-        deviations = block
-        for i in range(bank.deviations.shape[0]):
-            smooth, moved = blocks[ewms + bank.deviations[i]], blocks[block]
-            for c in range(channels):
-                moved[c] = smooth[c] - _ratio(sums[c], counts[c])
-            block += 1
-        for i in range(bank.spreads.shape[0]):
-            moved = blocks[deviations + bank.spreads[i]]
-            total, count = 0.0, 0.0
-            for c in range(channels):
-                if not np.isnan(moved[c]):
-                    total += abs(moved[c])
-                    count += 1.0
-            blocks[block, 0] = _ratio(total, count)
-            block += 1
-        for i in range(bank.picks.shape[0]):
-            row[bank.picks[i, 1]] = cells[bank.picks[i, 0]]
-        seen += 1
+            blocks[VALUES, i, c] = readings[i, c]
+            blocks[AGE, i, c] = cycles[i]
+    present, squares = np.empty_like(values), np.empty_like(values)
+    _prepare(values.ravel(), present.ravel(), squares.ravel())
+    sums, counts = np.empty((windows, n, channels)), np.empty((windows, n, channels))
+    totals, first_means = np.empty((n, channels)), np.empty((n, channels), dtype=np.float32)
+    flat, flat_sums = blocks.reshape((blocks.shape[0], cells)), sums.reshape((windows, cells))
+    flat_counts, flat_first = counts.reshape((windows, cells)), first_means.ravel()
+
+    block, at = MEANS, history
+    for w in range(windows):
+        _slide(values, bank.windows[w], state[at], sums[w])
+        _slide(present, bank.windows[w], state[at + 1], counts[w])
+        _mean(flat_sums[w], flat_counts[w], flat[block])
+        block, at = block + 1, at + 2
+    for i in range(bank.stds.shape[0]):
+        w = bank.stds[i]
+        _slide(squares, bank.windows[w], state[at], totals)
+        _std(flat_sums[w], totals.ravel(), flat_counts[w], flat[block])
+        block, at = block + 1, at + 1
+    for i in range(bank.trends.shape[0]):
+        w, twice = bank.trends[i, 0], bank.trends[i, 1]
+        _trend(
+            flat[MEANS + w],
+            flat_sums[w],
+            flat_counts[w],
+            flat_sums[twice],
+            flat_counts[twice],
+            flat[block],
+        )
+        block += 1
+    ewms = block
+    for s in range(spans):
+        _ewm(values, present, bank.spans[s], state[at], state[at + 1], blocks[block])
+        block, at = block + 1, at + 2
+    _baseline(values, present, bank.baseline - seen, state[at], state[at + 1], first_means)
+    deviations = block
+    for i in range(bank.deviations.shape[0]):
+        for k in range(cells):
+            flat[block, k] = flat[ewms + bank.deviations[i], k] - flat_first[k]
+        block += 1
+    for i in range(bank.spreads.shape[0]):
+        _spread(blocks[deviations + bank.spreads[i]], blocks[block])
+        block += 1
+    _pick(blocks, bank.picks, rows)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -234,7 +318,8 @@ def _normalise(settings, sensors, fitted):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _shape(bank):
     """How many rows of state and how many blocks a bank takes."""
-    kept = bank.ring + 3 * bank.windows.shape[0] + 2 * bank.spans.shape[0] + 2
+    kept = bank.history + 2 * bank.windows.shape[0] + bank.stds.shape[0]
+    kept += 2 * bank.spans.shape[0] + 2
     derived = bank.stds.shape[0] + bank.trends.shape[0]
     derived += bank.deviations.shape[0] + bank.spreads.shape[0]
     return kept, MEANS + bank.windows.shape[0] + bank.spans.shape[0] + derived
@@ -258,8 +343,8 @@ def start(fitted, banks):
     sensors, projections = fitted.weights.shape
     state = np.zeros(1 + sensors * _shape(banks[0])[0] + projections * _shape(banks[1])[0])
     of_sensors, of_projections = _tables(state, fitted, banks)
-    of_sensors[: banks[0].ring] = np.nan
-    of_projections[: banks[1].ring] = np.nan
+    of_sensors[: banks[0].history] = np.nan
+    of_projections[: banks[1].history] = np.nan
     return state
 
 
@@ -298,6 +383,7 @@ def sweep(settings, sensors, cycles, starts, fitted, banks, rows):
         rows: (readings, features) float32, written from the first start to the end.
     """
     for life in range(starts.shape[0] - 1):
-        a, b = starts[life], starts[life + 1]
         state = start(fitted, banks)
-        advance(state, settings[a:b], sensors[a:b], cycles[a:b], fitted, banks, rows[a:b])
+        for a in range(starts[life], starts[life + 1], CHUNK):
+            b = min(a + CHUNK, starts[life + 1])
+            advance(state, settings[a:b], sensors[a:b], cycles[a:b], fitted, banks, rows[a:b])

@@ -12,7 +12,7 @@ def integers(*values) -> np.ndarray:
 
 
 NO_PROJECTIONS = Bank(
-    ring=1,
+    history=0,
     windows=integers(),
     stds=integers(),
     trends=integers().reshape(-1, 2),
@@ -20,16 +20,16 @@ NO_PROJECTIONS = Bank(
     baseline=1,
     deviations=integers(),
     spreads=integers(),
-    picks=integers().reshape(-1, 2),
+    picks=integers().reshape(-1, 3),
 )
-VALUES_ALONE = NO_PROJECTIONS._replace(picks=integers((0, 0), (1, 1)))
+VALUES_ALONE = NO_PROJECTIONS._replace(picks=integers((0, 0, 0), (0, 1, 1)))
 MEANS_AND_EWMS = VALUES_ALONE._replace(
-    ring=3,
+    history=3,
     windows=integers(2, 3),
     spans=np.array([4.0]),
-    picks=integers((4, 0), (5, 1), (6, 2), (7, 3), (8, 4), (9, 5)),
+    picks=integers((2, 0, 0), (2, 1, 1), (3, 0, 2), (3, 1, 3), (4, 0, 4), (4, 1, 5)),
 )
-"""After the values and the cycle, blocks of two cells: means over 2, means over 3, ewm."""
+"""After the values and the cycle, blocks of means over 2, of means over 3, of the ewm."""
 
 PLAIN = Fitted(
     setting_mean=np.zeros(0),
@@ -134,7 +134,7 @@ def test_a_projection_of_nothing_read_is_unknown_and_of_some_is_of_those():
     fitted = PLAIN._replace(weights=np.array([[2.0], [-1.0]]))
     sensors = np.array([[1.0, 3.0], [np.nan, 3.0], [np.nan, np.nan]])
     rows = np.empty((3, 1), dtype=np.float32)
-    banks = (NO_PROJECTIONS, VALUES_ALONE._replace(picks=integers((0, 0))))
+    banks = (NO_PROJECTIONS, VALUES_ALONE._replace(picks=integers((0, 0, 0))))
     kernel.sweep(np.empty((3, 0)), sensors, np.zeros(3), integers(0, 3), fitted, banks, rows)
     assert np.array_equal(rows[:, 0], [-1.0, -3.0, np.nan], equal_nan=True)
 
