@@ -56,3 +56,11 @@ def redis_url(servers: EmbeddedServers) -> str:
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()
     return servers.redis_url
+
+
+@pytest.fixture(autouse=True)
+def _no_setting_outlives_a_test() -> Generator[None]:
+    before = {name: value for name, value in os.environ.items() if name.startswith("RUL_")}
+    yield
+    after = {name: value for name, value in os.environ.items() if name.startswith("RUL_")}
+    assert after == before, "a test left settings behind for the next one"

@@ -106,8 +106,10 @@ def test_an_asset_that_yields_is_asked_again_too():
 
 def test_a_database_that_is_down_is_retried_and_named(house, monkeypatch):
     monkeypatch.setattr(failures, "RETRIES", 1)
-    monkeypatch.setenv("RUL_DATABASE_URL", "postgresql://nobody@/rul?host=/nowhere")
-    result = house.make("raw_readings", fails=True)
+    # Undone before the house is: afterwards it would bring the house's own URL back, for good.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUL_DATABASE_URL", "postgresql://nobody@/rul?host=/nowhere")
+        result = house.make("raw_readings", fails=True)
     events = [event.event_type_value for event in result.all_events]
     assert events.count("STEP_UP_FOR_RETRY") == 1
     assert "PostgreSQL at /nowhere:5432/rul" in error_of(result)
