@@ -38,7 +38,7 @@ WHOLE_MACHINE = frozenset({"spread", "age"})
 """Kinds that are of no single channel."""
 ALL_SENSORS = "all_sensors"
 AGE = "age"
-LEAST_READINGS_A_PART = 5_000
+LEAST_READINGS_A_PART = 2_000
 """Fewer are not worth a thread of their own."""
 _NAME = re.compile(
     rf"(?P<channel>.+)__(?P<kind>{'|'.join(sorted(KINDS))})(?:__w_(?P<window>[1-9]\d*))?"
