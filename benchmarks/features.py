@@ -107,7 +107,7 @@ def measure(data: Path | None, *, quick: bool, say: Callable[[str], None]) -> di
     races = []
     everything = cases(data, quick)
     for case in everything:
-        check_agreement(case)
+        check_agreement(case.data, contestants(case))
         races.append({**describe(case), **race(case, rounds=5 if quick else 11)})
         say(_table(races[-1]))
     headline = races[0]
@@ -215,14 +215,14 @@ def given_channels(case: Case) -> dict[str, Callable[[], Any]]:
     }
 
 
-def check_agreement(case: Case) -> None:
+def check_agreement(data: str, everyone: dict[str, Callable[[], Any]]) -> None:
     """Raises AssertionError where a peer's numbers are not the kernel's, nulls included."""
-    computed = {name: compute() for name, compute in contestants(case).items()}
+    computed = {name: compute() for name, compute in everyone.items()}
     expected = computed.pop(KERNEL)
     for name, table in computed.items():
         got = np.asarray(table.to_numpy(), dtype=np.float64)
         np.testing.assert_allclose(
-            got, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=f"{name} on {case.data}"
+            got, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=f"{name} on {data}"
         )
 
 
