@@ -190,10 +190,20 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def matrix(readings: pl.DataFrame, names: tuple[str, ...]) -> np.ndarray:
     """(n, len(names)) float64, NaN where null."""
-    if not names:
-        return np.zeros((readings.height, 0))
-    values = pl.col(names).cast(pl.Float64).fill_null(float("nan"))
-    return readings.select(values).to_numpy(order="c", writable=True)
+    return table(columns(readings, names), slice(0, readings.height))
+
+
+def columns(readings: pl.DataFrame, names: tuple[str, ...]) -> list[np.ndarray]:
+    """(n,) float64 each, NaN where null; not to be written to."""
+    return [readings[name].cast(pl.Float64).to_numpy() for name in names]
+
+
+def table(columns: list[np.ndarray], rows: slice) -> np.ndarray:
+    """(rows, columns) float64 of some rows."""
+    values = np.empty((rows.stop - rows.start, len(columns)))
+    for j, column in enumerate(columns):
+        values[:, j] = column[rows]
+    return values
 
 
 def _floats(row: np.ndarray) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ mean of sensor 11's normalised values over the last 30 readings. Kinds, for a ch
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +39,10 @@ WHOLE_MACHINE = frozenset({"spread", "age"})
 """Kinds that are of no single channel."""
 ALL_SENSORS = "all_sensors"
 AGE = "age"
-LEAST_READINGS_A_PART = 2_000
-"""Fewer are not worth a thread of their own."""
+LEAST_READINGS_A_THREAD = 1_000
+"""Fewer are not worth starting a thread for."""
+MOST_READINGS_A_PART = 8_192
+"""Readings that a thread computes at once: few enough to stay in the cache between two steps."""
 _NAME = re.compile(
     rf"(?P<channel>.+)__(?P<kind>{'|'.join(sorted(KINDS))})(?:__w_(?P<window>[1-9]\d*))?"
 )
@@ -196,24 +199,35 @@ class Compiled:
         depend on how many.
         """
         threads = threads or pl.thread_pool_size()
+        threads = max(1, min(threads, readings.height // LEAST_READINGS_A_THREAD))
         found = self.pipeline.conditions
-        settings = operating.matrix(readings, found.settings)
-        sensors = operating.matrix(readings, found.sensors)
+        settings = operating.columns(readings, found.settings)
+        sensors = operating.columns(readings, found.sensors)
         cycles = readings[CYCLE].to_numpy().astype(np.float64)
         starts = life_starts(readings)
         rows = np.empty((readings.height, len(self.pipeline.names)), dtype=np.float32)
 
-        def sweep(lives: slice) -> None:
-            kernel.sweep(settings, sensors, cycles, starts[lives], self._fitted, self._banks, rows)
+        def sweep(first: int, last: int) -> None:
+            """Fills the rows of lives, given by their places in ``starts``."""
+            part = slice(starts[first], starts[last])
+            kernel.sweep(
+                operating.table(settings, part),
+                operating.table(sensors, part),
+                cycles[part],
+                starts[first : last + 1] - starts[first],
+                self._fitted,
+                self._banks,
+                rows[part],
+            )
 
-        parts = min(4 * threads, readings.height // LEAST_READINGS_A_PART)
-        if min(threads, parts) < 2:
-            sweep(slice(None))
-            return rows
-        # Plain threads, since Numba's own pool must not be entered from two threads at once.
-        cuts = np.searchsorted(starts, np.linspace(0, readings.height, parts + 1))
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(sweep, [slice(a, b + 1) for a, b in pairwise(cuts)]))
+        count = threads * math.ceil(readings.height / (threads * MOST_READINGS_A_PART))
+        cuts = np.searchsorted(starts, np.linspace(0, readings.height, count + 1))
+        if threads == 1:
+            for first, last in pairwise(cuts):
+                sweep(first, last)
+        else:  # plain threads: Numba's own pool must not be entered from two threads at once
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(sweep, cuts[:-1], cuts[1:]))
         return rows
 
     def frame(self, readings: pl.DataFrame) -> pl.DataFrame:

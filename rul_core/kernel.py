@@ -75,7 +75,7 @@ class Bank(NamedTuple):
     """(picks, 3) int64: block, channel, and the feature that it is."""
 
 
-CHUNK = 128
+CHUNK = 256
 """Readings of a life that are advanced at once: enough to be fast, few enough for the cache."""
 
 VALUES, AGE, MEANS = range(3)
