@@ -7,9 +7,11 @@ What belongs here: the cases, the race and its report. What does not: how the pe
 
 Everybody starts from the same raw readings in memory, in the frame that suits them, and ends with
 every declared feature at every reading; everybody may use the same cores. Before the race the
-results are compared: a peer that computes something else is an error, not a rival. Rounds are
-interleaved, so that whatever else the machine does slows everyone; a ratio is taken within each
-round, and the median over rounds is reported with the lowest and the highest.
+results are compared: a peer that computes something else is an error, not a rival. In every round
+each has a turn, in changing order, so that whatever else the machine does slows everyone. A turn
+begins with a call that is not timed, then lasts a quarter of a second or one call, whichever is
+longer, and gives the mean time of a call. A ratio is taken within each round, and the median over
+rounds is reported with the lowest and the highest.
 """
 
 import argparse
@@ -52,6 +54,7 @@ EVERY_SENSOR = Windows(
 """What the literature's gradient boosting on C-MAPSS is fed with, for each sensor."""
 KERNEL, PANDAS, POLARS = "kernel", "pandas", "Polars"
 TOLERANCE = 1e-5
+TURN_SECONDS = 0.25
 TSFRESH_SENSORS = 4
 
 
@@ -108,7 +111,7 @@ def measure(data: Path | None, *, quick: bool, say: Callable[[str], None]) -> di
     everything = cases(data, quick)
     for case in everything:
         check_agreement(case.data, contestants(case))
-        races.append({**describe(case), **race(case, rounds=5 if quick else 11)})
+        races.append({**describe(case), **race(case, rounds=3 if quick else 9)})
         say(_table(races[-1]))
     headline = races[0]
     tsfresh = race_tsfresh(everything[0], windows=16 if quick else 64, kernel=headline)
@@ -231,11 +234,9 @@ def race(case: Case, rounds: int) -> dict[str, Any]:
     everyone = contestants(case) | given_channels(case)
     seconds: dict[str, list[float]] = {name: [] for name in everyone}
     order = list(everyone)
-    for compute in everyone.values():
-        compute()
     for _ in range(rounds):
         for name in order:
-            seconds[name].append(_timed(everyone[name]))
+            seconds[name].append(_turn(everyone[name]))
         order = order[1:] + order[:1]
     ratios = {
         name: [theirs / ours for theirs, ours in zip(own, seconds[KERNEL], strict=True)]
@@ -258,9 +259,9 @@ def race_tsfresh(case: Case, windows: int, kernel: dict[str, Any]) -> dict[str, 
     sensors = case.pipeline.conditions.sensors[:TSFRESH_SENSORS]
     table = peers_tsfresh.windows(case.readings, sensors, windows)
     processes = threads()["tsfresh"]
-    found: list[Any] = []
-    seconds = _timed(lambda: found.append(peers_tsfresh.extract(table, processes)))
-    values = found[0].shape[0] * found[0].shape[1]
+    started = time.perf_counter()
+    values = peers_tsfresh.extract(table, processes).size
+    seconds = time.perf_counter() - started
     ours = kernel["seconds"][KERNEL]["median"] / (kernel["readings"] * kernel["features"])
     return {
         "data": case.data,
@@ -325,11 +326,17 @@ def describe(case: Case) -> dict[str, Any]:
     }
 
 
-def _timed(compute: Callable[[], object]) -> float:
-    gc.collect()
-    started = time.perf_counter()
+def _turn(compute: Callable[[], object]) -> float:
+    """Seconds a call."""
     compute()
-    return time.perf_counter() - started
+    gc.collect()
+    calls, elapsed = 0, 0.0
+    started = time.perf_counter()
+    while elapsed < TURN_SECONDS:
+        compute()
+        calls += 1
+        elapsed = time.perf_counter() - started
+    return elapsed / calls
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -232,13 +232,9 @@ class Compiled:
 
     def frame(self, readings: pl.DataFrame) -> pl.DataFrame:
         """unit, life, cycle and one Float32 column a feature, NaN where nothing is known yet."""
-        return pl.concat(
-            [
-                readings.select(KEY),
-                pl.from_numpy(self.matrix(readings), schema=list(self.pipeline.names)),
-            ],
-            how="horizontal",
-        )
+        columns = np.asfortranarray(self.matrix(readings))
+        names = list(self.pipeline.names)
+        return readings.select(KEY).hstack(pl.from_numpy(columns, schema=names, orient="row"))
 
 
 def life_starts(readings: pl.DataFrame) -> np.ndarray:

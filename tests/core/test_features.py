@@ -1,5 +1,6 @@
 import math
 import threading
+from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
@@ -240,7 +241,7 @@ def simple_pipeline(*names: str, **changes) -> Pipeline:
     return msgspec.structs.replace(Pipeline(conditions=found, names=names, baseline=3), **changes)
 
 
-def life_of(values: list[float | None], unit: str = "a") -> pl.DataFrame:
+def life_of(values: Sequence[float | None], unit: str = "a") -> pl.DataFrame:
     return pl.DataFrame(
         {"unit": unit, "life": 1, "cycle": np.arange(1.0, len(values) + 1), "x": values},
         schema_overrides={"life": pl.Int64, "x": pl.Float64},
@@ -343,6 +344,14 @@ def test_a_frame_names_its_rows_and_holds_single_precision():
         "age__age": pl.Float32,
     }
     assert frame.row(0) == ("a", 1, 1.0, 2.0, 1.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_frame_has_the_rows_of_the_matrix_also_where_it_is_as_long_as_wide(count):
+    compiled = simple_pipeline("x__value", "age__age").compiled()
+    readings = life_of([5.0, 6.0, 7.0][:count])
+    frame = compiled.frame(readings)
+    assert same_bits(frame.select("x__value", "age__age").to_numpy(), compiled.matrix(readings))
 
 
 @given(
