@@ -20,6 +20,7 @@ from rul_core.features import Compiled, Feature, Pipeline, Windows, declare, lif
 from rul_core.intervals import Bands
 from rul_core.labels import RUL, cut_weights, label, unit_codes
 from rul_core.schema import KEY, LIFE, UNIT, Fleet
+from rul_core.trees import Trees
 
 REFERENCE_READINGS = 125.0
 """The label cap, in readings, that the default windows were chosen for."""
@@ -86,6 +87,11 @@ class RulModel:
         """The pipeline, ready to run."""
         return self.pipeline.compiled()
 
+    @cached_property
+    def trees(self) -> Trees:
+        """The booster, as it is evaluated."""
+        return Trees.of(self.booster)
+
     def predict(self, readings: pl.DataFrame) -> pl.DataFrame:
         """What the model says at every reading.
 
@@ -100,7 +106,7 @@ class RulModel:
 
     def predict_rows(self, features: np.ndarray) -> pl.DataFrame:
         """The same for feature rows (n, features) float32, without the key columns."""
-        point = predict_point(self.booster, features, self.fleet.learning.label_cap_cycles)
+        point = np.clip(self.trees.predict(features), 0.0, self.fleet.learning.label_cap_cycles)
         quantiles = self.bands.at(point)
         column = {
             name: quantiles[:, self.bands.column(level)]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import polars as pl
 from catboost import CatBoostError, CatBoostRegressor
 
@@ -34,12 +35,15 @@ from rul_core.issues import sentence
 from rul_core.model import Recipe, RulModel, Support, Training
 from rul_core.schema import CYCLE, KEY, LIFE, UNIT, Fleet
 from rul_core.scoring import Regimes
+from rul_core.trees import ENGINE
 from rul_core.watch import LiveReference
 from rul_store.registry import REMEDY, Bundle, BundleStore
 
 Part = TypeVar("Part")
 FORMAT = 1
 GOLDEN_LIVES, GOLDEN_READINGS = 3, 30
+ENGINE_TOLERANCE = 1e-4
+"""In cycles, between our evaluation of a model and CatBoost's."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +232,14 @@ def _refuse_other_answers(model: RulModel, bundle: Bundle, manifest: Manifest) -
     )
     expected = pl.DataFrame(golden.predictions)
     found = model.predict(readings)
+    features = model.compiled.matrix(readings)
+    apart = float(np.abs(model.trees.predict(features) - model.booster.predict(features)).max())
+    if not apart <= ENGINE_TOLERANCE:
+        raise BundleError(
+            f"bundle {bundle.version} of fleet {bundle.fleet!r}: on its golden windows {ENGINE} "
+            f"and CatBoost are {apart:g} apart, more than {ENGINE_TOLERANCE:g}; this version of "
+            "the platform does not evaluate such a model, train again"
+        )
     if found.drop(KEY).equals(expected):
         return
     differs = pl.any_horizontal(found[name] != expected[name] for name in expected.columns)

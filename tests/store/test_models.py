@@ -10,6 +10,7 @@ from rul_core.errors import BundleError
 from rul_core.model import Recipe, Training, train
 from rul_core.schema import UNIT
 from rul_core.simulator import Simulation, simulate, simulated_fleet
+from rul_core.trees import Trees
 from rul_store import files
 from rul_store.models import Origin, load_model, save_model
 from rul_store.registry import BundleStore
@@ -163,3 +164,14 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(store, learnt)
     version = saved(store, learnt)
     with pytest.raises(BundleError, match=f"newest versions of fleet 'pumps': {version}"):
         load_model(store, "pumps", "20200101T000000Z-000000")
+
+
+def test_a_model_that_our_evaluation_answers_otherwise_than_catboost_is_refused(
+    store, learnt, monkeypatch
+):
+    version = saved(store, learnt)
+    right = Trees.predict
+    # A fault that no model is known to have is put into the evaluation itself.
+    monkeypatch.setattr(Trees, "predict", lambda trees, rows: right(trees, rows) + 0.01)
+    with pytest.raises(BundleError, match=r"0\.01 apart, more than 0\.0001"):
+        load_model(store, "pumps", version)
