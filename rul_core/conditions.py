@@ -53,8 +53,12 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
             (n,) int64 indices of the nearest condition; (n,) float64 distances in training radii,
             infinite where a setting was not read.
         """
+        return self.nearest(matrix(readings, self.settings))
+
+    def nearest(self, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As ``assign``, for settings (n, S) float64, NaN where not read."""
         found, squared = kernel.nearest_of_each(
-            matrix(readings, self.settings),
+            settings,
             np.asarray(self.setting_mean),
             np.asarray(self.setting_scale),
             np.asarray(self.centroids).reshape(len(self.centroids), len(self.settings)),
@@ -67,8 +71,13 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         NaN where not read, and where a setting was not read: the condition is unknown then.
         """
         condition, distance = self.assign(readings)
-        values = matrix(readings, self.sensors)
-        values -= np.asarray(self.sensor_mean)[condition]
+        return self.z_scores(matrix(readings, self.sensors), condition, distance)
+
+    def z_scores(
+        self, sensors: np.ndarray, condition: np.ndarray, distance: np.ndarray
+    ) -> np.ndarray:
+        """As ``normalise``, for sensors (n, K) float64 and what ``nearest`` says of them."""
+        values = sensors - np.asarray(self.sensor_mean)[condition]
         values /= np.asarray(self.sensor_scale)[condition]
         values[np.isinf(distance)] = np.nan
         return values

@@ -192,6 +192,44 @@ class Compiled:
         )
         return rows[0]
 
+    def follow(
+        self,
+        states: np.ndarray,
+        settings: np.ndarray,
+        sensors: np.ndarray,
+        cycles: np.ndarray,
+        starts: np.ndarray,
+    ) -> np.ndarray:
+        """Go on with many lives, each by one or more readings in the order of its cycles.
+
+        Args:
+            states: (lives, size) float64, one a row as ``start`` gives; updated in place.
+            settings: (n, settings of the conditions) float64, NaN where not read.
+            sensors: (n, sensors of the conditions) float64, NaN where not read.
+            cycles: (n,) float64.
+            starts: (lives + 1,) int64, where each life's readings begin, and n; none is empty.
+
+        Returns:
+            (lives, features) float32: each life's features at its last reading.
+        """
+        rows = np.empty((len(states), len(self.pipeline.names)), dtype=np.float32)
+        kernel.follow(states, settings, sensors, cycles, starts, self._fitted, self._banks, rows)
+        return rows
+
+    def held(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For how many readings each sensor stood still, and was not read.
+
+        Args:
+            states: (lives, size) float64.
+
+        Returns:
+            Two of (lives, sensors of the conditions) float64: how often in a row the last value was
+            read, whatever lay between; and how many readings up to the last lacked the sensor.
+        """
+        sensors = len(self.pipeline.conditions.sensors)
+        table = states[:, 1 : 1 + kernel.HELD * sensors].reshape(-1, kernel.HELD, sensors)
+        return table[:, kernel.RUN], table[:, kernel.GAP]
+
     def matrix(self, readings: pl.DataFrame, threads: int | None = None) -> np.ndarray:
         """(n, features) float32 for readings (n) sorted by unit, life, cycle.
 

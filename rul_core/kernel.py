@@ -7,8 +7,9 @@ there are, so both agree to the last bit and nothing can look ahead.
 
 Channels come in banks, the sensors and the projections; the channels of a bank share their windows,
 so that loops over readings and channels become vector instructions. The state of a life is one
-float64 array: the count of its readings, then a table a bank with a column a channel and these
-rows::
+float64 array: the count of its readings; what each sensor last read, how many readings in a row it
+read that and for how many it was not read (``HELD`` rows); then a table a bank with a column a
+channel and these rows::
 
     history   the last readings, as many as the longest window, NaN where nothing was read
     windows   per rolling window: sum and count of the values in it
@@ -26,6 +27,9 @@ LIMIT = 20.0
 """Normalised values are kept within ±LIMIT: one absurd reading must not drown a running sum."""
 
 _NAN = np.float32(np.nan)
+LAST, RUN, GAP = range(3)
+HELD = 3
+"""Rows of the state that say what each sensor held: see ``held``."""
 
 
 class Fitted(NamedTuple):
@@ -327,22 +331,40 @@ def _shape(bank):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _tables(state, fitted, banks):
-    """The parts of a state that belong to the sensors and to the projections."""
+    """The parts of a state: what sensors held, the sensors' bank, the projections' bank."""
     sensors, projections = fitted.weights.shape
     rows, more_rows = _shape(banks[0])[0], _shape(banks[1])[0]
-    middle = 1 + rows * sensors
+    first = 1 + HELD * sensors
+    middle = first + rows * sensors
     return (
-        state[1:middle].reshape((rows, sensors)),
+        state[1:first].reshape((HELD, sensors)),
+        state[first:middle].reshape((rows, sensors)),
         state[middle:].reshape((more_rows, projections)),
     )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _hold(held, sensors):
+    """Updates what each sensor last read, for how many readings, and for how many it was lost."""
+    for i in range(sensors.shape[0]):
+        for k in range(sensors.shape[1]):
+            value = sensors[i, k]
+            if np.isnan(value):
+                held[GAP, k] += 1.0
+            else:
+                held[RUN, k] = held[RUN, k] + 1.0 if value == held[LAST, k] else 1.0
+                held[LAST, k] = value
+                held[GAP, k] = 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def start(fitted, banks):
     """(size,) float64: the state of a life before its first reading."""
     sensors, projections = fitted.weights.shape
-    state = np.zeros(1 + sensors * _shape(banks[0])[0] + projections * _shape(banks[1])[0])
-    of_sensors, of_projections = _tables(state, fitted, banks)
+    size = 1 + sensors * (HELD + _shape(banks[0])[0]) + projections * _shape(banks[1])[0]
+    state = np.zeros(size)
+    held, of_sensors, of_projections = _tables(state, fitted, banks)
+    held[LAST] = np.nan
     of_sensors[: banks[0].history] = np.nan
     of_projections[: banks[1].history] = np.nan
     return state
@@ -363,7 +385,8 @@ def advance(state, settings, sensors, cycles, fitted, banks, rows):
     """
     seen = int(state[0])
     normalised, projected = _normalise(settings, sensors, fitted)
-    of_sensors, of_projections = _tables(state, fitted, banks)
+    held, of_sensors, of_projections = _tables(state, fitted, banks)
+    _hold(held, sensors)
     _advance(seen, of_sensors, normalised, cycles, banks[0], rows)
     _advance(seen, of_projections, projected, cycles, banks[1], rows)
     state[0] += sensors.shape[0]
@@ -387,3 +410,26 @@ def sweep(settings, sensors, cycles, starts, fitted, banks, rows):
         for a in range(starts[life], starts[life + 1], CHUNK):
             b = min(a + CHUNK, starts[life + 1])
             advance(state, settings[a:b], sensors[a:b], cycles[a:b], fitted, banks, rows[a:b])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def follow(states, settings, sensors, cycles, starts, fitted, banks, rows):
+    """Goes on with lives from where they stood; only the features at their last readings are kept.
+
+    Args:
+        states: (lives, size) float64, from ``start`` or an earlier call; updated in place.
+        settings: (readings, S) float64, NaN where not read.
+        sensors: (readings, K) float64, NaN where not read.
+        cycles: (readings,) float64.
+        starts: (lives + 1,) int64, where each life's readings begin, and the end; none is empty.
+        fitted: As ``advance`` takes.
+        banks: As ``advance`` takes.
+        rows: (lives, features) float32, written.
+    """
+    scratch = np.empty((CHUNK, rows.shape[1]), dtype=np.float32)
+    for life in range(starts.shape[0] - 1):
+        for a in range(starts[life], starts[life + 1], CHUNK):
+            b = min(a + CHUNK, starts[life + 1])
+            some = scratch[: b - a]
+            advance(states[life], settings[a:b], sensors[a:b], cycles[a:b], fitted, banks, some)
+            rows[life] = some[b - a - 1]

@@ -17,6 +17,7 @@ from catboost import CatBoostError, CatBoostRegressor, Pool
 from rul_core import conditions, intervals, projections
 from rul_core.errors import ModelError, NotEnoughData
 from rul_core.features import Compiled, Feature, Pipeline, Windows, declare, life_starts
+from rul_core.following import Follower
 from rul_core.intervals import Bands
 from rul_core.labels import RUL, cut_weights, label, unit_codes
 from rul_core.schema import KEY, LIFE, UNIT, Fleet
@@ -86,6 +87,16 @@ class RulModel:
     def compiled(self) -> Compiled:
         """The pipeline, ready to run."""
         return self.pipeline.compiled()
+
+    @cached_property
+    def feature_spec(self) -> str:
+        """The pipeline's hash."""
+        return self.pipeline.hash
+
+    @cached_property
+    def follower(self) -> Follower:
+        """Follows lives with the pipeline."""
+        return Follower(self.compiled, self.fleet)
 
     @cached_property
     def trees(self) -> Trees:

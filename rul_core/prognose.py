@@ -13,10 +13,12 @@ import polars as pl
 
 from rul_core import explain, projections
 from rul_core.conditions import MARGIN
-from rul_core.issues import sentence
+from rul_core.features import life_starts
+from rul_core.following import Followed
 from rul_core.model import RulModel
 from rul_core.prognosis import Prognosis, Provenance, State
-from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
+from rul_core.schema import LIFE, UNIT, Fleet
+from rul_core.trees import ENGINE
 
 STUCK_FACTOR = 2
 """A sensor is stuck once it repeats this many times longer than it ever did in training…"""
@@ -63,90 +65,97 @@ def prognose(
     Returns:
         One a unit, in order of unit.
     """
-    readings = _last_lives(readings)
-    if readings.is_empty():
+    readings = readings.filter(pl.col(LIFE) == pl.col(LIFE).max().over(UNIT))
+    lives = model.follower.follow_frame(readings)
+    prognoses = judge(model, lives, version=version, now=now, trace_id=trace_id)
+    if not explained or not lives:
+        return prognoses
+    smoothed = projections.smooth(readings, model.pipeline.conditions, projections.SMOOTHING)
+    features = np.stack([life.features for life in lives])
+    reasons = explain.contributions(
+        model.booster,
+        model.pipeline,
+        features,
+        smoothed[life_starts(readings)[1:] - 1],
+        model.predict_rows(features)["rul_cycles"].to_numpy(),
+    )
+    return [
+        said if said.rul_cycles is None else msgspec.structs.replace(said, contributions=reasons[i])
+        for i, said in enumerate(prognoses)
+    ]
+
+
+def judge(
+    model: RulModel,
+    lives: Sequence[Followed],
+    *,
+    version: str,
+    now: datetime,
+    trace_id: str | None = None,
+) -> list[Prognosis]:
+    """What is said of lives at the readings up to which they were followed.
+
+    Args:
+        model: That they were followed with.
+        lives: Each with a reading at least.
+        version: The model's, for provenance.
+        now: UTC, to tell stale data by.
+        trace_id: For provenance.
+
+    Returns:
+        One a life, in order.
+    """
+    if not lives:
         return []
-    faults = _sensor_faults(model, readings)
-    readings = _within_ranges(readings, model.fleet)
-    features = model.compiled.matrix(readings)
-    ends = (
-        readings.select(*KEY, TIME)
-        .with_row_index("row")
-        .group_by(UNIT, maintain_order=True)
-        .agg(
-            pl.col("row").last(),
-            pl.len().alias("readings"),
-            pl.col(CYCLE).first().alias("first_cycle"),
-            pl.col(LIFE, CYCLE, TIME).last(),
-        )
-    )
-    rows = ends["row"].to_numpy()
-    last = readings[rows]
-    figures = model.predict_rows(features[rows])
-    foreign = _foreign(model, last)
-    reasons = (
-        explain.contributions(
-            model.booster,
-            model.pipeline,
-            features[rows],
-            projections.smooth(readings, model.pipeline.conditions, projections.SMOOTHING)[rows],
-            figures["rul_cycles"].to_numpy(),
-        )
-        if explained
-        else [()] * len(rows)
-    )
-    spec = model.pipeline.hash
-    fleet = model.fleet
+    figures = model.predict_rows(np.stack([life.features for life in lives]))
+    faults, foreign = _sensor_faults(model, lives), _foreign(model, lives)
     return [
         _one(
-            fleet,
-            end,
+            model.fleet,
+            life,
             figure,
-            fault or foreign[i],
-            State.SENSOR_FAULT if fault else State.OUT_OF_DOMAIN,
+            faults.get(i) or foreign.get(i, ""),
+            State.SENSOR_FAULT if i in faults else State.OUT_OF_DOMAIN,
             now,
-            reasons[i],
             Provenance(
                 model_version=version,
-                feature_spec=spec,
-                first_cycle=end["first_cycle"],
-                last_cycle=end[CYCLE],
-                readings=end["readings"],
+                feature_spec=model.feature_spec,
+                engine=ENGINE,
+                first_cycle=life.first_cycle,
+                last_cycle=life.cycle,
+                readings=life.readings,
                 trace_id=trace_id,
             ),
         )
-        for i, (end, figure, fault) in enumerate(
-            zip(ends.iter_rows(named=True), figures.iter_rows(named=True), faults, strict=True)
-        )
+        for i, (life, figure) in enumerate(zip(lives, figures.iter_rows(named=True), strict=True))
     ]
 
 
 def _one(
     fleet: Fleet,
-    end: dict,
+    life: Followed,
     figure: dict,
     objection: str,
     objection_state: State,
     now: datetime,
-    reasons: tuple,
     provenance: Provenance,
 ) -> Prognosis:
     """The state first; figures only where the state lets them stand."""
     said = Prognosis(
         fleet=fleet.name,
-        unit=end[UNIT],
-        life=end[LIFE],
-        cycle=end[CYCLE],
+        unit=life.unit,
+        life=life.life,
+        cycle=life.cycle,
         state=State.ESTIMATED,
         computed_at=now,
         provenance=provenance,
     )
     needed = fleet.learning.minimum_readings
-    if end["readings"] < needed:
+    if life.readings < needed:
         return msgspec.structs.replace(
             said,
             state=State.INSUFFICIENT_HISTORY,
-            detail=f"{end['readings']} of {needed} readings collected",
+            detail=f"{life.readings} of {needed} readings collected",
         )
     if objection:
         return msgspec.structs.replace(said, state=objection_state, detail=objection)
@@ -164,10 +173,9 @@ def _one(
         safe_cycles=figure["safe"],
         failure_probability=figure["failure_probability"],
         horizon_cycles=fleet.maintenance.lead_time_cycles,
-        contributions=reasons,
     )
     limit = fleet.freshness_limit_seconds
-    age_seconds = (now - end[TIME]).total_seconds() if end[TIME] is not None else 0.0
+    age_seconds = (now - life.time).total_seconds() if life.time is not None else 0.0
     if limit is not None and age_seconds > limit:
         return msgspec.structs.replace(
             said,
@@ -177,74 +185,49 @@ def _one(
     return said
 
 
-def _last_lives(readings: pl.DataFrame) -> pl.DataFrame:
-    return readings.filter(pl.col(LIFE) == pl.col(LIFE).max().over(UNIT))
-
-
-def _within_ranges(readings: pl.DataFrame, fleet: Fleet) -> pl.DataFrame:
-    """Values that cannot be are as good as not read, here as in ``quality``."""
-    return readings.with_columns(
-        pl.when(pl.col(name).is_between(low, high)).then(pl.col(name)).alias(name)
-        for name, (low, high) in fleet.ranges.items()
-    )
-
-
-def _sensor_faults(model: RulModel, readings: pl.DataFrame) -> list[str]:
-    """Per unit, in order: which driving sensor is lost, stuck or out of range; empty if none."""
-    found = model.pipeline.conditions
-    runs = dict(zip(found.sensors, model.support.longest_run, strict=True))
-    gaps = dict(zip(found.sensors, model.support.longest_gap, strict=True))
-    columns = []
+def _sensor_faults(model: RulModel, lives: Sequence[Followed]) -> dict[int, str]:
+    """By place among the lives: which driving sensors are out of range, lost or stuck."""
+    found, follower = model.pipeline.conditions, model.follower
+    runs, gaps = follower.held(lives)
+    values = np.stack([life.values for life in lives])
+    told: dict[int, list[str]] = {}
     for name in model.support.drivers:
-        column, called = pl.col(name), pl.lit(name)
-        read = column.drop_nulls()
-        gap, run = _at_the_end(column.is_null()), _at_the_end(read == read.last())
-        message = (
-            pl.when(gap >= max(MISSING_LEAST, gaps[name] + 1))
-            .then(sentence("{} is missing from the last {} readings", called, gap))
-            .when(run > max(STUCK_LEAST, STUCK_FACTOR * runs[name]))
-            .then(sentence("{} has not moved for {} readings", called, run))
-        )
-        if name in model.fleet.ranges:
-            low, high = model.fleet.ranges[name]
-            message = message.when(~column.last().is_between(low, high)).then(
-                sentence(f"{{}} reads {{}}, outside {low:g} to {high:g}", called, column.last())
+        at, channel = found.sensors.index(name), model.fleet.channels.index(name)
+        low, high = follower.lowest[channel], follower.highest[channel]
+        read, gap, run = values[:, channel], gaps[:, at], runs[:, at]
+        outside = (read < low) | (read > high)
+        lost = gap >= max(MISSING_LEAST, model.support.longest_gap[at] + 1)
+        stuck = run > max(STUCK_LEAST, STUCK_FACTOR * model.support.longest_run[at])
+        for i in np.flatnonzero(outside | lost | stuck).tolist():
+            told.setdefault(i, []).append(
+                f"{name} reads {read[i]:g}, outside {low:g} to {high:g}"
+                if outside[i]
+                else f"{name} is missing from the last {gap[i]:.0f} readings"
+                if lost[i]
+                else f"{name} has not moved for {run[i]:.0f} readings"
             )
-        columns.append(message.otherwise(None).alias(name))
-    if not columns:
-        return [""] * readings[UNIT].n_unique()
-    told = readings.group_by(UNIT, maintain_order=True).agg(columns)
-    return (
-        told.select(pl.concat_str(list(model.support.drivers), separator="; ", ignore_nulls=True))
-        .to_series()
-        .to_list()
-    )
+    return {i: "; ".join(sentences) for i, sentences in told.items()}
 
 
-def _at_the_end(holds: pl.Expr) -> pl.Expr:
-    """For how many readings up to the last something has held."""
-    return holds.reverse().cast(pl.Int64).cum_min().sum()
-
-
-def _foreign(model: RulModel, last: pl.DataFrame) -> list[str]:
-    """Per last reading: what lies beyond the training support; empty if nothing does."""
+def _foreign(model: RulModel, lives: Sequence[Followed]) -> dict[int, str]:
+    """By place among the lives: what of the last reading lies beyond the training support."""
     found, support = model.pipeline.conditions, model.support
-    _, distance = found.assign(last)
-    values = found.normalise(last)
+    settings, sensors = model.follower.split(np.stack([life.values for life in lives]))
+    condition, distance = found.nearest(settings)
+    values = found.z_scores(sensors, condition, distance)
     outside = (values < np.asarray(support.lowest)) | (values > np.asarray(support.highest))
-    told = []
-    for i in range(last.height):
+    told = {}
+    for i in np.flatnonzero((distance > MARGIN) | outside.any(axis=1)).tolist():
         if not np.isfinite(distance[i]):
-            told.append(f"a setting was not read: {', '.join(found.settings)} are needed")
+            told[i] = f"a setting was not read: {', '.join(found.settings)} are needed"
         elif distance[i] > MARGIN:
-            at = ", ".join(f"{name} {last[name][i]:g}" for name in found.settings)
-            told.append(f"an operating condition that training never saw: {at}")
-        elif outside[i].any():
-            names = [n for n, out in zip(found.sensors, outside[i], strict=True) if out]
-            told.append(
-                "beyond what training saw: "
-                + ", ".join(f"{name} {last[name][i]:g}" for name in names)
-            )
+            at = _listed(found.settings, settings[i])
+            told[i] = f"an operating condition that training never saw: {at}"
         else:
-            told.append("")
+            names = [n for n, out in zip(found.sensors, outside[i], strict=True) if out]
+            told[i] = f"beyond what training saw: {_listed(names, sensors[i][outside[i]])}"
     return told
+
+
+def _listed(names: Sequence[str], values: np.ndarray) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))

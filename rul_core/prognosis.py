@@ -51,6 +51,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str | None = None
     feature_spec: str | None = None
     """Hash of the feature declarations and what was fitted for them."""
+    engine: str | None = None
+    """What evaluated the model."""
     first_cycle: float | None = None
     last_cycle: float | None = None
     readings: int = 0
