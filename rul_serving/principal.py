@@ -1,0 +1,63 @@
+"""Who asks, and what they may do.
+
+What belongs here: roles, and the principal that a request is made for. What does not: keys
+(``rul_store.keys``), finding a request's principal and refusing it (``rul_serving.access``).
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from litestar.connection import ASGIConnection
+
+STATE = "principal"
+"""Under this name a connection's state holds its principal."""
+
+
+class Role(StrEnum):
+    """What a principal is for; one may have several."""
+
+    VIEWER = "viewer"
+    """Reads everything but keys and the audit."""
+    TECHNICIAN = "technician"
+    """Acknowledges advisories, says what was found."""
+    PLANNER = "planner"
+    """Plans, shelves and closes advisories, ends and starts lives."""
+    ENGINEER = "engineer"
+    """Whatever technicians and planners do; replays the ledger, asks what-if questions."""
+    ML_OWNER = "ml_owner"
+    """Promotes models and rolls them back."""
+    ADMIN = "admin"
+    """Keys and the audit, and everything else."""
+    INGEST = "ingest"
+    """A machine: sends readings, asks what is said of them, and nothing else."""
+
+
+READ = frozenset(Role) - {Role.INGEST}
+SEND = frozenset({Role.INGEST, Role.ENGINEER, Role.ADMIN})
+ASK = frozenset({Role.INGEST, *READ})
+WORK = frozenset({Role.TECHNICIAN, Role.PLANNER, Role.ENGINEER, Role.ADMIN})
+PLAN = frozenset({Role.PLANNER, Role.ENGINEER, Role.ADMIN})
+EXAMINE = frozenset({Role.ENGINEER, Role.ML_OWNER, Role.ADMIN})
+RELEASE = frozenset({Role.ML_OWNER, Role.ADMIN})
+ADMINISTER = frozenset({Role.ADMIN})
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody or something that may ask."""
+
+    name: str
+    """As it stands in the audit."""
+    key_id: str | None
+    """None where the service takes requests without keys."""
+    roles: frozenset[Role]
+    fleets: frozenset[str] | None = None
+    """The fleets that it may see; None is all."""
+
+
+ANONYMOUS = Principal(name="anonymous", key_id=None, roles=frozenset(Role))
+
+
+def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+    """For whom a request is made."""
+    return connection.scope["state"].get(STATE, ANONYMOUS)
