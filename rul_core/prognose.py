@@ -16,7 +16,7 @@ from rul_core.conditions import MARGIN
 from rul_core.features import life_starts
 from rul_core.following import Followed
 from rul_core.model import RulModel
-from rul_core.prognosis import Prognosis, Provenance, State
+from rul_core.prognosis import Prognosis, Provenance, Seen, State
 from rul_core.schema import LIFE, UNIT, Fleet
 from rul_core.trees import ENGINE
 
@@ -24,6 +24,7 @@ STUCK_FACTOR = 2
 """A sensor is stuck once it repeats this many times longer than it ever did in training…"""
 STUCK_LEAST = 20
 """… and for at least this many readings."""
+UNKNOWN = Seen()
 MISSING_LEAST = 5
 """A sensor is lost once this many readings in a row lack it, and more than ever in training."""
 
@@ -51,6 +52,7 @@ def prognose(
     now: datetime,
     explained: bool = False,
     trace_id: str | None = None,
+    seen: Seen = UNKNOWN,
 ) -> list[Prognosis]:
     """The prognosis of every unit at the last reading of its last life.
 
@@ -61,13 +63,14 @@ def prognose(
         now: UTC, to tell stale data by.
         explained: Whether to add contributions (about a millisecond a unit).
         trace_id: For provenance.
+        seen: For provenance.
 
     Returns:
         One a unit, in order of unit.
     """
     readings = readings.filter(pl.col(LIFE) == pl.col(LIFE).max().over(UNIT))
     lives = model.follower.follow_frame(readings)
-    prognoses = judge(model, lives, version=version, now=now, trace_id=trace_id)
+    prognoses = judge(model, lives, version=version, now=now, trace_id=trace_id, seen=seen)
     if not explained or not lives:
         return prognoses
     smoothed = projections.smooth(readings, model.pipeline.conditions, projections.SMOOTHING)
@@ -92,6 +95,7 @@ def judge(
     version: str,
     now: datetime,
     trace_id: str | None = None,
+    seen: Seen = UNKNOWN,
 ) -> list[Prognosis]:
     """What is said of lives at the readings up to which they were followed.
 
@@ -101,6 +105,7 @@ def judge(
         version: The model's, for provenance.
         now: UTC, to tell stale data by.
         trace_id: For provenance.
+        seen: For provenance.
 
     Returns:
         One a life, in order.
@@ -125,6 +130,7 @@ def judge(
                 last_cycle=life.cycle,
                 readings=life.readings,
                 trace_id=trace_id,
+                seen=seen,
             ),
         )
         for i, (life, figure) in enumerate(zip(lives, figures.iter_rows(named=True), strict=True))

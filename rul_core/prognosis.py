@@ -45,6 +45,21 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     cycles: float
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the readings had come when a prognosis was computed.
+
+    Together they name its readings for good: those of its life that were there by then. What came
+    late, or later, is beyond these numbers.
+    """
+
+    landed_rows: int | None = None
+    """Of files: the first so many rows of the fleet's raw readings that came in files."""
+    sent_seq: int | None = None
+    """Of what was sent over HTTP: the rows up to this ingestion number."""
+    raw_rows: int | None = None
+    """Where both kinds were read from the fleet's raw readings: the first so many rows."""
+
+
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """What a prognosis was computed from, so that it can be computed again."""
 
@@ -57,6 +72,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     last_cycle: float | None = None
     readings: int = 0
     """How many readings the window from first to last cycle held."""
+    seen: Seen = Seen()
     trace_id: str | None = None
 
 

@@ -1,16 +1,22 @@
 """Every prognosis ever given, written once, and the newest of each unit.
 
-What belongs here: recording, ranking, looking up. What does not: making prognoses
-(``rul_core.prognose``), judging them against what happened (``realised_outcomes``).
+What belongs here: recording, ranking, looking up, walking the chain. What does not: making
+prognoses (``rul_core.prognose``), judging them against what happened (``realised_outcomes``).
 
-A prognosis is known by its content, without the moment it was computed at, the trace and the words
-for people: computing the same again records nothing new, but brings the current one up to date.
+A prognosis is known by what it says and by the model and readings that it says it from; not by the
+moment, the trace, the words and reasons for people, nor by how far other readings had come. Saying
+the same again records nothing new, but brings the current one up to date.
+
+The entries of a fleet are chained (``chain``) in the order of their positions, which is the order
+of their commits: writers take turns under a lock that lasts from the last hash to the commit, a
+batch at a time.
 """
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -18,10 +24,13 @@ import polars as pl
 import sqlalchemy as sa
 
 from rul_core.errors import StoreError
-from rul_core.prognosis import Prognosis, State
+from rul_core.prognosis import Prognosis, Seen, State
+from rul_store.chain import Break, Link, hash_of, walk
 from rul_store.database import TIME_DTYPE, begin, microseconds, read_frame
 from rul_store.tables import ledger
 
+PAGE = 1_000
+"""Entries that are read at once on a walk along the chain."""
 _FIGURES = (
     "rul_cycles",
     "lower_50_cycles",
@@ -34,7 +43,7 @@ _FIGURES = (
 )
 LEDGER_SCHEMA = pl.Schema(
     {
-        "seq": pl.Int64,
+        "position": pl.Int64,
         "ledger_id": pl.String,
         "unit": pl.String,
         "life": pl.Int64,
@@ -55,10 +64,14 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """A prognosis as it stands in the ledger."""
 
     ledger_id: UUID
-    seq: int
-    """Its place in the order of writing."""
+    position: int
+    """Its place in its fleet's chain, from 1."""
     recorded_at: datetime
     prognosis: Prognosis
+    prev_hash: str
+    """Hexadecimal, of the entry before."""
+    hash: str
+    """Hexadecimal, of this entry and all before it."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,22 +88,38 @@ def ledger_id_of(prognosis: Prognosis) -> UUID:
         prognosis,
         computed_at=None,
         detail="",
-        provenance=msgspec.structs.replace(prognosis.provenance, trace_id=None),
+        contributions=(),
+        provenance=msgspec.structs.replace(prognosis.provenance, trace_id=None, seen=Seen()),
     )
     return UUID(bytes=hashlib.sha256(msgspec.json.encode(content)).digest()[:16])
 
 
 def record(engine: sa.Engine, fleet: str, prognoses: Iterable[Prognosis]) -> int:
-    """Write prognoses to the ledger and bring the current ones up to date, all or none.
-
-    A current prognosis is replaced only by one of a later life, cycle or moment, in this order.
+    """Write prognoses, all or none: ``append`` in a transaction of its own.
 
     Returns:
         How many were new to the ledger.
 
     Raises:
-        StoreError: A prognosis is of another fleet, or does not say when it was computed.
         Unavailable: PostgreSQL does not answer.
+    """
+    with begin(engine) as connection:
+        return len(append(connection, fleet, prognoses))
+
+
+def append(
+    connection: sa.Connection, fleet: str, prognoses: Iterable[Prognosis]
+) -> dict[UUID, Prognosis]:
+    """Chain prognoses to the ledger and bring the current ones up to date.
+
+    A current prognosis is replaced only by one of a later life, cycle or moment, in this order. The
+    fleet's other writers wait from here to the end of the transaction, so call it last.
+
+    Returns:
+        Those that were new to the ledger, by ``ledger_id``, in the order of the chain.
+
+    Raises:
+        StoreError: A prognosis is of another fleet, or does not say when it was computed.
     """
     given: dict[UUID, tuple[datetime, Prognosis]] = {}
     for prognosis in prognoses:
@@ -102,12 +131,66 @@ def record(engine: sa.Engine, fleet: str, prognoses: Iterable[Prognosis]) -> int
         ledger_id, moment = ledger_id_of(prognosis), prognosis.computed_at
         if ledger_id not in given or given[ledger_id][0] < moment:
             given[ledger_id] = (moment, prognosis)
-    rows = [_values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()]
-    parameters = {"fleet": fleet, **{name: [row[name] for row in rows] for name in _TYPES}}
-    with begin(engine) as connection:
-        written = connection.execute(sa.text(_INSERT), parameters).rowcount
-        connection.execute(sa.text(_UPSERT_CURRENT), parameters)
-    return written
+    if not given:
+        return {}
+    rows = {ledger_id: _values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()}
+    connection.execute(sa.text(_LOCK), {"fleet": fleet})
+    position, before, known = connection.execute(
+        sa.text(_HEAD), {"fleet": fleet, "ledger_id": list(rows)}
+    ).one()
+    fresh = [row for ledger_id, row in rows.items() if ledger_id not in known]
+    for row in fresh:
+        position += 1
+        row["position"], row["prev_hash"] = position, before
+        before = hash_of(before, fleet, position, row["ledger_id"], row["prognosis"])
+        row["hash"] = before
+    if fresh:
+        connection.execute(sa.text(_INSERT), {"fleet": fleet, **_columns(fresh, _CHAINED_TYPES)})
+    current = {"fleet": fleet, **_columns(rows.values(), _TYPES)}
+    connection.execute(sa.text(_UPSERT_CURRENT), current)
+    return {row["ledger_id"]: given[row["ledger_id"]][1] for row in fresh}
+
+
+def verify(engine: sa.Engine, fleet: str) -> Iterator[Break | int]:
+    """Walk the fleet's chain: every thousand entries and at the end, how many are right so far.
+
+    Returns:
+        Numbers of entries, and a ``Break`` as the last where one is not what was written.
+
+    Raises:
+        Unavailable: PostgreSQL does not answer.
+    """
+    right = 0
+    for link in walk(_links(engine, fleet)):
+        if isinstance(link, Break):
+            yield link
+            return
+        right += 1
+        if right % PAGE == 0:
+            yield right
+    yield right
+
+
+def _links(engine: sa.Engine, fleet: str) -> Iterator[Link]:
+    """The entries in order; one whose columns say otherwise than its content is no link."""
+    after = 0
+    while True:
+        with begin(engine) as connection:
+            rows = connection.execute(sa.text(_CHAIN), {"fleet": fleet, "after": after}).all()
+        for row in rows:
+            parts = (fleet, row.position, row.ledger_id, row.prognosis)
+            told = _values(row.ledger_id, _prognosis(row.prognosis))
+            if any(told[name] != getattr(row, name) for name in _TOLD_TWICE):
+                parts = ("the columns say otherwise",)
+            yield Link(
+                position=row.position,
+                before=bytes(row.prev_hash),
+                hash=bytes(row.hash),
+                parts=parts,
+            )
+            after = row.position
+        if len(rows) < PAGE:
+            return
 
 
 def ranked(
@@ -169,11 +252,26 @@ def count_states(engine: sa.Engine, fleet: str) -> dict[State, int]:
 def history(
     engine: sa.Engine, fleet: str, unit: str, *, limit: int = 50, before: int | None = None
 ) -> tuple[Recorded, ...]:
-    """What was ever said of the unit, newest first; ``before`` is the ``seq`` to go on from."""
+    """What was ever said of the unit, newest first; ``before`` is the position to go on from."""
     query = _select_recorded().where(ledger.c.fleet == fleet, ledger.c.unit == unit)
     if before is not None:
-        query = query.where(ledger.c.seq < before)
-    return _read_recorded(engine, query.order_by(ledger.c.seq.desc()).limit(limit))
+        query = query.where(ledger.c.position < before)
+    return _read_recorded(engine, query.order_by(ledger.c.position.desc()).limit(limit))
+
+
+def since(
+    engine: sa.Engine, fleet: str, position: int, *, limit: int = 100
+) -> tuple[Recorded, ...]:
+    """What was said of the fleet's units after a position, in order."""
+    query = _select_recorded().where(ledger.c.fleet == fleet, ledger.c.position > position)
+    return _read_recorded(engine, query.order_by(ledger.c.position).limit(limit))
+
+
+def head(engine: sa.Engine, fleet: str) -> int:
+    """The position of the fleet's last entry; 0 before the first."""
+    query = sa.select(sa.func.max(ledger.c.position)).where(ledger.c.fleet == fleet)
+    with begin(engine) as connection:
+        return connection.execute(query).scalar() or 0
 
 
 def entry(engine: sa.Engine, ledger_id: UUID) -> Recorded | None:
@@ -198,19 +296,19 @@ def ledger_frame(
     """
     figures = ", ".join(f"(prognosis->>'{name}')::double precision" for name in _FIGURES)
     query = f"""
-        SELECT seq, ledger_id, unit, life, cycle, state, {figures}, model_version,
+        SELECT position, ledger_id, unit, life, cycle, state, {figures}, model_version,
             {microseconds("computed_at")}, {microseconds("recorded_at")}, outcome, end_cycle
         FROM ledger LEFT JOIN lives USING (fleet, unit, life)
         WHERE fleet = %(fleet)s AND (NOT %(ended)s OR outcome <> 'running')
             AND (%(version)s::text IS NULL OR model_version = %(version)s)
-        ORDER BY seq
+        ORDER BY position
     """  # noqa: S608 - the parts are constants
     parameters = {"fleet": fleet, "ended": ended, "version": model_version}
     with begin(engine) as connection:
         return read_frame(connection, query, parameters, LEDGER_SCHEMA)
 
 
-def _values(ledger_id: UUID, prognosis: Prognosis) -> dict[str, object]:
+def _values(ledger_id: UUID, prognosis: Prognosis) -> dict[str, Any]:
     return {
         "ledger_id": ledger_id,
         "unit": prognosis.unit,
@@ -220,6 +318,7 @@ def _values(ledger_id: UUID, prognosis: Prognosis) -> dict[str, object]:
         "prognosis": msgspec.json.encode(prognosis).decode(),
         "model_version": prognosis.provenance.model_version,
         "feature_spec": prognosis.provenance.feature_spec,
+        "engine": prognosis.provenance.engine,
         "readings_seen": prognosis.provenance.readings,
         "computed_at": prognosis.computed_at,
         "failure_probability": prognosis.failure_probability,
@@ -235,14 +334,28 @@ def _prognosis(text: str) -> Prognosis:
 def _select_recorded() -> sa.Select:
     columns = ledger.c
     text = sa.cast(columns.prognosis, sa.Text)
-    return sa.select(columns.ledger_id, columns.seq, columns.recorded_at, text)
+    return sa.select(
+        columns.ledger_id,
+        columns.position,
+        columns.recorded_at,
+        text.label("text"),
+        columns.prev_hash,
+        columns.hash,
+    )
 
 
 def _read_recorded(engine: sa.Engine, query: sa.Select) -> tuple[Recorded, ...]:
     with begin(engine) as connection:
         rows: Sequence[sa.Row] = connection.execute(query).all()
     return tuple(
-        Recorded(ledger_id=row[0], seq=row[1], recorded_at=row[2], prognosis=_prognosis(row[3]))
+        Recorded(
+            ledger_id=row.ledger_id,
+            position=row.position,
+            recorded_at=row.recorded_at,
+            prognosis=_prognosis(row.text),
+            prev_hash=bytes(row.prev_hash).hex(),
+            hash=bytes(row.hash).hex(),
+        )
         for row in rows
     )
 
@@ -262,6 +375,17 @@ def _from_cursor(cursor: str) -> tuple[float | None, str]:
         ) from error
 
 
+def _columns(rows: Iterable[dict[str, Any]], types: Mapping[str, str]) -> dict[str, list[object]]:
+    """The rows as PostgreSQL takes many: an array a column."""
+    kept = list(rows)
+    return {name: [row[name] for row in kept] for name in types}
+
+
+def _given(types: Mapping[str, str]) -> str:
+    arrays = ", ".join(f"CAST(:{name} AS {dtype}[])" for name, dtype in types.items())
+    return f"unnest({arrays}) AS given ({', '.join(types)})"
+
+
 _TYPES = {
     "ledger_id": "uuid",
     "unit": "text",
@@ -271,27 +395,39 @@ _TYPES = {
     "prognosis": "text",
     "model_version": "text",
     "feature_spec": "text",
+    "engine": "text",
     "readings_seen": "bigint",
     "computed_at": "timestamptz",
     "failure_probability": "double precision",
     "rul_cycles": "double precision",
     "safe_cycles": "double precision",
 }
-_GIVEN = (
-    "unnest("
-    + ", ".join(f"CAST(:{name} AS {dtype}[])" for name, dtype in _TYPES.items())
-    + f") AS given ({', '.join(_TYPES)})"
-)
-# In one order, so that two writers wait for each other and do not deadlock.
+_CHAINED_TYPES = {**_TYPES, "position": "bigint", "prev_hash": "bytea", "hash": "bytea"}
+_TOLD_TWICE = ("unit", "life", "cycle", "state", "model_version", "feature_spec", "engine")
+"""Columns that say what the content says too."""
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(:fleet, 9031))"
+_HEAD = """
+    SELECT
+        coalesce((SELECT max(position) FROM ledger WHERE fleet = :fleet), 0),
+        coalesce(
+            (SELECT hash FROM ledger WHERE fleet = :fleet ORDER BY position DESC LIMIT 1),
+            decode(repeat('00', 32), 'hex')
+        ),
+        ARRAY(SELECT ledger_id FROM ledger WHERE ledger_id = ANY(CAST(:ledger_id AS uuid[])))
+"""
+_CHAIN = f"""
+    SELECT position, ledger_id, prognosis::text AS prognosis, prev_hash, hash,
+        {", ".join(_TOLD_TWICE)}
+    FROM ledger WHERE fleet = :fleet AND position > :after ORDER BY position LIMIT {PAGE}
+"""  # noqa: S608 - the parts are constants
 _INSERT = f"""
     INSERT INTO ledger (
         ledger_id, fleet, unit, life, cycle, state, prognosis, model_version, feature_spec,
-        readings_seen, computed_at
+        engine, readings_seen, computed_at, position, prev_hash, hash
     )
     SELECT ledger_id, :fleet, unit, life, cycle, state, CAST(prognosis AS json), model_version,
-        feature_spec, readings_seen, computed_at
-    FROM {_GIVEN} ORDER BY ledger_id
-    ON CONFLICT (ledger_id) DO NOTHING
+        feature_spec, engine, readings_seen, computed_at, position, prev_hash, hash
+    FROM {_given(_CHAINED_TYPES)}
 """  # noqa: S608 - the parts are constants
 _AGE = """(
     coalesce({0}.life, 0), coalesce({0}.cycle, '-Infinity'), {0}.computed_at, {0}.ledger_id
@@ -303,7 +439,7 @@ _UPSERT_CURRENT = f"""
     )
     SELECT DISTINCT ON (unit) :fleet, unit, life, cycle, state, failure_probability, rul_cycles,
         safe_cycles, CAST(prognosis AS json), ledger_id, computed_at
-    FROM {_GIVEN}
+    FROM {_given(_TYPES)}
     ORDER BY unit, {_AGE.format("given")} DESC
     ON CONFLICT (fleet, unit) DO UPDATE SET
         life = excluded.life, cycle = excluded.cycle, state = excluded.state,

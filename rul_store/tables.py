@@ -24,6 +24,8 @@ units = sa.Table(
 )
 
 # ``started_at`` and ``ended_at`` say when the platform learnt of it, not when it happened.
+# ``token`` names the transaction that last added a reading to the life: a state that is kept of the
+# life elsewhere is good while it bears the same.
 lives = sa.Table(
     "lives",
     metadata,
@@ -36,6 +38,7 @@ lives = sa.Table(
     sa.Column("ended_at", _time),
     sa.Column("source", _text, nullable=False),
     sa.Column("updated_at", _time, nullable=False, server_default=_now),
+    sa.Column("token", _int),
     sa.Index("ix_lives_ended_at", "fleet", "ended_at"),
 )
 
@@ -70,15 +73,32 @@ readings = sa.Table(
         server_default=sa.text("pg_current_xact_id()::text::bigint"),
     ),
     sa.Index("ix_readings_ingested_xid", "fleet", "ingested_xid"),
+    sa.Index("ix_readings_seq", "fleet", "unit", "life", sa.text("ingested_seq DESC")),
 )
 
-# Insert only. ``ledger_id`` is made from the content; the hashes are for a chain per fleet.
+# Readings that were sent and contradict one that is kept.
+readings_set_aside = sa.Table(
+    "readings_set_aside",
+    metadata,
+    sa.Column("id", _int, sa.Identity(always=True), primary_key=True),
+    sa.Column("fleet", _text, nullable=False),
+    sa.Column("unit", _text, nullable=False),
+    sa.Column("life", _int, nullable=False),
+    sa.Column("cycle", _float, nullable=False),
+    sa.Column("reason", _text, nullable=False),
+    sa.Column("content", JSON, nullable=False),
+    sa.Column("trace_id", _text),
+    sa.Column("set_aside_at", _time, nullable=False, server_default=_now),
+    sa.Index("ix_readings_set_aside_unit", "fleet", "unit", "life", "cycle"),
+)
+
+# Insert only, which a trigger sees to. ``ledger_id`` is made from the content; ``position`` counts
+# from 1 in each fleet, and each entry's hash takes in that of the entry before (see ``chain``).
 # ``json`` keeps the text as it was written; ``jsonb`` would not (it turns -0.0 into 0.0).
 ledger = sa.Table(
     "ledger",
     metadata,
     sa.Column("ledger_id", UUID(as_uuid=True), primary_key=True),
-    sa.Column("seq", _int, sa.Identity(always=True), nullable=False),
     sa.Column("fleet", _text, nullable=False),
     sa.Column("unit", _text, nullable=False),
     sa.Column("life", _int),
@@ -90,10 +110,12 @@ ledger = sa.Table(
     sa.Column("readings_seen", _int, nullable=False),
     sa.Column("computed_at", _time, nullable=False),
     sa.Column("recorded_at", _time, nullable=False, server_default=_now),
-    sa.Column("prev_hash", BYTEA),
-    sa.Column("hash", BYTEA),
-    sa.Index("ix_ledger_seq", "fleet", "seq"),
-    sa.Index("ix_ledger_unit", "fleet", "unit", "seq"),
+    sa.Column("prev_hash", BYTEA, nullable=False),
+    sa.Column("hash", BYTEA, nullable=False),
+    sa.Column("position", _int, nullable=False),
+    sa.Column("engine", _text),
+    sa.UniqueConstraint("fleet", "position", name="uq_ledger_position"),
+    sa.Index("ix_ledger_unit", "fleet", "unit", "position"),
 )
 
 current_prognoses = sa.Table(

@@ -227,7 +227,7 @@ def test_the_history_is_newest_first_and_paged(engine: sa.Engine):
     for cycle in range(5):
         ledger.record(engine, "f", [prognosis(cycle=float(cycle)), prognosis("other")])
     page = ledger.history(engine, "f", "u", limit=2)
-    rest = ledger.history(engine, "f", "u", before=page[-1].seq)
+    rest = ledger.history(engine, "f", "u", before=page[-1].position)
     assert [each.prognosis.cycle for each in (*page, *rest)] == [4, 3, 2, 1, 0]
     assert ledger.history(engine, "f", "nobody") == ()
     assert ledger.entry(engine, UUID(int=0)) is None
