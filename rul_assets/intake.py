@@ -15,17 +15,16 @@ import msgspec
 import polars as pl
 import sqlalchemy as sa
 
-from rul_assets.tables import RAW, RAW_SET_ASIDE, WATERMARK
+from rul_assets.tables import RAW_SET_ASIDE, WATERMARK
 from rul_core import readers
 from rul_core.errors import ReadingsError, StoreError
 from rul_core.issues import ROW, SET_ASIDE_SCHEMA, SOURCE, IssueKind, sentence
 from rul_core.schema import LIFE, LIVES_SCHEMA, UNIT, Fleet, Outcome
 from rul_store import landing, lives, readings
+from rul_store.histories import FILE_RUN, RAW, SENT, SENT_RUN, with_source
 from rul_store.lake import Lake
 from rul_store.landing import LandedFile, Landing
 
-SENT = "readings table"
-"""The source of rows that were not in a file."""
 MOST_UNREADABLE = 0.5
 """Share of a file's rows; with more, the file is broken and none of it is taken."""
 SETTLE_SECONDS = landing.SETTLE_SECONDS
@@ -63,7 +62,9 @@ def take(engine: sa.Engine, root: Path, lake: Lake, fleet: Fleet) -> Taken:
         Unavailable: PostgreSQL does not answer; what was taken so far stays.
     """
     if lake.current(RAW, fleet.name) is None:
-        lake.append(RAW, fleet.name, "nothing", _raw(pl.DataFrame(schema=fleet.readings_schema)))
+        lake.append(
+            RAW, fleet.name, "nothing", with_source(pl.DataFrame(schema=fleet.readings_schema))
+        )
     folder = landing_of(engine, root, fleet.name)
     look = folder.look()
     files, repeated, broken = {}, [], {}
@@ -111,7 +112,7 @@ def _take_file(engine: sa.Engine, lake: Lake, fleet: Fleet, file: LandedFile) ->
     table = readers.parse_file(file.data, file.name)
     conformed = readers.conform(table, fleet, source=file.name)
     _refuse_mostly_unreadable(conformed.set_aside, table.height, file.name)
-    name = f"file-{file.sha256[:40]}"
+    name = f"{FILE_RUN}{file.sha256[:40]}"
     if conformed.set_aside.height:
         lake.append(RAW_SET_ASIDE, fleet.name, name, conformed.set_aside)
     lake.append(RAW, fleet.name, name, conformed.readings)
@@ -145,9 +146,9 @@ def _take_sent(engine: sa.Engine, lake: Lake, fleet: Fleet) -> int:
         more = taken.more
         if taken.readings.is_empty():
             continue
-        name = f"sent-{hashlib.sha256(since.encode()).hexdigest()[:40]}"
+        name = f"{SENT_RUN}{hashlib.sha256(since.encode()).hexdigest()[:40]}"
         notes = {WATERMARK: taken.watermark}
-        lake.append(RAW, fleet.name, name, _raw(taken.readings), notes=notes)
+        lake.append(RAW, fleet.name, name, with_source(taken.readings), notes=notes)
         running = taken.readings.select(UNIT, LIFE).unique(maintain_order=True)
         running = running.with_columns(
             outcome=pl.lit(Outcome.RUNNING.value), end_cycle=pl.lit(None)
@@ -157,12 +158,6 @@ def _take_sent(engine: sa.Engine, lake: Lake, fleet: Fleet) -> int:
         )
         rows += taken.readings.height
     return rows
-
-
-def _raw(sent: pl.DataFrame) -> pl.DataFrame:
-    return sent.with_columns(
-        pl.lit(SENT).alias(SOURCE), pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(ROW)
-    )
 
 
 def _other_ends(conflicts: pl.DataFrame, source: str) -> pl.DataFrame:

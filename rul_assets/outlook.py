@@ -10,12 +10,13 @@ import msgspec
 import polars as pl
 
 from rul_assets.inspection import batches
-from rul_assets.tables import DRIFT, RAW, RAW_ROWS, VERSION
+from rul_assets.tables import DRIFT, RAW_ROWS, VERSION
 from rul_core import quality, watch
 from rul_core.drift import DriftReport
 from rul_core.prognose import prognose
 from rul_core.prognosis import Prognosis, Provenance, State
 from rul_core.schema import LIFE, UNIT, Fleet, Outcome
+from rul_store.histories import RAW
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel
 

@@ -4,7 +4,6 @@ What belongs here: names that more than one asset or sensor uses. What does not:
 tables (each asset says so).
 """
 
-RAW = "raw_readings"
 RAW_SET_ASIDE = "raw_set_aside"
 CORE = "core_readings"
 CORE_SET_ASIDE, CORE_ISSUES = "set_aside", "issues"

@@ -173,15 +173,25 @@ class Lake:
                 f"{path} is damaged: {error}; remove it and make the asset again"
             ) from error
 
-    def scan(self, asset: str, fleet: str) -> pl.LazyFrame:
+    def scan(
+        self, asset: str, fleet: str, *, of: Callable[[str], bool] = lambda _: True
+    ) -> pl.LazyFrame:
         """The table, lazily; it stays readable while the next writes replace it.
+
+        Args:
+            asset: The asset's name.
+            fleet: The fleet's name.
+            of: Whether what a run added is wanted, by ``run_id``.
 
         Raises:
             StoreError: Nothing was written yet, or a file is missing or of another size.
         """
         folder, table = self._required(asset, fleet)
+        shards = [shard for run in table.runs if of(run.run_id) for shard in run.shards]
+        if not shards:
+            return pl.LazyFrame(schema=table.schema)
         return pl.scan_parquet(
-            [_whole(folder, shard) for shard in table.shards],
+            [_whole(folder, shard) for shard in shards],
             schema=table.schema,
             missing_columns="insert",
             glob=False,

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from rul_core.errors import StoreError
-from rul_core.schema import CYCLE, KEY, TIME, Fleet
+from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 from rul_store.database import begin, microseconds, read_frame
 
 TAKE_ROWS = 1_000_000
@@ -45,18 +45,113 @@ class Taken(Struct, frozen=True, kw_only=True):
     """Whether the next take would find something now."""
 
 
-def insert_many(engine: sa.Engine, fleet: Fleet, readings: pl.DataFrame) -> Inserted:
+def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) -> Inserted:
     """Keep readings, each (unit, life, cycle) once; the first that comes stays.
 
     Args:
-        engine: The database.
+        connection: An open transaction.
         fleet: The fleet they are of.
         readings: The columns of the fleet's readings schema; others are left out.
 
     Raises:
         StoreError: A unit, life or cycle is null, or a cycle is not finite; nothing was kept.
-        Unavailable: PostgreSQL does not answer.
     """
+    given = _sound(fleet, readings)
+    parameters = {
+        "fleet": fleet.name,
+        **{name: given[name].to_list() for name in (*KEY, TIME)},
+        "measured": _arrays(fleet, given).to_list(),
+        "layout": _layout(connection, fleet),
+    }
+    new = connection.execute(sa.text(_INSERT), parameters).rowcount
+    if new == given.height:
+        return Inserted(new=new, repeated=0, conflicts=given.clear())
+    kept = _read(connection, fleet, _OF_KEYS, {key: parameters[key] for key in KEY})
+    return _compared(given, kept.unique(KEY), new)
+
+
+def append_new(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) -> None:
+    """Keep readings of which none is kept yet, and of which none comes twice, as fast as can be.
+
+    Args:
+        connection: An open transaction that holds the lives' rows, so that nobody else adds to
+            them.
+        fleet: The fleet they are of.
+        readings: The columns of the fleet's readings schema; others are left out.
+
+    Raises:
+        StoreError: As ``insert_many``.
+        IntegrityError: A reading is kept already; the transaction is lost.
+    """
+    given = _sound(fleet, readings)
+    lines = given.select(
+        pl.lit(fleet.name).alias("fleet"),
+        *KEY,
+        TIME,
+        pl.lit(_layout(connection, fleet)).alias("layout"),
+        _arrays(fleet, given).alias("measured"),
+    ).write_csv(include_header=False, datetime_format="%Y-%m-%dT%H:%M:%S%.6f%:z")
+    cursor = connection.connection.cursor()
+    with cursor.copy(_COPY) as copy:
+        copy.write(lines)
+
+
+def last_seq(connection: sa.Connection) -> int:
+    """The ingestion number of the last reading that this connection kept."""
+    return connection.execute(sa.text(_LAST_SEQ)).scalar_one()
+
+
+def last_seqs(connection: sa.Connection, fleet: Fleet, lives: pl.DataFrame) -> list[int]:
+    """The ingestion number of each life's last reading, 0 where none was ever sent.
+
+    Args:
+        connection: An open transaction.
+        fleet: The fleet they are of.
+        lives: unit and life.
+    """
+    parameters = {"fleet": fleet.name, **{name: lives[name].to_list() for name in (UNIT, LIFE)}}
+    return list(connection.execute(sa.text(_LAST_SEQS), parameters).scalars())
+
+
+def of_lives(
+    connection: sa.Connection, fleet: Fleet, lives: pl.DataFrame, seq: int
+) -> pl.DataFrame:
+    """The readings of some lives up to an ingestion number, in the order in which they came.
+
+    Args:
+        connection: An open transaction.
+        fleet: The fleet they are of.
+        lives: unit and life, each pair once.
+        seq: Of the last reading that counts.
+
+    Returns:
+        The fleet's readings schema.
+    """
+    parameters = {"unit": lives[UNIT].to_list(), "life": lives[LIFE].to_list(), "seq": seq}
+    return _read(connection, fleet, _OF_LIVES, parameters)
+
+
+def set_aside(
+    connection: sa.Connection, fleet: Fleet, conflicts: pl.DataFrame, trace_id: str
+) -> None:
+    """Keep readings that contradict one that is kept.
+
+    Args:
+        connection: An open transaction.
+        fleet: The fleet they are of.
+        conflicts: The fleet's readings schema.
+        trace_id: Of the request that brought them.
+    """
+    parameters = {
+        "fleet": fleet.name,
+        "trace_id": trace_id,
+        **{name: conflicts[name].to_list() for name in KEY},
+        "content": conflicts.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list(),
+    }
+    connection.execute(sa.text(_SET_ASIDE), parameters)
+
+
+def _sound(fleet: Fleet, readings: pl.DataFrame) -> pl.DataFrame:
     given = readings.select(fleet.readings_schema.names()).cast(dict(fleet.readings_schema))
     nameless = given.with_row_index("row", offset=1).filter(
         pl.any_horizontal(pl.col(KEY).is_null()) | ~pl.col(CYCLE).is_finite()
@@ -67,21 +162,14 @@ def insert_many(engine: sa.Engine, fleet: Fleet, readings: pl.DataFrame) -> Inse
             f"reading {row} of fleet {fleet.name!r} is of unit {unit!r}, life {life}, cycle "
             f"{cycle}; give each a unit, a life and a finite cycle"
         )
+    return given
+
+
+def _arrays(fleet: Fleet, readings: pl.DataFrame) -> pl.Series:
+    """The channels of each reading, as PostgreSQL writes an array."""
     numbers = [pl.col(name).cast(pl.String).fill_null("NULL") for name in fleet.channels]
     inside = pl.concat_str(numbers, separator=",")
-    arrays = given.select(pl.concat_str(pl.lit("{"), inside, pl.lit("}")))
-    parameters = {
-        "fleet": fleet.name,
-        **{name: given[name].to_list() for name in (*KEY, TIME)},
-        "measured": arrays.to_series().to_list(),
-    }
-    with begin(engine) as connection:
-        parameters["layout"] = _layout(connection, fleet)
-        new = connection.execute(sa.text(_INSERT), parameters).rowcount
-        if new == given.height:
-            return Inserted(new=new, repeated=0, conflicts=given.clear())
-        kept = _read(connection, fleet, _OF_KEYS, {key: parameters[key] for key in KEY})
-    return _compared(given, kept.unique(KEY), new)
+    return readings.select(pl.concat_str(pl.lit("{"), inside, pl.lit("}"))).to_series()
 
 
 def take_after(
@@ -181,6 +269,35 @@ _OF_KEYS = """
     readings JOIN unnest(%(unit)s::text[], %(life)s::bigint[], %(cycle)s::double precision[])
         AS given (unit, life, cycle) USING (unit, life, cycle)
     WHERE fleet = %(fleet)s
+"""
+_OF_LIVES = """
+    readings JOIN unnest(%(unit)s::text[], %(life)s::bigint[]) AS given (unit, life)
+        USING (unit, life)
+    WHERE fleet = %(fleet)s AND ingested_seq <= %(seq)s
+"""
+_LAST_SEQ = "SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq'))"
+_LAST_SEQS = """
+    SELECT coalesce(
+        (
+            SELECT max(ingested_seq) FROM readings AS kept
+            WHERE kept.fleet = :fleet AND kept.unit = given.unit AND kept.life = given.life
+        ),
+        0
+    )
+    FROM unnest(CAST(:unit AS text[]), CAST(:life AS bigint[]))
+        WITH ORDINALITY AS given (unit, life, place)
+    ORDER BY place
+"""
+_SET_ASIDE = """
+    INSERT INTO readings_set_aside (fleet, unit, life, cycle, reason, content, trace_id)
+    SELECT :fleet, unit, life, cycle, 'conflict', CAST(content AS json), :trace_id
+    FROM unnest(
+        CAST(:unit AS text[]), CAST(:life AS bigint[]), CAST(:cycle AS double precision[]),
+        CAST(:content AS text[])
+    ) AS given (unit, life, cycle, content)
+"""
+_COPY = """
+    COPY readings (fleet, unit, life, cycle, time, layout, measured) FROM STDIN (FORMAT csv)
 """
 _IN_RANGE = """
     readings

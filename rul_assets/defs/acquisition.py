@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from rul_assets import intake, reports
 from rul_assets.failures import explained
 from rul_assets.partitions import FLEETS
-from rul_assets.tables import RAW
 from rul_store import fleets
+from rul_store.histories import RAW
 from rul_store.lake import Lake
 
 

@@ -18,10 +18,11 @@ from rul_assets.defs.acquisition import raw_readings
 from rul_assets.failures import explained
 from rul_assets.inspection import MOST_SET_ASIDE, Inspection
 from rul_assets.partitions import FLEETS
-from rul_assets.tables import BEGUN_AT, CORE, CORE_ISSUES, CORE_SET_ASIDE, RAW, RAW_ROWS
+from rul_assets.tables import BEGUN_AT, CORE, CORE_ISSUES, CORE_SET_ASIDE, RAW_ROWS
 from rul_core.conditions import Conditions
 from rul_core.errors import BundleError
 from rul_store import champions, fleets
+from rul_store.histories import RAW
 from rul_store.lake import Lake
 from rul_store.models import load_model
 from rul_store.registry import BundleStore

@@ -7,6 +7,7 @@ from rul_core.readers import parse_file
 from rul_core.schema import TIME
 from rul_core.simulator import Simulation, simulate
 from rul_store import fleets, lives, readings
+from rul_store.database import begin
 
 TWO = Simulation(units=1, running_units=1, sensors=4, settings=1, mean_life_cycles=40, seed=5)
 TABLE = simulate(TWO).table
@@ -119,11 +120,13 @@ def test_a_running_life_ends_when_a_later_file_says_so(house):
 def test_rows_that_were_sent_are_taken_once_by_watermark(house):
     fleet = fleets.load(house.root, "pumps")
     sent = TABLE.drop("outcome").with_columns(pl.lit(None, pl.Datetime("us", "UTC")).alias(TIME))
-    readings.insert_many(house.engine, fleet, sent.head(10))
+    with begin(house.engine) as connection:
+        readings.insert_many(connection, fleet, sent.head(10))
     assert metadata_of(house.make("raw_readings"), "raw_readings")["new_rows"] == 10
     house.make("raw_readings")
     assert rows(house) == 10
-    readings.insert_many(house.engine, fleet, sent.head(12))
+    with begin(house.engine) as connection:
+        readings.insert_many(connection, fleet, sent.head(12))
     house.make("raw_readings")
     assert rows(house) == 12
     assert lives.read(house.engine, "pumps")["outcome"].to_list() == ["running"]

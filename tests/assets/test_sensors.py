@@ -10,6 +10,7 @@ from rul_core import watch
 from rul_core.schema import LIVES_SCHEMA, TIME
 from rul_core.simulator import Simulation, simulate, simulated_fleet
 from rul_store import champions, fleets, lives, readings
+from rul_store.database import begin
 
 FEW = Simulation(units=2, running_units=1, sensors=4, settings=1, mean_life_cycles=40, seed=5)
 TABLE = simulate(FEW).table
@@ -113,13 +114,15 @@ def test_rows_that_were_sent_ask_for_a_run_until_they_are_taken(house):
     assert why(house.look("new_rows")) == "no new row"
     fleet = fleets.load(house.root, "pumps")
     sent = TABLE.with_columns(pl.lit(None, pl.Datetime("us", "UTC")).alias(TIME))
-    readings.insert_many(house.engine, fleet, sent.head(10))
+    with begin(house.engine) as connection:
+        readings.insert_many(connection, fleet, sent.head(10))
     (first,) = house.asks("new_rows")
     (again,) = house.asks("new_rows")
     assert first.run_key == again.run_key
     house.run("take_in", tags=first.tags)
     assert house.asks("new_rows") == []
-    readings.insert_many(house.engine, fleet, sent)
+    with begin(house.engine) as connection:
+        readings.insert_many(connection, fleet, sent)
     (more,) = house.asks("new_rows")
     assert more.run_key != first.run_key
 

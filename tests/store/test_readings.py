@@ -16,12 +16,18 @@ from rul_core.errors import StoreError, Unavailable
 from rul_core.schema import Columns, Fleet
 from rul_store import readings
 from rul_store.database import begin, connect
-from rul_store.readings import insert_many, take_after
+from rul_store.readings import Inserted, insert_many, take_after
 
 PUMPS = Fleet(
     name="pumps", columns=Columns(unit="u", cycle="c", settings=("load",), sensors=("p", "t t"))
 )
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def sent(engine: sa.Engine, fleet: Fleet, readings: pl.DataFrame) -> Inserted:
+    """Kept in a transaction of their own."""
+    with begin(engine) as connection:
+        return insert_many(connection, fleet, readings)
 
 
 def frame(*rows: Sequence[object], fleet: Fleet = PUMPS) -> pl.DataFrame:
@@ -42,7 +48,7 @@ def test_readings_are_taken_as_they_were_written(engine: sa.Engine):
         ("a", 1, 0.0, None, float("inf"), float("nan"), 1e300),
         ("é", 1, 3.0, NOON.replace(year=1890), None, None, None),
     )
-    inserted = insert_many(engine, PUMPS, rows.with_columns(extra=pl.lit(1)))
+    inserted = sent(engine, PUMPS, rows.with_columns(extra=pl.lit(1)))
     assert (inserted.new, inserted.repeated, inserted.conflicts.height) == (3, 0, 0)
     taken = take_after(engine, PUMPS)
     assert taken.readings.schema == PUMPS.readings_schema
@@ -65,14 +71,14 @@ def test_every_float_survives(engine: sa.Engine, values: list[tuple[float, float
     fleet = msgspec.structs.replace(PUMPS, name=f"f{uuid4().hex}")
     rows = frame(*[("u", 1, n, None, load, p, 0.0) for n, (load, p) in enumerate(values)])
     rows = rows.with_columns(pl.col("cycle").cast(pl.Float64))
-    insert_many(engine, fleet, rows)
+    sent(engine, fleet, rows)
     assert take_after(engine, fleet).readings.equals(rows)
 
 
 def test_a_repeat_changes_nothing_and_another_value_is_a_conflict(engine: sa.Engine):
-    insert_many(engine, PUMPS, frame(plain("a", 1), plain("a", 2)))
+    sent(engine, PUMPS, frame(plain("a", 1), plain("a", 2)))
     given_again = frame(plain("a", 1), plain("a", 2, load=9.0), plain("a", 3))
-    inserted = insert_many(engine, PUMPS, given_again)
+    inserted = sent(engine, PUMPS, given_again)
     assert (inserted.new, inserted.repeated) == (1, 1)
     assert inserted.conflicts.equals(given_again[1:2])
     taken = take_after(engine, PUMPS).readings.sort("cycle")
@@ -81,13 +87,13 @@ def test_a_repeat_changes_nothing_and_another_value_is_a_conflict(engine: sa.Eng
 
 def test_within_one_batch_the_first_counts(engine: sa.Engine):
     batch = frame(plain("a", 1), plain("a", 1), plain("a", 1, load=9.0))
-    inserted = insert_many(engine, PUMPS, batch)
+    inserted = sent(engine, PUMPS, batch)
     assert (inserted.new, inserted.repeated) == (1, 1)
     assert inserted.conflicts["load"].to_list() == [9.0]
 
 
 def test_an_empty_frame_is_nothing(engine: sa.Engine):
-    inserted = insert_many(engine, PUMPS, frame())
+    inserted = sent(engine, PUMPS, frame())
     assert (inserted.new, inserted.repeated, inserted.conflicts.height) == (0, 0, 0)
 
 
@@ -104,28 +110,28 @@ def test_a_reading_without_a_place_is_named_and_nothing_is_kept(
     engine: sa.Engine, row: tuple[object, ...]
 ):
     with pytest.raises(StoreError, match="reading 2 of fleet 'pumps' is of unit"):
-        insert_many(engine, PUMPS, frame(plain("a", 1), row))
+        sent(engine, PUMPS, frame(plain("a", 1), row))
     assert take_after(engine, PUMPS).readings.is_empty()
 
 
 def test_channels_may_come_and_go(engine: sa.Engine):
-    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    sent(engine, PUMPS, frame(plain("a", 1)))
     changed = msgspec.structs.replace(
         PUMPS, columns=Columns(unit="u", cycle="c", sensors=("new", "p"))
     )
-    insert_many(engine, changed, frame(("a", 1, 2.0, None, 7.0, 8.0), fleet=changed))
+    sent(engine, changed, frame(("a", 1, 2.0, None, 7.0, 8.0), fleet=changed))
     assert take_after(engine, changed).readings.equals(
         frame(("a", 1, 1.0, None, None, 2.0), ("a", 1, 2.0, None, 7.0, 8.0), fleet=changed)
     )
-    repeated = insert_many(engine, changed, frame(("a", 1, 1.0, None, None, 2.0), fleet=changed))
+    repeated = sent(engine, changed, frame(("a", 1, 1.0, None, None, 2.0), fleet=changed))
     assert (repeated.new, repeated.repeated) == (0, 1)
 
 
 def test_fleets_are_apart(engine: sa.Engine):
-    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    sent(engine, PUMPS, frame(plain("a", 1)))
     fans = msgspec.structs.replace(PUMPS, name="fans")
     assert take_after(engine, fans).readings.is_empty()
-    assert insert_many(engine, fans, frame(plain("a", 1))).new == 1
+    assert sent(engine, fans, frame(plain("a", 1))).new == 1
 
 
 def write_in(connection: sa.Connection, cycle: float, fleet: str = "pumps") -> None:
@@ -139,10 +145,10 @@ def write_in(connection: sa.Connection, cycle: float, fleet: str = "pumps") -> N
 
 
 def test_the_watermark_never_passes_a_transaction_still_open(engine: sa.Engine):
-    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    sent(engine, PUMPS, frame(plain("a", 1)))
     with begin(engine) as still_open:
         write_in(still_open, 2)
-        insert_many(engine, PUMPS, frame(plain("a", 3)))
+        sent(engine, PUMPS, frame(plain("a", 3)))
         first = take_after(engine, PUMPS)
         assert cycles(first) == [1]
         second = take_after(engine, PUMPS, first.watermark)
@@ -168,7 +174,7 @@ def test_every_reading_that_was_committed_is_taken_once(
     engine: sa.Engine, steps: list[tuple[str, int]], rows: int
 ):
     fleet = msgspec.structs.replace(PUMPS, name=f"f{uuid4().hex}")
-    insert_many(engine, fleet, frame(plain("a", 0)))
+    sent(engine, fleet, frame(plain("a", 0)))
     committed, taken, watermark = [0.0], list[float](), ""
     transactions: dict[int, tuple[sa.Connection, list[float]]] = {}
 
@@ -207,7 +213,7 @@ def test_every_reading_that_was_committed_is_taken_once(
 
 def test_a_take_of_many_is_cut_between_transactions(engine: sa.Engine):
     for first in (0, 3, 6):
-        insert_many(engine, PUMPS, frame(*[plain("a", first + n) for n in range(3)]))
+        sent(engine, PUMPS, frame(*[plain("a", first + n) for n in range(3)]))
     watermark, takes = "", []
     while True:
         taken = take_after(engine, PUMPS, watermark, rows=4)
@@ -220,12 +226,12 @@ def test_a_take_of_many_is_cut_between_transactions(engine: sa.Engine):
 
 
 def test_after_a_restore_into_another_server_nothing_is_missed(engine: sa.Engine):
-    insert_many(engine, PUMPS, frame(plain("a", 1), plain("a", 2)))
+    sent(engine, PUMPS, frame(plain("a", 1), plain("a", 2)))
     before = take_after(engine, PUMPS).watermark
     with begin(engine) as connection:  # as a dump of a much older server would bring them
         connection.execute(sa.text("UPDATE readings SET ingested_xid = 900000 WHERE cycle = 2"))
     foreign = f"7000000000000000000/1:{before.rsplit(':', 1)[1]}"
-    insert_many(engine, PUMPS, frame(plain("a", 3)))
+    sent(engine, PUMPS, frame(plain("a", 3)))
     first = take_after(engine, PUMPS, foreign)
     assert first.more
     second = take_after(engine, PUMPS, first.watermark)
@@ -235,7 +241,7 @@ def test_after_a_restore_into_another_server_nothing_is_missed(engine: sa.Engine
 
 
 def test_taking_needs_no_rights_of_a_superuser(engine: sa.Engine):
-    insert_many(engine, PUMPS, frame(plain("a", 1)))
+    sent(engine, PUMPS, frame(plain("a", 1)))
     role = f"plain_{uuid4().hex}"
     with begin(engine) as connection:
         connection.execute(sa.text(f"CREATE ROLE {role} LOGIN"))
@@ -255,9 +261,7 @@ def test_writers_of_the_same_readings_at_once_keep_each_once(engine: sa.Engine):
     results: list[readings.Inserted] = []
     orders = [rows, rows[::-1], rows, [plain("a", n, load=9.0) for n in range(300)]]
     threads = [
-        threading.Thread(
-            target=lambda o=order: results.append(insert_many(engine, PUMPS, frame(*o)))
-        )
+        threading.Thread(target=lambda o=order: results.append(sent(engine, PUMPS, frame(*o))))
         for order in orders
     ]
     for thread in threads:
@@ -276,6 +280,6 @@ def test_writers_of_the_same_readings_at_once_keep_each_once(engine: sa.Engine):
 def test_without_a_database_both_say_so():
     nowhere = connect("postgresql://u@127.0.0.1:1/rul")
     with pytest.raises(Unavailable):
-        insert_many(nowhere, PUMPS, frame(plain("a", 1)))
+        sent(nowhere, PUMPS, frame(plain("a", 1)))
     with pytest.raises(Unavailable):
         take_after(nowhere, PUMPS)

@@ -1,0 +1,99 @@
+"""All readings of a life, wherever they came from, as they were known at a moment.
+
+What belongs here: putting together what came in files and what was sent over HTTP, so that a unit's
+state can be rebuilt and a prognosis computed again. What does not: taking readings in
+(``rul_assets``, ``readings``), judging them (``rul_core.quality``).
+
+Both sources only grow, so two numbers name what was known at a moment for good: how many rows of
+files there were, and the ingestion number of the last row that was sent (``Seen``). Where both say
+something of one cycle, the file counts.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import polars as pl
+import sqlalchemy as sa
+
+from rul_core import quality
+from rul_core.issues import ROW, SOURCE
+from rul_core.prognosis import Seen
+from rul_core.schema import LIFE, UNIT, Fleet
+from rul_store import readings
+from rul_store.lake import Lake
+
+RAW = "raw_readings"
+"""The lake's table of every reading that came, in the order in which they came."""
+FILE_RUN, SENT_RUN = "file-", "sent-"
+"""How the runs of ``RAW`` are called that a file added, or a take of what was sent."""
+SENT = "readings table"
+"""The source of rows that were not in a file."""
+
+
+def landed_rows(lake: Lake, fleet: str) -> int:
+    """How many readings came in files so far."""
+    table = lake.current(RAW, fleet)
+    runs = table.runs if table else ()
+    return sum(run.rows for run in runs if run.run_id.startswith(FILE_RUN))
+
+
+def read(
+    connection: sa.Connection,
+    lake: Lake,
+    fleet: Fleet,
+    lives: Sequence[tuple[str, int]],
+    seen: Seen,
+) -> pl.DataFrame:
+    """The usable readings of some lives.
+
+    Values outside the fleet's physical limits stay: whoever prognoses tells of them.
+
+    Args:
+        connection: An open transaction.
+        lake: Has what came in files.
+        fleet: Its description.
+        lives: Pairs of unit and life.
+        seen: What to leave out: rows after these numbers. None of a kind is none of its rows.
+
+    Returns:
+        The fleet's readings schema, sorted by unit, life, cycle.
+    """
+    wanted = pl.DataFrame(lives, schema={UNIT: pl.String, LIFE: pl.Int64}, orient="row")
+    if seen.raw_rows is not None:
+        known = _scan(lake, fleet, wanted, "", seen.raw_rows)
+    else:
+        known = pl.concat(
+            [
+                _scan(lake, fleet, wanted, FILE_RUN, seen.landed_rows or 0),
+                with_source(readings.of_lives(connection, fleet, wanted, seen.sent_seq or 0)),
+            ]
+        )
+    return quality.inspect(known, msgspec.structs.replace(fleet, ranges={})).usable
+
+
+def with_source(sent: pl.DataFrame) -> pl.DataFrame:
+    """Readings that were sent, as raw readings with source and row."""
+    return sent.with_columns(
+        pl.lit(SENT).alias(SOURCE), pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(ROW)
+    )
+
+
+def _scan(
+    lake: Lake, fleet: Fleet, wanted: pl.DataFrame, run_prefix: str, rows: int
+) -> pl.DataFrame:
+    """The first so many rows of the runs that are called so, of the lives that are wanted."""
+    schema = pl.Schema({**fleet.readings_schema, SOURCE: pl.String, ROW: pl.Int64})
+    if not rows:
+        return pl.DataFrame(schema=schema)
+    raw = lake.scan(RAW, fleet.name, of=lambda run_id: run_id.startswith(run_prefix)).head(rows)
+    known = raw.collect_schema()
+    # A channel that the description has gained since is null in what came before.
+    columns = [
+        pl.col(name) if name in known else pl.lit(None, dtype).alias(name)
+        for name, dtype in schema.items()
+    ]
+    return (
+        raw.select(columns)
+        .join(wanted.lazy(), on=[UNIT, LIFE], how="semi", maintain_order="left")
+        .collect()
+    )
