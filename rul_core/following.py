@@ -16,6 +16,9 @@ from rul_core import conditions as operating
 from rul_core.features import Compiled, life_starts
 from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet
 
+VERSION = 1
+"""Of the form of a state; one of another version cannot be followed further."""
+
 
 class Followed(msgspec.Struct, frozen=True, kw_only=True):
     """A life, as far as its readings were followed.

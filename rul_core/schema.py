@@ -23,7 +23,7 @@ Frames
 
 import fnmatch
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import polars as pl
@@ -122,6 +122,8 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     maintenance: Maintenance = Maintenance()
     freshness_limit_seconds: PositiveFloat | None = None
     """A newest reading older than this makes a prognosis stale; without it none is."""
+    unknown_units: Literal["create", "refuse"] = "create"
+    """What becomes of readings that are sent of a unit nobody has heard of."""
     ranges: dict[str, tuple[float, float]] = {}
     """Physical limits (lowest, highest) of a sensor or setting; values outside are not used."""
 

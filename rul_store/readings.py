@@ -13,6 +13,8 @@ Numbers mean something in one history of one server only, so the watermark names
 restore into another, all readings are taken again: equal ones are found later, lost ones never.
 """
 
+from enum import StrEnum
+
 import polars as pl
 import sqlalchemy as sa
 from msgspec import Struct
@@ -24,14 +26,14 @@ from rul_store.database import begin, microseconds, read_frame
 TAKE_ROWS = 1_000_000
 
 
-class Inserted(Struct, frozen=True, kw_only=True):
-    """What became of readings that were to be kept."""
+class Outcome(StrEnum):
+    """What became of a reading that was to be kept."""
 
-    new: int
-    repeated: int
-    """They were kept before, equal in every value."""
-    conflicts: pl.DataFrame
-    """Of the fleet's readings schema: other values are kept under the same unit, life, cycle."""
+    NEW = "new"
+    REPEATED = "repeated"
+    """It was kept before, equal in every value."""
+    CONFLICT = "conflict"
+    """Other values are kept under the same unit, life, cycle."""
 
 
 class Taken(Struct, frozen=True, kw_only=True):
@@ -45,13 +47,16 @@ class Taken(Struct, frozen=True, kw_only=True):
     """Whether the next take would find something now."""
 
 
-def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) -> Inserted:
+def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) -> list[Outcome]:
     """Keep readings, each (unit, life, cycle) once; the first that comes stays.
 
     Args:
         connection: An open transaction.
         fleet: The fleet they are of.
         readings: The columns of the fleet's readings schema; others are left out.
+
+    Returns:
+        What became of each reading, in order.
 
     Raises:
         StoreError: A unit, life or cycle is null, or a cycle is not finite; nothing was kept.
@@ -63,11 +68,11 @@ def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame)
         "measured": _arrays(fleet, given).to_list(),
         "layout": _layout(connection, fleet),
     }
-    new = connection.execute(sa.text(_INSERT), parameters).rowcount
-    if new == given.height:
-        return Inserted(new=new, repeated=0, conflicts=given.clear())
+    new = connection.execute(sa.text(_INSERT), parameters).all()
+    if len(new) == given.height:
+        return [Outcome.NEW] * len(new)
     kept = _read(connection, fleet, _OF_KEYS, {key: parameters[key] for key in KEY})
-    return _compared(given, kept.unique(KEY), new)
+    return _compared(given, kept.unique(KEY), {tuple(row) for row in new})
 
 
 def append_new(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) -> None:
@@ -81,7 +86,7 @@ def append_new(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) 
 
     Raises:
         StoreError: As ``insert_many``.
-        IntegrityError: A reading is kept already; the transaction is lost.
+        psycopg.errors.UniqueViolation: A reading is kept already; the transaction is lost.
     """
     given = _sound(fleet, readings)
     lines = given.select(
@@ -237,13 +242,23 @@ def _read(
     return pl.concat(frames).sort("seq").drop("seq")
 
 
-def _compared(given: pl.DataFrame, kept: pl.DataFrame, new: int) -> Inserted:
+def _compared(
+    given: pl.DataFrame, kept: pl.DataFrame, new: set[tuple[object, ...]]
+) -> list[Outcome]:
+    """``new`` are the keys that were not kept before: the first reading of each counts."""
     values = [name for name in given.columns if name not in KEY]
     beside = given.join(kept, on=KEY, how="left", suffix=" kept", maintain_order="left")
-    conflicts = beside.filter(
+    differs = beside.select(
         pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name} kept")) for name in values)
-    ).select(given.columns)
-    return Inserted(new=new, repeated=given.height - new - conflicts.height, conflicts=conflicts)
+    ).to_series()
+    outcomes = []
+    for key, other in zip(given.select(KEY).iter_rows(), differs, strict=True):
+        if key in new:
+            new.remove(key)
+            outcomes.append(Outcome.NEW)
+        else:
+            outcomes.append(Outcome.CONFLICT if other else Outcome.REPEATED)
+    return outcomes
 
 
 # In the order of the key, so that two writers wait for each other and do not deadlock.
@@ -256,6 +271,7 @@ _INSERT = """
     ) WITH ORDINALITY AS given (unit, life, cycle, time, measured, row)
     ORDER BY unit, life, cycle, row
     ON CONFLICT DO NOTHING
+    RETURNING unit, life, cycle
 """
 _FIND_LAYOUT = """
     SELECT layout FROM layouts WHERE fleet = :fleet AND channels = CAST(:channels AS text[])

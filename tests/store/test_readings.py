@@ -11,12 +11,13 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.errors import UniqueViolation
 
 from rul_core.errors import StoreError, Unavailable
 from rul_core.schema import Columns, Fleet
 from rul_store import readings
 from rul_store.database import begin, connect
-from rul_store.readings import Inserted, insert_many, take_after
+from rul_store.readings import Outcome, append_new, insert_many, take_after
 
 PUMPS = Fleet(
     name="pumps", columns=Columns(unit="u", cycle="c", settings=("load",), sensors=("p", "t t"))
@@ -24,7 +25,7 @@ PUMPS = Fleet(
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 
 
-def sent(engine: sa.Engine, fleet: Fleet, readings: pl.DataFrame) -> Inserted:
+def sent(engine: sa.Engine, fleet: Fleet, readings: pl.DataFrame) -> list[Outcome]:
     """Kept in a transaction of their own."""
     with begin(engine) as connection:
         return insert_many(connection, fleet, readings)
@@ -49,7 +50,7 @@ def test_readings_are_taken_as_they_were_written(engine: sa.Engine):
         ("é", 1, 3.0, NOON.replace(year=1890), None, None, None),
     )
     inserted = sent(engine, PUMPS, rows.with_columns(extra=pl.lit(1)))
-    assert (inserted.new, inserted.repeated, inserted.conflicts.height) == (3, 0, 0)
+    assert inserted == ["new", "new", "new"]
     taken = take_after(engine, PUMPS)
     assert taken.readings.schema == PUMPS.readings_schema
     assert taken.readings.sort("unit").equals(rows.sort("unit"))
@@ -57,6 +58,36 @@ def test_readings_are_taken_as_they_were_written(engine: sa.Engine):
     again = take_after(engine, PUMPS, taken.watermark)
     assert again.readings.is_empty()
     assert again.readings.schema == PUMPS.readings_schema
+
+
+def test_readings_that_are_known_to_be_new_are_kept_the_same_way(engine: sa.Engine):
+    rows = frame(
+        ("b,\"1'{}\\.", 2, 1.5, NOON, 0.1 + 0.2, None, -1e-300),
+        ("a", 1, 0.0, None, float("inf"), float("nan"), 1e300),
+        ("é\n", 1, 3.0, NOON.replace(year=1890), None, None, None),
+    )
+    with begin(engine) as connection:
+        append_new(connection, PUMPS, rows)
+        last = readings.last_seq(connection)
+    assert take_after(engine, PUMPS).readings.sort("unit").equals(rows.sort("unit"))
+    lives = pl.DataFrame({"unit": ["é\n", "nobody", "a"], "life": [1, 1, 1]})
+    with begin(engine) as connection:
+        assert readings.last_seqs(connection, PUMPS, lives) == [last, 0, last - 1]
+        only = readings.of_lives(connection, PUMPS, lives, last - 1)
+    assert only.equals(rows[1:2])
+    with pytest.raises(UniqueViolation), begin(engine) as connection:
+        append_new(connection, PUMPS, rows[1:2])
+
+
+def test_conflicts_are_kept_beside_the_readings(engine: sa.Engine):
+    with begin(engine) as connection:
+        readings.set_aside(connection, PUMPS, frame(plain("a", 1, load=9.0)), "a-trace")
+        kept = connection.execute(
+            sa.text("SELECT unit, life, cycle, reason, content, trace_id FROM readings_set_aside")
+        ).one()
+    assert kept[:4] == ("a", 1, 1.0, "conflict")
+    assert kept.content["load"] == 9.0
+    assert kept.trace_id == "a-trace"
 
 
 @given(
@@ -79,8 +110,7 @@ def test_a_repeat_changes_nothing_and_another_value_is_a_conflict(engine: sa.Eng
     sent(engine, PUMPS, frame(plain("a", 1), plain("a", 2)))
     given_again = frame(plain("a", 1), plain("a", 2, load=9.0), plain("a", 3))
     inserted = sent(engine, PUMPS, given_again)
-    assert (inserted.new, inserted.repeated) == (1, 1)
-    assert inserted.conflicts.equals(given_again[1:2])
+    assert inserted == ["repeated", "conflict", "new"]
     taken = take_after(engine, PUMPS).readings.sort("cycle")
     assert taken.equals(frame(plain("a", 1), plain("a", 2), plain("a", 3)))
 
@@ -88,13 +118,14 @@ def test_a_repeat_changes_nothing_and_another_value_is_a_conflict(engine: sa.Eng
 def test_within_one_batch_the_first_counts(engine: sa.Engine):
     batch = frame(plain("a", 1), plain("a", 1), plain("a", 1, load=9.0))
     inserted = sent(engine, PUMPS, batch)
-    assert (inserted.new, inserted.repeated) == (1, 1)
-    assert inserted.conflicts["load"].to_list() == [9.0]
+    assert inserted == ["new", "repeated", "conflict"]
 
 
 def test_an_empty_frame_is_nothing(engine: sa.Engine):
-    inserted = sent(engine, PUMPS, frame())
-    assert (inserted.new, inserted.repeated, inserted.conflicts.height) == (0, 0, 0)
+    assert sent(engine, PUMPS, frame()) == []
+    with begin(engine) as connection:
+        append_new(connection, PUMPS, frame())
+    assert take_after(engine, PUMPS).readings.is_empty()
 
 
 @pytest.mark.parametrize(
@@ -124,14 +155,14 @@ def test_channels_may_come_and_go(engine: sa.Engine):
         frame(("a", 1, 1.0, None, None, 2.0), ("a", 1, 2.0, None, 7.0, 8.0), fleet=changed)
     )
     repeated = sent(engine, changed, frame(("a", 1, 1.0, None, None, 2.0), fleet=changed))
-    assert (repeated.new, repeated.repeated) == (0, 1)
+    assert repeated == ["repeated"]
 
 
 def test_fleets_are_apart(engine: sa.Engine):
     sent(engine, PUMPS, frame(plain("a", 1)))
     fans = msgspec.structs.replace(PUMPS, name="fans")
     assert take_after(engine, fans).readings.is_empty()
-    assert sent(engine, fans, frame(plain("a", 1))).new == 1
+    assert sent(engine, fans, frame(plain("a", 1))) == ["new"]
 
 
 def write_in(connection: sa.Connection, cycle: float, fleet: str = "pumps") -> None:
@@ -258,7 +289,7 @@ def test_taking_needs_no_rights_of_a_superuser(engine: sa.Engine):
 
 def test_writers_of_the_same_readings_at_once_keep_each_once(engine: sa.Engine):
     rows = [plain("a", n) for n in range(300)]
-    results: list[readings.Inserted] = []
+    results: list[list[Outcome]] = []
     orders = [rows, rows[::-1], rows, [plain("a", n, load=9.0) for n in range(300)]]
     threads = [
         threading.Thread(target=lambda o=order: results.append(sent(engine, PUMPS, frame(*o))))
@@ -269,9 +300,8 @@ def test_writers_of_the_same_readings_at_once_keep_each_once(engine: sa.Engine):
     for thread in threads:
         thread.join()
     assert len(results) == 4
-    assert sum(each.new for each in results) == 300
-    for each in results:
-        assert each.new + each.repeated + each.conflicts.height == 300
+    assert sum(each.count(Outcome.NEW) for each in results) == 300
+    assert [len(each) for each in results] == [300] * 4
     taken = take_after(engine, PUMPS).readings
     assert taken.height == 300
     assert taken["load"].n_unique() == 1
