@@ -7,7 +7,7 @@ Litestar's own plugin is not used: it puts the detail into the title, and leaves
 """
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 import msgspec
@@ -70,6 +70,19 @@ _OF_STATUS = {
 """What the refusals of Litestar itself are."""
 
 
+class Reason(StrEnum):
+    """Why a reading was not kept."""
+
+    NOT_A_READING = "not_a_reading"
+    """Something in it is missing, or is not what it should be."""
+    CONFLICT = "conflict"
+    """Other values are kept of the same unit, life and cycle; this one is set aside."""
+    UNKNOWN_UNIT = "unknown_unit"
+    """The fleet takes no units that nobody has heard of."""
+    LIFE_ENDED = "life_ended"
+    """The life ended before this cycle, or no life of the unit runs."""
+
+
 class Flaw(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that is wrong with a request."""
 
@@ -83,6 +96,8 @@ class Flaw(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which of the unit's readings, from 0."""
     cycle: float | None = None
     """The cycle of that reading."""
+    reason: Reason | None = None
+    """Of a reading that was not kept."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,241 @@
+"""Readings in a body: the good rows, and what is wrong with each of the others.
+
+What belongs here: JSON, NDJSON and CSV to arrays, row by row. What does not: windows of a what-if
+question (``windows``), what is known of units and kept readings (``ingest``).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import polars as pl
+from msgspec import Meta
+
+from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet
+from rul_serving.problems import Flaw, Kind, Reason, Refusal
+from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN, UnitName, UtcTime
+
+JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
+MOST_ROWS = 10_000
+LIFE_NUMBER = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the settings and sensors of a unit said at one cycle."""
+
+    unit: UnitName
+    """The machine's name."""
+    life: LIFE_NUMBER | None = None
+    """Which life of the unit, counted from 1; without it, the one that runs."""
+    cycle: float
+    """The count of use within the life, in the fleet's unit of life."""
+    time: UtcTime | None = None
+    """When it was read, with its offset from UTC."""
+    values: dict[str, float | None]
+    """One number for every setting and sensor of the fleet; null where nothing was read."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The good rows (n) of a body, in its order, and the flaws of the others."""
+
+    units: list[str]
+    lives: list[int | None]
+    cycles: list[float]
+    times: list[datetime | None]
+    values: np.ndarray
+    """(n, channels) float64 in the fleet's order, NaN where not read."""
+    places: list[int]
+    """Which row of the body each is, from 0."""
+    flaws: list[Flaw] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+def parse(content_type: str, body: bytes, fleet: Fleet) -> Rows:
+    """The rows of a body.
+
+    Args:
+        content_type: One of ``JSON`` (an array of readings, or one), ``NDJSON``, ``CSV``.
+        body: As it came.
+        fleet: Its channels are what each row must bring.
+
+    Raises:
+        Refusal: The type is another, the body as a whole cannot be read, or it has too many rows.
+    """
+    if content_type == CSV:
+        return _of_csv(body, fleet)
+    if content_type not in (JSON, NDJSON):
+        given = content_type or "missing"
+        detail = f"the content type is {given}; send readings as {JSON}, {NDJSON} or {CSV}"
+        raise Refusal(Kind.UNSUPPORTED_MEDIA_TYPE, detail)
+    flaws: list[Flaw] = []
+    found = list(_read(body, flaws, lines=content_type == NDJSON))
+    return _checked(found, fleet, flaws)
+
+
+_WHOLE = msgspec.json.Decoder(list[Reading] | Reading)
+_ONE = msgspec.json.Decoder(Reading)
+
+
+def _read(body: bytes, flaws: list[Flaw], *, lines: bool) -> Iterator[tuple[int, Reading]]:
+    """The readings that can be read as such, with their places."""
+    try:
+        if lines:
+            raw: list[msgspec.Raw] = [
+                msgspec.Raw(line) for line in body.splitlines() if line.strip()
+            ]
+        else:
+            try:
+                whole = _WHOLE.decode(body)
+            except msgspec.ValidationError:
+                pass  # row by row, to say which
+            else:
+                readings = whole if isinstance(whole, list) else [whole]
+                _refuse_too_many(len(readings))
+                yield from enumerate(readings)
+                return
+            either = msgspec.json.decode(body, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+            raw = either if isinstance(either, list) else [msgspec.Raw(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        detail = f"the body is no array of readings and no reading: {error}"
+        raise Refusal(Kind.INVALID_REQUEST, detail) from error
+    _refuse_too_many(len(raw))
+    for place, row in enumerate(raw):
+        try:
+            yield place, _ONE.decode(row)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            flaws.append(_flaw(place, None, None, str(error)))
+
+
+def _refuse_too_many(count: int) -> None:
+    if count > MOST_ROWS:
+        detail = f"{count} readings in one body, at most {MOST_ROWS} are taken; send several"
+        raise Refusal(Kind.TOO_LARGE, detail)
+
+
+def _checked(found: Sequence[tuple[int, Reading]], fleet: Fleet, flaws: list[Flaw]) -> Rows:
+    channels = fleet.channels
+    expected = frozenset(channels)
+    good, times = [], []
+    for place, reading in found:
+        try:
+            time = reading.time and reading.time.astimezone(UTC)
+            message = _contradiction(reading, expected)
+        except (OverflowError, ValueError):
+            message = "time is outside the years 1 to 9999 in UTC"
+        if message:
+            flaws.append(_flaw(place, reading.unit, reading.cycle, message))
+        else:
+            good.append((place, reading))
+            times.append(time)
+    table = [[reading.values[name] for name in channels] for _, reading in good]
+    return Rows(
+        units=[reading.unit for _, reading in good],
+        lives=[reading.life for _, reading in good],
+        cycles=[reading.cycle for _, reading in good],
+        times=times,
+        values=np.array(table, dtype=np.float64).reshape(-1, len(channels)),
+        places=[place for place, _ in good],
+        flaws=flaws,
+    )
+
+
+def _contradiction(reading: Reading, channels: frozenset[str]) -> str:
+    if reading.values.keys() != channels:
+        unknown = sorted(reading.values.keys() - channels)
+        missing = sorted(channels - reading.values.keys())
+        told = [f"{name!r} is no channel of the fleet" for name in unknown[:3]]
+        told += [f"{name!r} is missing; give its value, or null" for name in missing[:3]]
+        return "; ".join(told)
+    if not math.isfinite(reading.cycle):
+        return f"cycle is {reading.cycle}; give a finite number"
+    for name, value in reading.values.items():
+        if value is not None and not math.isfinite(value):
+            return f"{name} is {value}; give a finite number, or null where nothing was read"
+    return ""
+
+
+def _flaw(place: int, unit: str | None, cycle: float | None, message: str) -> Flaw:
+    return Flaw(
+        at=f"[{place}]",
+        message=message,
+        unit=unit if unit is None else unit[:LONGEST_UNIT],
+        index=place,
+        cycle=cycle if cycle is not None and math.isfinite(cycle) else None,
+        reason=Reason.NOT_A_READING,
+    )
+
+
+def _of_csv(body: bytes, fleet: Fleet) -> Rows:
+    try:
+        text = pl.read_csv(body, infer_schema=False, raise_if_empty=False)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        detail = f"the body is no CSV with a header: {' '.join(str(error).split())[:300]}"
+        raise Refusal(Kind.INVALID_REQUEST, detail) from error
+    known = [UNIT, CYCLE, LIFE, TIME, *fleet.channels]
+    unknown = [name for name in text.columns if name not in known]
+    missing = [name for name in (UNIT, CYCLE, *fleet.channels) if name not in text.columns]
+    if unknown or missing:
+        told = [f"{name!r} is no column of readings" for name in unknown[:3]]
+        told += [f"the column {name!r} is missing" for name in missing[:3]]
+        detail = (
+            f"{'; '.join(told)}; the columns are {', '.join(known)}, of which {LIFE} and {TIME} "
+        )
+        detail += "may be left out"
+        raise Refusal(Kind.INVALID_REQUEST, detail)
+    _refuse_too_many(text.height)
+    absent = [pl.lit(None, pl.String).alias(name) for name in known if name not in text.columns]
+    text = text.with_columns(absent).select(pl.col(known).replace("", None))
+    table = text.select(
+        UNIT,
+        pl.col(LIFE).cast(pl.Int64, strict=False),
+        pl.col(TIME).str.to_datetime("%+", time_unit="us", strict=False),
+        *(pl.col(name).cast(pl.Float64, strict=False) for name in (CYCLE, *fleet.channels)),
+    )
+    bad = pl.DataFrame(_wrong(text, table))
+    wrong = bad.select(pl.any_horizontal(pl.all())).to_series()
+    good = table.with_row_index("place").filter(~wrong)
+    return Rows(
+        units=good[UNIT].to_list(),
+        lives=good[LIFE].to_list(),
+        cycles=good[CYCLE].to_list(),
+        times=good[TIME].to_list(),
+        values=good.select(pl.col(fleet.channels).fill_null(math.nan)).to_numpy(),
+        places=good["place"].to_list(),
+        flaws=[_csv_flaw(place, bad, text, table) for place in wrong.arg_true()],
+    )
+
+
+_REMEDIES = {
+    UNIT: f"give a name of 1 to {LONGEST_UNIT} characters, without control characters",
+    CYCLE: "give a finite number",
+    LIFE: "give a whole number from 1",
+    TIME: "give a time like 2026-11-23T12:00:00Z, with its offset from UTC",
+}
+
+
+def _wrong(text: pl.DataFrame, table: pl.DataFrame) -> dict[str, pl.Series]:
+    """By column: in which rows it holds something else than it should."""
+    unit = table[UNIT].fill_null("")
+    wrong = {
+        UNIT: ~unit.str.contains(UNIT_PATTERN) | (unit.str.len_chars() > LONGEST_UNIT),
+        LIFE: ~table[LIFE].is_between(1, 2**31 - 1),
+        TIME: pl.repeat(False, table.height, eager=True),
+        **{name: ~table[name].is_finite() for name in table.columns[3:]},
+    }
+    unread = {name: text[name].is_not_null() & table[name].is_null() for name in table.columns}
+    unread[CYCLE] = table[CYCLE].is_null()
+    return {name: wrong[name].fill_null(False) | unread[name] for name in table.columns}
+
+
+def _csv_flaw(place: int, bad: pl.DataFrame, text: pl.DataFrame, table: pl.DataFrame) -> Flaw:
+    name = next(name for name in bad.columns if bad[name][place])
+    remedy = _REMEDIES.get(name, "give a finite number, or nothing where nothing was read")
+    message = f"{name} is {text[name][place]!r}; {remedy}"
+    return _flaw(place, text[UNIT][place], table[CYCLE][place], message)
