@@ -95,7 +95,7 @@ class Follower:
         states = np.stack([life.state for life in lives])
         settings, sensors = self.split(following.values)
         features = self._compiled.follow(
-            states, settings, sensors, following.cycles, following.starts
+            states, settings, sensors, np.array(following.cycles), following.starts
         )
         counts = np.diff(following.starts).tolist()
         first, last = following.starts[:-1], following.starts[1:] - 1

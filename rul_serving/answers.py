@@ -10,6 +10,7 @@ import msgspec
 
 from rul_core.prognosis import Prognosis, State
 from rul_core.scoring import Regimes
+from rul_serving.problems import Flaw
 from rul_store.champions import Champion
 from rul_store.models import Manifest
 
@@ -19,6 +20,23 @@ class Prognoses(msgspec.Struct, frozen=True, kw_only=True):
 
     prognoses: list[Prognosis]
     """One a unit, in the question's order."""
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of readings that were sent; what it says is kept for good."""
+
+    fleet: str
+    new: int
+    """Readings that are kept now and were not before."""
+    repeated: int
+    """Readings that were kept before, equal in every value: nothing changed."""
+    conflicts: int
+    """Readings that contradict a kept one; they are set aside, and named under `errors`."""
+    errors: list[Flaw]
+    """Each reading that was not kept, by its place in the body, with the reason."""
+    prognoses: list[Prognosis]
+    """What is said now of each unit with a new reading in its running life; it stands in the
+    ledger."""
 
 
 class FleetSummary(msgspec.Struct, frozen=True, kw_only=True):

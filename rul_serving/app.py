@@ -14,7 +14,7 @@ from litestar.di import Provide
 from litestar.plugins.prometheus import PrometheusConfig
 
 from rul_serving import openapi, problems, tracing
-from rul_serving.routes import fleets, models, probes, prognoses
+from rul_serving.routes import fleets, models, probes, prognoses, readings
 from rul_serving.service import Service
 from rul_serving.settings import ServingSettings
 
@@ -39,6 +39,7 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
         "/v1",
         route_handlers=[
             prognoses.prognose_windows,
+            readings.send_readings,
             fleets.list_fleets,
             fleets.rank_units,
             fleets.current_prognosis,

@@ -11,7 +11,7 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 
 from rul_core.prognosis import Contribution, Prognosis, Provenance, State
-from rul_serving.answers import Fleets, FleetSummary, Prognoses, RankedUnits
+from rul_serving.answers import Fleets, FleetSummary, Prognoses, RankedUnits, Received
 
 QUESTION: dict[str, Any] = {
     "fleet": "pumps",
@@ -54,6 +54,13 @@ PROGNOSIS = Prognosis(
     ),
     computed_at=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
 )
+READING: dict[str, Any] = {
+    "unit": "pump-7",
+    "cycle": 141,
+    "time": "2026-11-23T04:15:00Z",
+    "values": {"load": 0.8, "vibration": 4.4, "temperature": 71.0},
+}
+RECEIVED = Received(fleet="pumps", new=1, repeated=0, conflicts=0, errors=[], prognoses=[PROGNOSIS])
 PROGNOSES = Prognoses(prognoses=[PROGNOSIS])
 RANKED = RankedUnits(
     fleet="pumps",

@@ -24,13 +24,23 @@ from litestar.openapi.spec import License, Tag
 from litestar.status_codes import HTTP_404_NOT_FOUND
 
 from rul_core.prognosis import Prognosis
-from rul_serving.answers import Alive, Fleets, Health, Models, ProblemKind, Prognoses, RankedUnits
+from rul_serving.answers import (
+    Alive,
+    Fleets,
+    Health,
+    Models,
+    ProblemKind,
+    Prognoses,
+    RankedUnits,
+    Received,
+)
 from rul_serving.problems import Problem
+from rul_serving.rows import Reading
 from rul_serving.windows import PrognosisRequest
 
 BODIES = (
     PrognosisRequest, Prognoses, Prognosis, Fleets, RankedUnits, Models, Health, Alive, ProblemKind,
-    Problem,
+    Problem, Reading, Received,
 )  # fmt: skip
 """Every body of a question or an answer; a test says when one is missing."""
 REFERENCE = "#/components/schemas/{name}"
@@ -49,6 +59,7 @@ def config(version: str) -> OpenAPIConfig:
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         tags=[
             Tag(name="prognoses", description="What is said of units."),
+            Tag(name="readings", description="What machines send."),
             Tag(name="fleets", description="Which fleets there are, ranked unit by unit."),
             Tag(name="models", description="Which model speaks for which fleet."),
             Tag(name="service", description="Whether the service works; errors explained."),

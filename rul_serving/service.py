@@ -5,6 +5,7 @@ What belongs here: putting the parts together, finding a fleet by name. What doe
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,12 +14,19 @@ from typing import Self
 
 from rul_core.schema import Fleet
 from rul_serving.database import Database
+from rul_serving.ingest import Ingest
 from rul_serving.problems import Kind, Refusal
 from rul_serving.released import listen
 from rul_serving.served import ServedModels
 from rul_serving.settings import ServingSettings
 from rul_serving.threads import Lane
+from rul_serving.writer import Writer
 from rul_store import fleets
+from rul_store.cache import connect_redis
+from rul_store.states import States
+
+REMEMBERED_SECONDS = 2.0
+"""How old a fleet's description may be."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Service:
     settings: ServingSettings
     database: Database
     models: ServedModels
+    writer: Writer
+    descriptions: "Descriptions"
     disk: Lane
     """For small files of the data root."""
     computing: Lane
@@ -40,17 +50,22 @@ class Service:
         seconds = settings.database_timeout_seconds
         database = Database(settings.database_url.get_secret_value(), seconds)
         models = ServedModels(settings.root, database)
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        states = States(connect_redis(redis_url) if redis_url else None)
+        writer = Writer(database, Ingest(settings.root, states), models)
+        disk = Lane("the data root", 4, seconds)
         background = []
         try:
-            async with models.kept_current(settings.model_poll_seconds):
-                if settings.redis_url is not None:
-                    url = settings.redis_url.get_secret_value()
-                    background.append(asyncio.create_task(listen(url, models.look_soon)))
+            async with models.kept_current(settings.model_poll_seconds), writer.running():
+                if redis_url is not None:
+                    background.append(asyncio.create_task(listen(redis_url, models.look_soon)))
                 yield cls(
                     settings=settings,
                     database=database,
                     models=models,
-                    disk=Lane("the data root", 4, seconds),
+                    writer=writer,
+                    descriptions=Descriptions(settings.root, disk),
+                    disk=disk,
                     computing=Lane("inference", os.cpu_count() or 1),
                 )
         finally:
@@ -69,7 +84,33 @@ class Service:
         served = self.models.get(name)
         if served is not None:
             return served.loaded.model.fleet
-        return await self.disk.run(_described, self.settings.root, name)
+        return await self.descriptions.get(name)
+
+
+class Descriptions:
+    """Fleets as they are described now, or were a moment ago.
+
+    Args:
+        root: The data root.
+        disk: Where it is read.
+    """
+
+    def __init__(self, root: Path, disk: Lane) -> None:
+        self._root, self._disk = root, disk
+        self._read: dict[str, tuple[float, Fleet]] = {}
+
+    async def get(self, name: str) -> Fleet:
+        """The description.
+
+        Raises:
+            FleetError: It cannot be used.
+            Refusal: There is no such fleet.
+        """
+        until, fleet = self._read.get(name, (0.0, None))
+        if fleet is None or time.monotonic() > until:
+            fleet = await self._disk.run(_described, self._root, name)
+            self._read[name] = (time.monotonic() + REMEMBERED_SECONDS, fleet)
+        return fleet
 
 
 def _described(root: Path, name: str) -> Fleet:

@@ -58,6 +58,8 @@ def read(
     Returns:
         The fleet's readings schema, sorted by unit, life, cycle.
     """
+    if not lives:
+        return pl.DataFrame(schema=fleet.readings_schema)
     wanted = pl.DataFrame(lives, schema={UNIT: pl.String, LIFE: pl.Int64}, orient="row")
     if seen.raw_rows is not None:
         known = _scan(lake, fleet, wanted, "", seen.raw_rows)

@@ -4,15 +4,27 @@ What belongs here: keeping ``units`` and ``lives`` up to date, asking which live
 not: telling from readings how a life ended (``rul_core.readers``).
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import polars as pl
 import sqlalchemy as sa
+from msgspec import Struct
 
 from rul_core.errors import StoreError
 from rul_core.schema import LIFE, LIVES_SCHEMA, UNIT, Outcome
 from rul_store import tables
 from rul_store.database import begin, read_frame
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How it stands with a life."""
+
+    outcome: Outcome
+    end_cycle: float | None
+    token: int | None
+    """Of the transaction that last added a reading over HTTP; None before the first."""
+
 
 CONFLICTS_SCHEMA = pl.Schema(
     {**LIVES_SCHEMA, "kept_outcome": pl.String, "kept_end_cycle": pl.Float64}
@@ -90,6 +102,77 @@ def units(engine: sa.Engine, fleet: str) -> tuple[str, ...]:
         return tuple(connection.execute(query).scalars())
 
 
+def lock(
+    connection: sa.Connection, fleet: str, units: Iterable[str]
+) -> dict[str, dict[int, Standing]]:
+    """All lives of some units, by unit and life, which nobody else changes until the end.
+
+    Args:
+        connection: An open transaction.
+        fleet: The fleet's name.
+        units: Their names; unknown ones are not among the answers.
+    """
+    found: dict[str, dict[int, Standing]] = {}
+    rows = connection.execute(sa.text(_LOCK), {"fleet": fleet, "unit": list(units)})
+    for unit, life, outcome, end_cycle, token in rows:
+        standing = Standing(outcome=Outcome(outcome), end_cycle=end_cycle, token=token)
+        found.setdefault(unit, {})[life] = standing
+    return found
+
+
+def start(
+    connection: sa.Connection, fleet: str, lives: Iterable[tuple[str, int]], *, source: str
+) -> set[tuple[str, int]]:
+    """Begin lives (unit, life) that run, and units that nobody has heard of.
+
+    Returns:
+        Those that were not known.
+    """
+    given = list(lives)
+    parameters = {
+        "fleet": fleet,
+        "source": source,
+        UNIT: [unit for unit, _ in given],
+        LIFE: [life for _, life in given],
+        "outcome": [Outcome.RUNNING.value] * len(given),
+        "end_cycle": [None] * len(given),
+    }
+    connection.execute(sa.text(_INSERT_UNITS), parameters)
+    begun = connection.execute(sa.text(_START_LIVES), parameters)
+    return {(unit, life) for unit, life in begun}
+
+
+def mark(
+    connection: sa.Connection, fleet: str, lives: Iterable[tuple[str, int]], token: int
+) -> None:
+    """Say which transaction last added readings to lives (unit, life); they are locked."""
+    given = list(lives)
+    parameters = {
+        "fleet": fleet,
+        "token": token,
+        UNIT: [unit for unit, _ in given],
+        LIFE: [life for _, life in given],
+    }
+    connection.execute(sa.text(_MARK), parameters)
+
+
+def known_units(connection: sa.Connection, fleet: str, units: Iterable[str]) -> set[str]:
+    """Those of the units that somebody has heard of."""
+    unit = tables.units.c
+    query = sa.select(unit.unit).where(unit.fleet == fleet, unit.unit.in_(list(units)))
+    return set(connection.execute(query).scalars())
+
+
+_LOCK = """
+    SELECT unit, life, outcome, end_cycle, token FROM lives
+    WHERE fleet = :fleet AND unit = ANY(CAST(:unit AS text[]))
+    ORDER BY unit, life FOR UPDATE
+"""
+_MARK = """
+    UPDATE lives SET token = :token
+    FROM unnest(CAST(:unit AS text[]), CAST(:life AS bigint[])) AS given (unit, life)
+    WHERE lives.fleet = :fleet AND lives.unit = given.unit AND lives.life = given.life
+"""
 _GIVEN = """
     unnest(
         CAST(:unit AS text[]), CAST(:life AS bigint[]),
@@ -111,6 +194,12 @@ _UPSERT_LIVES = f"""
         outcome = excluded.outcome, end_cycle = excluded.end_cycle, ended_at = excluded.ended_at,
         source = excluded.source, updated_at = clock_timestamp()
     WHERE lives.outcome = 'running' AND excluded.outcome <> 'running'
+"""  # noqa: S608
+_START_LIVES = f"""
+    INSERT INTO lives (fleet, unit, life, outcome, source)
+    SELECT :fleet, unit, life, outcome, :source FROM {_GIVEN} ORDER BY unit, life
+    ON CONFLICT DO NOTHING
+    RETURNING unit, life
 """  # noqa: S608
 _CONFLICTS = f"""
     SELECT given.unit, given.life, given.outcome, given.end_cycle, kept.outcome, kept.end_cycle

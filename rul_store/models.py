@@ -33,7 +33,8 @@ from rul_core.features import Pipeline
 from rul_core.intervals import Bands
 from rul_core.issues import sentence
 from rul_core.model import Recipe, RulModel, Support, Training
-from rul_core.schema import CYCLE, KEY, LIFE, UNIT, Fleet
+from rul_core.prognose import prognose
+from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 from rul_core.scoring import Regimes
 from rul_core.trees import ENGINE
 from rul_core.watch import LiveReference
@@ -241,6 +242,9 @@ def _refuse_other_answers(model: RulModel, bundle: Bundle, manifest: Manifest) -
             "the platform does not evaluate such a model, train again"
         )
     if found.drop(KEY).equals(expected):
+        # Whatever is compiled or made at first use is made now: no request shall wait for it.
+        timeless = readings.with_columns(pl.lit(None, schema[TIME]).alias(TIME))
+        prognose(model, timeless, version=bundle.version, now=manifest.created_at)
         return
     differs = pl.any_horizontal(found[name] != expected[name] for name in expected.columns)
     first = found.filter(pl.select(differs).to_series()).row(0, named=True)

@@ -13,6 +13,7 @@ Numbers mean something in one history of one server only, so the watermark names
 restore into another, all readings are taken again: equal ones are found later, lost ones never.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import polars as pl
@@ -137,7 +138,7 @@ def of_lives(
 
 
 def set_aside(
-    connection: sa.Connection, fleet: Fleet, conflicts: pl.DataFrame, trace_id: str
+    connection: sa.Connection, fleet: Fleet, conflicts: pl.DataFrame, trace_ids: Sequence[str]
 ) -> None:
     """Keep readings that contradict one that is kept.
 
@@ -145,11 +146,11 @@ def set_aside(
         connection: An open transaction.
         fleet: The fleet they are of.
         conflicts: The fleet's readings schema.
-        trace_id: Of the request that brought them.
+        trace_ids: Of the request that brought each.
     """
     parameters = {
         "fleet": fleet.name,
-        "trace_id": trace_id,
+        "trace_id": list(trace_ids),
         **{name: conflicts[name].to_list() for name in KEY},
         "content": conflicts.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list(),
     }
@@ -306,11 +307,11 @@ _LAST_SEQS = """
 """
 _SET_ASIDE = """
     INSERT INTO readings_set_aside (fleet, unit, life, cycle, reason, content, trace_id)
-    SELECT :fleet, unit, life, cycle, 'conflict', CAST(content AS json), :trace_id
+    SELECT :fleet, unit, life, cycle, 'conflict', CAST(content AS json), trace_id
     FROM unnest(
         CAST(:unit AS text[]), CAST(:life AS bigint[]), CAST(:cycle AS double precision[]),
-        CAST(:content AS text[])
-    ) AS given (unit, life, cycle, content)
+        CAST(:content AS text[]), CAST(:trace_id AS text[])
+    ) AS given (unit, life, cycle, content, trace_id)
 """
 _COPY = """
     COPY readings (fleet, unit, life, cycle, time, layout, measured) FROM STDIN (FORMAT csv)

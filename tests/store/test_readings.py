@@ -81,7 +81,7 @@ def test_readings_that_are_known_to_be_new_are_kept_the_same_way(engine: sa.Engi
 
 def test_conflicts_are_kept_beside_the_readings(engine: sa.Engine):
     with begin(engine) as connection:
-        readings.set_aside(connection, PUMPS, frame(plain("a", 1, load=9.0)), "a-trace")
+        readings.set_aside(connection, PUMPS, frame(plain("a", 1, load=9.0)), ["a-trace"])
         kept = connection.execute(
             sa.text("SELECT unit, life, cycle, reason, content, trace_id FROM readings_set_aside")
         ).one()

@@ -1,0 +1,186 @@
+"""From rows that were sent to kept readings, and to what is said of their units now.
+
+What belongs here: one transaction for the rows of many requests at once. What does not: what
+becomes of each row (``batch``), gathering requests (``writer``), the parts (``rul_store``,
+``rul_core``).
+
+The rows of a unit's lives are locked first, in the order of their names; so one transaction at a
+time adds to a life, whichever process runs it, and the state that it leaves in Redis bears its
+token. A state without the token of the life's last transaction is not looked at: the life is then
+followed from its readings. The ledger's chain is locked last and shortly.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import sqlalchemy as sa
+
+from rul_core.following import Followed
+from rul_core.prognose import judge
+from rul_core.prognosis import Prognosis, Provenance, Seen, State
+from rul_core.schema import Fleet
+from rul_serving.batch import Batch, Life, Receipt, Sent
+from rul_serving.problems import Kind, Refusal
+from rul_store import histories, ledger, lives, readings
+from rul_store.database import begin
+from rul_store.lake import Lake
+from rul_store.models import LoadedModel
+from rul_store.states import Kept, States
+from rul_store.swallowed import swallow
+
+
+class Ingest:
+    """Takes in what is sent.
+
+    Args:
+        root: The data root.
+        states: Where units' states are kept.
+    """
+
+    def __init__(self, root: Path, states: States) -> None:
+        self._lake, self._states = Lake(root), states
+
+    def take(
+        self,
+        engine: sa.Engine,
+        fleet: Fleet,
+        served: LoadedModel | None,
+        sent: Sequence[Sent],
+        *,
+        atomic: bool = False,
+    ) -> list[Receipt]:
+        """Keep rows and record what is said of their units: all of it, or after an error nothing.
+
+        Args:
+            engine: The database.
+            fleet: Their fleet.
+            served: The model that answers; without one, nothing is said.
+            sent: By request.
+            atomic: Refuse everything where a row cannot be kept.
+
+        Returns:
+            A receipt a request.
+
+        Raises:
+            Refusal: ``atomic``, and a row cannot be kept.
+            Unavailable: PostgreSQL does not answer.
+        """
+        receipts = [Receipt(flaws=list(each.rows.flaws)) for each in sent]
+        with begin(engine) as connection:
+            landed_rows = histories.landed_rows(self._lake, fleet.name)
+            batch = Batch(connection, fleet, receipts, landed_rows)
+            batch.place(sent)
+            known = self._known(batch, served)
+            batch.keep({life: kept.life.cycle for life, kept in known.items()})
+            batch.set_conflicts_aside(sent)
+            if atomic:
+                _refuse_flawed(receipts)
+            states = self._say(batch, served, known, sent) if batch.grown else []
+        if served is not None:
+            self._states.keep(fleet.name, served.model.feature_spec, states)
+        for receipt in receipts:
+            receipt.flaws.sort(key=lambda flaw: flaw.index or 0)
+        return receipts
+
+    def _known(self, batch: Batch, served: LoadedModel | None) -> dict[Life, Kept]:
+        """The lives whose state is known, as they stand before the batch."""
+        if served is None:
+            return {}
+        found = self._states.find(batch.fleet.name, served.model.feature_spec, list(batch.rows))
+        known = {}
+        for life, kept in zip(batch.rows, found, strict=True):
+            if life in batch.begun and not batch.landed_rows:
+                start = served.model.follower.start(*life)
+                known[life] = Kept(token=0, landed_rows=0, life=start)
+            elif (
+                kept is not None
+                and kept.token == batch.standing[life].token
+                and kept.landed_rows == batch.landed_rows
+            ):
+                known[life] = kept
+        return known
+
+    def _say(
+        self,
+        batch: Batch,
+        served: LoadedModel | None,
+        known: Mapping[Life, Kept],
+        sent: Sequence[Sent],
+    ) -> list[Kept]:
+        """Record what is said of the units; give the states that their lives are in now."""
+        token = secrets.randbits(63)
+        lives.mark(batch.connection, batch.fleet.name, batch.grown, token)
+        if served is None:
+            return []
+        now = datetime.now(UTC)
+        seen = Seen(landed_rows=batch.landed_rows, sent_seq=readings.last_seq(batch.connection))
+        newest = [life for life in batch.grown if batch.running.get(life[0]) == life[1]]
+        whole = histories.read(
+            batch.connection, self._lake, served.model.fleet, sorted(batch.late), seen
+        )
+        try:
+            followed = _follow(batch, served, known, whole)
+            said = judge(
+                served.model,
+                [followed[life] for life in newest],
+                version=served.version,
+                now=now,
+                seen=seen,
+            )
+        except Exception as error:  # whatever a model does wrong is an answer of its own
+            swallow("inference", error, "the units are in model_error; their readings are kept")
+            followed = {}
+            said = [_failed(batch.fleet.name, served, life, seen, now) for life in newest]
+        asked = {life: sorted({row.request for row in batch.grown[life]}) for life in newest}
+        said = [
+            _traced(one, sent[asked[life][-1]].trace_id)
+            for life, one in zip(newest, said, strict=True)
+        ]
+        ledger.append(batch.connection, batch.fleet.name, said)
+        for life, one in zip(newest, said, strict=True):
+            for request in asked[life]:
+                batch.receipts[request].prognoses.append(one)
+        return [
+            Kept(token=token, landed_rows=batch.landed_rows, life=life)
+            for life in followed.values()
+        ]
+
+
+def _follow(
+    batch: Batch, served: LoadedModel, known: Mapping[Life, Kept], whole: pl.DataFrame
+) -> dict[Life, Followed]:
+    """The lives that have new readings, as far as these go; ``whole`` are those of late ones."""
+    follower = served.model.follower
+    onward = [life for life in batch.grown if life not in batch.late]
+    following = batch.following(onward, served.model.fleet.channels)
+    followed = follower.follow([known[life].life for life in onward], following)
+    followed += follower.follow_frame(whole)
+    return {(life.unit, life.life): life for life in followed}
+
+
+def _refuse_flawed(receipts: Sequence[Receipt]) -> None:
+    flaws = [flaw for receipt in receipts for flaw in receipt.flaws]
+    if flaws:
+        detail = f"{len(flaws)} readings cannot be kept, so none was; {flaws[0].message}"
+        raise Refusal(Kind.INVALID_READINGS, detail, flaws)
+
+
+def _failed(fleet: str, served: LoadedModel, life: Life, seen: Seen, now: datetime) -> Prognosis:
+    return Prognosis(
+        fleet=fleet,
+        unit=life[0],
+        life=life[1],
+        state=State.MODEL_ERROR,
+        detail="inference failed; the log has the cause under the trace id",
+        provenance=Provenance(model_version=served.version, seen=seen),
+        computed_at=now,
+    )
+
+
+def _traced(prognosis: Prognosis, trace_id: str) -> Prognosis:
+    provenance = msgspec.structs.replace(prognosis.provenance, trace_id=trace_id)
+    return msgspec.structs.replace(prognosis, provenance=provenance)

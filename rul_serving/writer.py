@@ -1,0 +1,140 @@
+"""Requests that send readings, gathered into transactions.
+
+What belongs here: waiting together, and who waits how long. What does not: what a transaction does
+(``ingest``).
+
+While a transaction runs, requests gather; the next one takes them all. So a quiet service answers
+each at once, and a busy one pays for a commit once in many requests. What is answered is committed.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from rul_core.errors import RulError, Unavailable
+from rul_core.schema import Fleet
+from rul_serving.batch import Receipt, Sent
+from rul_serving.database import Database
+from rul_serving.ingest import Ingest
+from rul_serving.served import ServedModels
+
+TRANSACTIONS_AT_ONCE = 2
+"""One computes while the other waits for its commit."""
+MOST_ROWS = 20_000
+"""Of a transaction, which takes further requests while it has fewer."""
+MOST_WAITING_ROWS = 200_000
+"""Of all requests that wait; beyond, the service is too busy to take more."""
+
+
+@dataclass
+class _Waiting:
+    fleet: Fleet
+    sent: Sent
+    receipt: asyncio.Future[Receipt]
+
+
+class Writer:
+    """Takes readings in, many requests at a time.
+
+    Args:
+        database: Where they are kept.
+        ingest: What is done with them.
+        models: Which model answers.
+    """
+
+    def __init__(self, database: Database, ingest: Ingest, models: ServedModels) -> None:
+        self._database, self._ingest, self._models = database, ingest, models
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._waiting_rows = 0
+        self._some = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Take readings until the end of the context; what waits then is refused."""
+        loops = [asyncio.create_task(self._work()) for _ in range(TRANSACTIONS_AT_ONCE)]
+        try:
+            yield
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            for queue in self._waiting.values():
+                for one in queue:
+                    _fail(one, Unavailable("the service is stopping; send the readings again"))
+
+    async def send(self, fleet: Fleet, sent: Sent, *, atomic: bool) -> Receipt:
+        """Keep the rows; what became of them, once that is committed.
+
+        Raises:
+            Refusal: ``atomic``, and a row cannot be kept.
+            Unavailable: PostgreSQL does not answer, or too much waits for it already.
+        """
+        if atomic:  # alone: it must not take others down with it
+            return (await self._take(fleet, [sent], atomic=True))[0]
+        if self._waiting_rows + len(sent.rows) > MOST_WAITING_ROWS:
+            raise Unavailable(
+                f"{self._waiting_rows} readings wait to be kept; send these again in a moment"
+            )
+        waiting = _Waiting(fleet, sent, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(fleet.name, deque()).append(waiting)
+        self._waiting_rows += len(sent.rows)
+        self._some.set()
+        return await waiting.receipt
+
+    async def _work(self) -> None:
+        while True:
+            batch = self._gather()
+            if not batch:
+                self._some.clear()
+                await self._some.wait()
+                continue
+            try:
+                await self._answer(batch)
+            except asyncio.CancelledError:
+                for one in batch:
+                    _fail(one, Unavailable("the service is stopping; send the readings again"))
+                raise
+
+    def _gather(self) -> list[_Waiting]:
+        """The requests of the fleet that waits longest, as many as go into one transaction."""
+        for name in list(self._waiting):
+            queue, batch, rows = self._waiting.pop(name), [], 0
+            while queue and (not batch or rows + len(queue[0].sent.rows) <= MOST_ROWS):
+                one = queue.popleft()
+                rows += len(one.sent.rows)
+                if not one.receipt.cancelled():
+                    batch.append(one)
+            if queue:
+                self._waiting[name] = queue  # behind the other fleets
+            self._waiting_rows -= rows
+            if batch:
+                return batch
+        return []
+
+    async def _answer(self, batch: list[_Waiting]) -> None:
+        """One transaction; where it fails though PostgreSQL answers, each request alone."""
+        try:
+            receipts = await self._take(batch[0].fleet, [one.sent for one in batch])
+        except Exception as error:  # whoever waits is told
+            if len(batch) == 1 or isinstance(error, RulError):
+                for one in batch:
+                    _fail(one, error)
+                return
+            for one in batch:
+                await self._answer([one])
+            return
+        for one, receipt in zip(batch, receipts, strict=True):
+            if not one.receipt.done():
+                one.receipt.set_result(receipt)
+
+    async def _take(self, fleet: Fleet, sent: list[Sent], *, atomic: bool = False) -> list[Receipt]:
+        served = self._models.get(fleet.name)
+        loaded = served.loaded if served else None
+        return await self._database.ask(self._ingest.take, fleet, loaded, sent, atomic=atomic)
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.receipt.done():
+        waiting.receipt.set_exception(error)

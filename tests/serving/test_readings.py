@@ -1,0 +1,419 @@
+"""Readings that are sent: kept once, in whatever order, and prognosed on arrival."""
+
+import json
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from litestar.testing import TestClient
+from pydantic import SecretStr
+
+from rul_core.model import RulModel
+from rul_core.prognose import prognose
+from rul_core.prognosis import Prognosis, Provenance
+from rul_core.schema import CYCLE, KEY, UNIT
+from rul_store import fleets, histories, ledger, lives, readings, states
+from rul_store.cache import connect_redis
+from rul_store.database import begin
+from rul_store.lake import Lake
+from tests.serving.conftest import Platform
+
+PATH = "/v1/fleets/pumps/readings"
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def unit(platform: Platform) -> pl.DataFrame:
+    """The readings of one simulated unit."""
+    return life_of(platform, platform.learnt.readings[UNIT][0])
+
+
+def life_of(platform: Platform, unit: str) -> pl.DataFrame:
+    return platform.learnt.readings.filter(pl.col(UNIT) == unit)
+
+
+def body(platform: Platform, rows: pl.DataFrame, **changed: Any) -> list[dict[str, Any]]:
+    channels = platform.learnt.training.model.fleet.channels
+    return [
+        {
+            "unit": row[UNIT],
+            "cycle": row[CYCLE],
+            "values": {name: row[name] for name in channels},
+            **changed,
+        }
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def send(client: TestClient, rows: Any, **options: Any) -> dict[str, Any]:
+    answer = client.post(PATH, json=rows, **options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def said(answer: dict[str, Any]) -> Prognosis:
+    (one,) = msgspec.convert(answer["prognoses"], list[Prognosis], strict=False)
+    return one
+
+
+def plain(prognosis: Prognosis | None) -> Prognosis:
+    """What it says, and from what model and readings; not when, nor how it came about."""
+    assert prognosis is not None
+    known = prognosis.provenance
+    return msgspec.structs.replace(
+        prognosis,
+        computed_at=None,
+        contributions=(),
+        provenance=Provenance(
+            model_version=known.model_version, feature_spec=known.feature_spec,
+            engine=known.engine, first_cycle=known.first_cycle, last_cycle=known.last_cycle,
+            readings=known.readings,
+        ),
+    )  # fmt: skip
+
+
+def expected(platform: Platform, version: str, life: pl.DataFrame) -> Prognosis:
+    """What the model says of all the readings at once."""
+    model: RulModel = platform.learnt.training.model
+    now = prognose(model, life, version=version, now=NOW)
+    return plain(now[0])
+
+
+@pytest.fixture
+def cached(platform: Platform, redis_url: str) -> dict[str, SecretStr]:
+    return {"redis_url": SecretStr(redis_url)}
+
+
+def test_a_reading_is_kept_and_prognosed_on_arrival(platform, unit, cached):
+    version = platform.release().version
+    with platform.client(**cached) as client:
+        for end in (10, 11, unit.height):
+            start = {10: 0, 11: 10}.get(end, 11)
+            answer = send(client, body(platform, unit[start:end]))
+            assert (answer["new"], answer["repeated"], answer["errors"]) == (end - start, 0, [])
+            assert plain(said(answer)) == expected(platform, version, unit[:end])
+        name = unit[UNIT][0]
+        current = client.get(f"/v1/fleets/pumps/units/{name}/prognosis").json()
+        assert current == answer["prognoses"][0]
+    assert ledger.head(platform.engine, "pumps") == 3
+    assert list(ledger.verify(platform.engine, "pumps")) == [3]
+
+
+def test_what_is_said_says_how_far_the_readings_had_come(platform, unit, cached):
+    platform.release()
+    with platform.client(**cached) as client:
+        first = said(send(client, body(platform, unit[:10])))
+        second = said(send(client, body(platform, unit[10:12]))).provenance.seen
+    assert first.provenance.seen.landed_rows == 0
+    assert first.provenance.seen.raw_rows is None
+    assert second.sent_seq == (first.provenance.seen.sent_seq or 0) + 2
+
+
+def test_the_same_again_changes_nothing(platform, unit, cached):
+    platform.release()
+    with platform.client(**cached) as client:
+        send(client, body(platform, unit[:10]))
+        again = send(client, body(platform, unit[:10]))
+        assert (again["new"], again["repeated"], again["prognoses"]) == (0, 10, [])
+        more = send(client, body(platform, unit[8:11]))
+        assert (more["new"], more["repeated"]) == (1, 2)
+    assert ledger.head(platform.engine, "pumps") == 2
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_other_values_of_a_kept_cycle_are_a_conflict_and_set_aside(platform, unit, cached, ahead):
+    platform.release()
+    sensor = platform.learnt.training.model.fleet.columns.sensors[0]
+    other = unit[9:10].with_columns(pl.lit(-1.5).alias(sensor))
+    with platform.client(**cached) as client:
+        if ahead:  # both in one body, beyond all that is known of the unit
+            answer = send(client, body(platform, pl.concat([unit[:10], other])))
+        else:
+            send(client, body(platform, unit[:10]))
+            answer = send(client, body(platform, pl.concat([other, unit[10:11]])))
+            assert answer["new"] == 1
+        (flaw,) = answer["errors"]
+        assert answer["conflicts"] == 1
+        assert flaw["reason"] == "conflict"
+        assert flaw["index"] == (10 if ahead else 0)
+        assert "they stay, and these are set aside" in flaw["message"]
+    with begin(platform.engine) as connection:
+        query = "SELECT content FROM readings_set_aside"
+        (content,) = connection.execute(sa.text(query)).scalars()
+    assert content[sensor] == -1.5
+
+
+def test_a_late_reading_is_put_where_it_belongs(platform, unit, cached):
+    version = platform.release().version
+    without = pl.concat([unit[:10], unit[11:20]])
+    with platform.client(**cached) as client:
+        send(client, body(platform, without))
+        late = send(client, body(platform, unit[10:11]))
+        assert plain(said(late)) == expected(platform, version, unit[:20])
+        then = send(client, body(platform, unit[20:21]))
+        assert plain(said(then)) == expected(platform, version, unit[:21])
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_shuffled_readings_end_in_the_state_of_ordered_ones(platform, cached, data):
+    """Of three units at once, in bodies of any size, with repeats, Redis emptied now and then."""
+    with begin(platform.engine) as connection:
+        connection.execute(sa.text("SET session_replication_role = replica"))
+        tables = "units, lives, readings, ledger, current_prognoses"
+        connection.execute(sa.text(f"TRUNCATE {tables}"))
+    version = platform.release().version
+    chosen = platform.learnt.readings[UNIT].unique().sort()[:3].to_list()
+    rows = pl.concat([life_of(platform, name)[:14] for name in chosen])
+    order = data.draw(st.permutations(range(rows.height)))
+    order += data.draw(st.lists(st.sampled_from(range(rows.height)), max_size=5))
+    with platform.client(**cached) as client:
+        while order:
+            size = data.draw(st.integers(1, 12))
+            some, order = order[:size], order[size:]
+            assert send(client, body(platform, rows[some]))["errors"] == []
+            if data.draw(st.integers(0, 3)) == 0:
+                connect_redis(cached["redis_url"].get_secret_value()).flushall()
+    with begin(platform.engine) as connection:
+        fleet = platform.learnt.training.model.fleet
+        given_lives = pl.DataFrame({UNIT: chosen, "life": [1, 1, 1]})
+        kept = readings.of_lives(connection, fleet, given_lives, 10**9)
+    assert kept.sort(KEY).equals(rows.select(kept.columns).sort(KEY))
+    for name in chosen:
+        current = ledger.one(platform.engine, "pumps", name)
+        assert plain(current) == expected(platform, version, rows.filter(pl.col(UNIT) == name))
+    spec = platform.learnt.training.model.feature_spec
+    store = states.States(connect_redis(cached["redis_url"].get_secret_value()))
+    ordered = platform.learnt.training.model.follower.follow_frame(rows)
+    with begin(platform.engine) as connection:
+        standing = lives.lock(connection, "pumps", chosen)
+    for life, found in zip(
+        ordered, store.find("pumps", spec, [(n, 1) for n in chosen]), strict=True
+    ):
+        if found is not None and found.token == standing[life.unit][1].token:
+            np.testing.assert_array_equal(found.life.state, life.state)
+
+
+def test_without_redis_it_is_slower_and_right(platform, unit):
+    version = platform.release().version
+    nowhere = SecretStr("redis://127.0.0.1:1")
+    for redis in ({}, {"redis_url": nowhere}):
+        with platform.client(**redis) as client:
+            for i in range(3):
+                start = 3 * i if not redis else 9 + 3 * i
+                answer = send(client, body(platform, unit[start : start + 3]))
+                assert plain(said(answer)) == expected(platform, version, unit[: start + 3])
+
+
+def test_a_state_that_was_left_behind_is_not_taken_for_the_newest(
+    platform, unit, cached, redis_url
+):
+    version = platform.release().version
+    client_of_redis = connect_redis(redis_url)
+    with platform.client(**cached) as client:
+        send(client, body(platform, unit[:10]))
+        (key,) = client_of_redis.keys("rul:life:*")
+        old = client_of_redis.get(key)
+        send(client, body(platform, unit[10:12]))
+        assert isinstance(old, bytes)
+        client_of_redis.set(key, old)
+        answer = send(client, body(platform, unit[12:13]))
+    assert plain(said(answer)) == expected(platform, version, unit[:13])
+
+
+def test_a_new_model_never_reads_an_old_models_state(platform, unit, cached, redis_url):
+    platform.release()
+    with platform.client(**cached) as client:
+        send(client, body(platform, unit[:10]))
+        (key,) = connect_redis(redis_url).keys("rul:life:*")
+    assert platform.learnt.training.model.feature_spec.encode() in key
+
+
+def test_a_history_that_came_in_files_goes_on_over_http(platform, unit, cached):
+    version = platform.release().version
+    lake = Lake(platform.root)
+    landed = unit[:10].with_columns(source=pl.lit("a.csv"), row=pl.int_range(1, 11, dtype=pl.Int64))
+    lake.append(histories.RAW, "pumps", f"{histories.FILE_RUN}x", landed)
+    with platform.client(**cached) as client:
+        answer = send(client, body(platform, unit[10:12]))
+        assert plain(said(answer)) == expected(platform, version, unit[:12])
+        assert said(answer).provenance.seen.landed_rows == 10
+        then = send(client, body(platform, unit[13:14]))
+        assert said(then).provenance.readings == 13
+        # A file brings what was missing; the state in Redis does not know it, and is not used.
+        missing = unit[12:13].with_columns(source=pl.lit("b.csv"), row=pl.lit(1, pl.Int64))
+        lake.append(histories.RAW, "pumps", f"{histories.FILE_RUN}y", missing)
+        last = send(client, body(platform, unit[14:15]))
+        assert plain(said(last)) == expected(platform, version, unit[:15])
+
+
+def test_without_a_model_readings_are_kept_and_nothing_is_said(platform, unit):
+    with platform.client() as client:
+        answer = send(client, body(platform, unit[:3]))
+        assert (answer["new"], answer["prognoses"]) == (3, [])
+        version = platform.release().version
+    with platform.client() as client:
+        answer = send(client, body(platform, unit[3:8]))
+        assert plain(said(answer)) == expected(platform, version, unit[:8])
+
+
+def test_bad_rows_are_named_and_the_good_ones_kept(platform, unit):
+    platform.release()
+    rows = body(platform, unit[:3])
+    rows[1]["values"].popitem()
+    with platform.client() as client:
+        answer = send(client, rows)
+        assert answer["new"] == 2
+        assert [flaw["index"] for flaw in answer["errors"]] == [1]
+        atomic = client.post(f"{PATH}?atomic=true", json=[*body(platform, unit[3:4]), rows[1]])
+        assert atomic.status_code == 422
+        assert "so none was" in atomic.json()["detail"]
+        none = client.post(PATH, json=[rows[1]])
+        assert none.status_code == 422
+        assert none.json()["errors"][0]["reason"] == "not_a_reading"
+        assert send(client, body(platform, unit[3:4]))["new"] == 1
+
+
+def test_unknown_units_are_taken_or_refused_as_the_fleet_says(platform, unit):
+    described = msgspec.structs.replace(
+        platform.learnt.training.model.fleet, unknown_units="refuse"
+    )
+    fleets.save(platform.root, described, replace=True)
+    platform.release()
+    known = pl.DataFrame(
+        [(unit[UNIT][0], 1, "running", None)], schema=lives.LIVES_SCHEMA, orient="row"
+    )
+    lives.upsert(platform.engine, "pumps", known, source="a person")
+    with platform.client() as client:
+        rows = body(platform, unit[:2])
+        rows[1]["unit"] = "stranger"
+        answer = send(client, rows)
+        assert answer["new"] == 1
+        (flaw,) = answer["errors"]
+        assert (flaw["reason"], flaw["unit"]) == ("unknown_unit", "stranger")
+    assert lives.units(platform.engine, "pumps") == (unit[UNIT][0],)
+
+
+def test_a_life_that_ended_takes_only_what_was_before_its_end(platform, unit):
+    platform.release()
+    name = unit[UNIT][0]
+    with platform.client() as client:
+        send(client, body(platform, unit[:5]))
+        ended = pl.DataFrame([(name, 1, "failed", 7.0)], schema=lives.LIVES_SCHEMA, orient="row")
+        lives.upsert(platform.engine, "pumps", ended, source="a person")
+        late = send(client, body(platform, unit[5:6], life=1))
+        assert (late["new"], late["prognoses"]) == (1, [])
+        for rows in (body(platform, unit[7:8], life=1), body(platform, unit[7:8])):
+            refused = client.post(PATH, json=rows)
+            assert refused.status_code == 422
+            assert refused.json()["errors"][0]["reason"] == "life_ended"
+        begun = send(client, body(platform, unit[:1], life=2))
+        assert begun["new"] == 1
+        assert send(client, body(platform, unit[1:2]))["prognoses"][0]["life"] == 2
+
+
+def test_a_model_that_fails_is_an_answer_and_the_readings_are_kept(platform, unit, monkeypatch):
+    platform.release()
+    with platform.client() as client:
+        # No input is known that a loaded model fails on, so the failure is put into it.
+        monkeypatch.setattr(RulModel, "predict_rows", lambda *_: 1 / 0)
+        answer = send(client, body(platform, unit[:8]))
+        assert said(answer).state == "model_error"
+        assert answer["new"] == 8
+        monkeypatch.undo()
+        then = send(client, body(platform, unit[8:9]))
+        assert said(then).provenance.readings == 9
+
+
+def test_ten_writers_on_one_unit_lose_nothing(platform, unit, cached):
+    version = platform.release().version
+    rows = body(platform, unit[:40])
+    failures: list[httpx.Response] = []
+    with platform.client(**cached) as client:
+
+        def write(first: int) -> None:
+            for row in rows[first::10]:
+                answer = client.post(PATH, json=row)
+                if answer.status_code != 200:
+                    failures.append(answer)
+
+        threads = [threading.Thread(target=write, args=(first,)) for first in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        last = send(client, body(platform, unit[40:41]))
+    assert plain(said(last)) == expected(platform, version, unit[:41])
+    counted = list(ledger.verify(platform.engine, "pumps"))
+    assert counted == [ledger.head(platform.engine, "pumps")]
+
+
+def test_a_channel_that_the_description_gained_is_kept_and_the_model_does_without(platform, unit):
+    model = platform.learnt.training.model
+    columns = msgspec.structs.replace(
+        model.fleet.columns, sensors=("fresh", *model.fleet.columns.sensors)
+    )
+    described = msgspec.structs.replace(model.fleet, columns=columns)
+    fleets.save(platform.root, described, replace=True)
+    version = platform.release().version
+    rows = body(platform, unit[:9])
+    for row in rows:
+        row["values"]["fresh"] = 3.5
+    with platform.client() as client:
+        answer = send(client, rows[:8])
+        more = send(client, rows[8:])
+    assert plain(said(answer)) == expected(platform, version, unit[:8])
+    assert plain(said(more)) == expected(platform, version, unit[:9])
+
+
+def test_without_postgresql_the_sender_is_told_to_come_again(platform, unit):
+    platform.release()
+    nowhere = SecretStr("postgresql://u@127.0.0.1:1/rul")
+    with platform.client(database_url=nowhere) as client:
+        answer = client.post(PATH, json=body(platform, unit[:1]))
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"[NaN]", "application/json", 400),
+        (b"x", "text/plain", 415),
+        (b"1\n" * 10_001, "application/x-ndjson", 413),
+        (b"unit,cycle\n", "text/csv", 400),
+    ],
+)
+def test_bodies_that_cannot_be_read_are_problems(platform, content, kind, status):
+    with platform.client() as client:
+        answer = client.post(PATH, content=content, headers={"Content-Type": kind})
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        missing = client.post("/v1/fleets/nobody/readings", content=b"[]")
+        assert missing.status_code == 404
+
+
+def test_a_large_body_is_taken_whole(platform, cached):
+    platform.release()
+    names = [f"unit {i}" for i in range(100)]
+    life = life_of(platform, platform.learnt.readings[UNIT][0])[:20]
+    rows = [row | {"unit": name} for name in names for row in body(platform, life)]
+    assert len(json.dumps(rows)) > 64 * 1024
+    with platform.client(**cached) as client:
+        answer = send(client, rows)
+        assert answer["new"] == 2000
+        assert {one["unit"] for one in answer["prognoses"]} == set(names)
+    assert ledger.head(platform.engine, "pumps") == 100
