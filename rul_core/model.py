@@ -238,6 +238,7 @@ def fit_pipeline(labelled: pl.DataFrame, fleet: Fleet, recipe: Recipe) -> Pipeli
     return Pipeline(
         conditions=found,
         projections=directions,
+        smoothing=smoothing,
         names=tuple(f.name for f in declare((d.name for d in directions), windows, age=age)),
         baseline=windows.baseline,
     )
