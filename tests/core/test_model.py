@@ -220,7 +220,8 @@ def test_a_prediction_lies_within_the_cap_and_its_bands_nest(pumps):
     nested = said.select(
         pl.all_horizontal(
             pl.col("lower_90") <= pl.col("lower_50"),
-            pl.col("lower_50") <= pl.col("upper_50"),
+            pl.col("lower_50") <= pl.col(RUL),
+            pl.col(RUL) <= pl.col("upper_50"),
             pl.col("upper_50") <= pl.col("upper_90"),
             pl.col("upper_90") <= pumps.cap,
             pl.col("safe") == pl.col("lower_90"),
