@@ -84,7 +84,7 @@ def _parse_cmapss(data: bytes, file_name: str) -> pl.DataFrame:
                     f"found {cells} columns, expected {width} as in C-MAPSS; correct the line, or "
                     "give another kind of table as .csv with a header",
                     source=file_name,
-                    row=number,
+                    line=number,
                 )
 
     whole = tidy.count(b" ") == (width - 1) * (tidy.count(b"\n") + 1)
@@ -107,7 +107,7 @@ def _parse_csv(data: bytes, file_name: str) -> pl.DataFrame:
             raise ReadingsError(
                 f"the byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8",
                 source=file_name,
-                row=data.count(b"\n", 0, error.start) + 1,
+                line=data.count(b"\n", 0, error.start) + 1,
             ) from error
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         names: list[str] = []
@@ -119,11 +119,11 @@ def _parse_csv(data: bytes, file_name: str) -> pl.DataFrame:
                         f"found {len(cells)} columns, expected {len(names)} as in the header; "
                         "correct the line",
                         source=file_name,
-                        row=lines.line_num,
+                        line=lines.line_num,
                     )
         except csv.Error as error:
             raise ReadingsError(
-                f"{error}; close the quotes", source=file_name, row=lines.line_num
+                f"{error}; close the quotes", source=file_name, line=lines.line_num
             ) from error
 
     # Commas in quotes and blank lines break the count, not the file: then every line is looked at.
@@ -136,11 +136,13 @@ def _parse_csv(data: bytes, file_name: str) -> pl.DataFrame:
         raise ReadingsError(
             f"there is no header, the first line is {names}; put the columns' names above it",
             source=file_name,
-            row=1,
+            line=1,
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ReadingsError(f"the header names {twice} twice; rename them", source=file_name, row=1)
+        raise ReadingsError(
+            f"the header names {twice} twice; rename them", source=file_name, line=1
+        )
     table = table[1:].rename(dict(zip(table.columns, names, strict=True)))
     table = table.filter(~pl.all_horizontal(pl.all().is_null()))
     return table if separator == "," else _with_decimal_points(table)
