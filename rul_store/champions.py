@@ -158,15 +158,10 @@ def rollback(
     """
     moves = history(engine, fleet)
     standing = _standing(moves)
-    if not standing:
-        raise StoreError(
-            f"fleet {fleet!r} never had a released model, so there is none to go back from; "
-            "land run-to-failure data to get one"
-        )
     if len(standing) < 2:
         raise StoreError(
-            f"fleet {fleet!r} has no version before {standing[0]}, which stays live until "
-            "another is released"
+            f"fleet {fleet!r} has no version before {standing[0] if standing else 'its first'}; "
+            "promote a version by name"
         )
     return move(
         engine,

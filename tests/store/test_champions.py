@@ -102,7 +102,7 @@ def test_rolling_back_goes_one_version_back_each_time(
         assert champions.read_live(tmp_path, "pumps") == back
     with pytest.raises(StoreError, match=rf"has no version before {versions[0]}"):
         champions.rollback(engine, tmp_path, "pumps", by="ada", reason="worse")
-    with pytest.raises(StoreError, match="never had a released model"):
+    with pytest.raises(StoreError, match="has no version before its first"):
         champions.rollback(engine, tmp_path, "fans", by="ada", reason="worse")
 
 
