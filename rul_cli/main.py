@@ -38,7 +38,7 @@ def main() -> None:
         signal.signal(sign, _interrupt)
     try:
         app()
-    except RulError as error:
+    except (RulError, OSError) as error:  # such as a folder that this user may not write to
         told = f"[red]{type(error).__name__}[/red]: {escape(str(error))}"
         console.print(told, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -65,11 +65,13 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         """(n, sensors) float64 z-scores within the conditions.
 
         NaN where not read, and where a setting was not read: the condition is unknown then.
+        Infinite where a value is so large that its z-score is no number: out of any support.
         """
         condition, distance = self.assign(readings)
         values = matrix(readings, self.sensors)
-        values -= np.asarray(self.sensor_mean)[condition]
-        values /= np.asarray(self.sensor_scale)[condition]
+        with np.errstate(over="ignore"):
+            values -= np.asarray(self.sensor_mean)[condition]
+            values /= np.asarray(self.sensor_scale)[condition]
         values[np.isinf(distance)] = np.nan
         return values
 

@@ -89,7 +89,7 @@ def prognose(
             model.booster,
             model.pipeline,
             features[rows],
-            projections.smooth(readings, model.pipeline.conditions, projections.SMOOTHING)[rows],
+            projections.smooth(readings, model.pipeline.conditions, model.pipeline.smoothing)[rows],
             figures["rul_cycles"].to_numpy(),
         )
         if explained
@@ -234,8 +234,9 @@ def _foreign(model: RulModel, last: pl.DataFrame) -> list[str]:
     outside = (values < np.asarray(support.lowest)) | (values > np.asarray(support.highest))
     told = []
     for i in range(last.height):
-        if not np.isfinite(distance[i]):
-            told.append(f"a setting was not read: {', '.join(found.settings)} are needed")
+        unread = [name for name in found.settings if last[name][i] is None]
+        if unread:
+            told.append(f"not read, though the operating condition needs it: {', '.join(unread)}")
         elif distance[i] > MARGIN:
             at = ", ".join(f"{name} {last[name][i]:g}" for name in found.settings)
             told.append(f"an operating condition that training never saw: {at}")
