@@ -251,9 +251,7 @@ def _current(connection: sa.Connection, fleet: str) -> Champion | None:
     return next(iter(_read(connection, f"{_LIVE} AND fleet = :fleet", fleet=fleet)), None)
 
 
-def _read(
-    connection: sa.Connection, condition: str, **parameters: object
-) -> tuple[Champion, ...]:
+def _read(connection: sa.Connection, condition: str, **parameters: object) -> tuple[Champion, ...]:
     rows = connection.execute(
         sa.text(
             "SELECT fleet, version, generation, from_at AS promoted_at, promoted_by, reason, action"  # noqa: S608
