@@ -4,16 +4,22 @@ What belongs here: preparing files for the landing folder, simulated or the visi
 does not: running anything on them (``demo``).
 """
 
+import glob
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import polars as pl
 
+from rul_assets.retraining import Policy
+from rul_core.cells import unit_name
 from rul_core.discovery import describe
 from rul_core.errors import FleetError, NotEnoughData, ReadingsError
 from rul_core.formats import SUFFIXES, parse_file
 from rul_core.model import LEAST_LIVES
-from rul_core.schema import UNIT, Fleet, Outcome, read_fleet
+from rul_core.readers import conform
+from rul_core.schema import LIFE, UNIT, Fleet, Outcome, read_fleet
 from rul_core.simulator import Simulation, simulate, simulated_fleet
 
 SIMULATED = "demo"
@@ -89,26 +95,70 @@ def from_folder(folder: Path, name: str) -> DemoData:
     if fleet.name != name:
         raise FleetError(f"{described} describes {fleet.name!r}; give it the name {name!r}")
     if fleet.files:
-        files = [p for p in files if any(p.match(rule.glob) for rule in fleet.files)]
-    first: dict[str, bytes] = {}
-    later: dict[str, bytes] = {}
-    for path in files:
-        table = parse_file(path.read_bytes(), path.name)
-        if fleet.rule_for(path.name).outcome is not Outcome.FAILED:
+        chosen = [p for p in files if any(p.match(rule.glob) for rule in fleet.files)]
+        if other := [p.name for p in files if p not in chosen]:
+            remarks += (
+                f"left out: {', '.join(other)}: no [[files]] of the description names them",
+            )
+        files = chosen
+    return _parted(fleet, files, remarks)
+
+
+def _parted(fleet: Fleet, files: list[Path], remarks: tuple[str, ...]) -> DemoData:
+    """The files without the last of their failed units, and these, to land later.
+
+    Raises:
+        ReadingsError: A file cannot be read.
+        NotEnoughData: Too few units failed to hold some back.
+    """
+    tables = {path: parse_file(path.read_bytes(), path.name) for path in files}
+    held = _held_back(
+        pl.concat(conform(table, fleet, source=path.name).lives for path, table in tables.items()),
+        f"{len(files)} files of fleet {fleet.name}",
+    )
+    first, later, rules = {}, {}, []
+    for path, table in tables.items():
+        rule = fleet.rule_for(path.name)
+        # Also rows that cannot be read move with their unit.
+        unit = pl.lit(rule.unit_prefix) + unit_name(table, fleet.columns.unit)
+        is_late = unit.is_in(held.implode()).fill_null(value=False)
+        if not table.select(is_late.any()).item():
             first[path.name] = path.read_bytes()
             continue
-        unit = pl.col(fleet.columns.unit).cast(pl.String)
-        units = table.select(unit.unique(maintain_order=True)).to_series()
-        held = units.tail(max(1, round(HELD_BACK * len(units))))
-        if len(units) - len(held) < LEAST_LIVES:
-            raise NotEnoughData(
-                f"{path}: {len(units)} units, at least {LEAST_LIVES + len(held)} are needed to "
-                "learn from some and hold others back"
-            )
-        kept = table.filter(~unit.is_in(held.implode()))
-        first[f"{path.stem}.first.csv"] = kept.write_csv().encode()
-        later[f"{path.stem}.later.csv"] = (
-            table.filter(unit.is_in(held.implode())).write_csv().encode()
+        for part, name, which in ((first, "first", ~is_late), (later, "later", is_late)):
+            rows, content = table.filter(which), io.BytesIO()
+            if not rows.is_empty():
+                rows.write_parquet(content)
+                part[f"{path.name}.{name}.parquet"] = content.getvalue()
+        # What the file's name says holds of both parts.
+        rules.append(msgspec.structs.replace(rule, glob=f"{glob.escape(path.name)}.*"))
+    return DemoData(
+        fleet=msgspec.structs.replace(fleet, files=(*rules, *fleet.files)),
+        first=first,
+        later=later,
+        remarks=(*remarks, f"{len(held)} units, of those that failed, land later"),
+    )
+
+
+def _held_back(lives: pl.DataFrame, source: str) -> pl.Series:
+    """The last of the failed units: some, and enough for the sensor to ask for a training.
+
+    Args:
+        lives: Lives frames of all files, in one.
+        source: For messages.
+    """
+    failed = (
+        lives.filter(pl.col("outcome") == Outcome.FAILED.value)
+        .group_by(UNIT, maintain_order=True)
+        .agg(pl.col(LIFE).n_unique())
+    )
+    units, ended = failed[UNIT], failed[LIFE].to_list()
+    count = max(1, round(HELD_BACK * len(units)))
+    while count < len(units) and sum(ended[-count:]) < Policy().lives_needed(sum(ended[:-count])):
+        count += 1
+    if len(units) - count < LEAST_LIVES:
+        raise NotEnoughData(
+            f"{source}: {len(units)} units failed, at least {LEAST_LIVES + count} are needed to "
+            "learn from some and hold others back"
         )
-        remarks += (f"{len(held)} of the {len(units)} units of {path.name} land later",)
-    return DemoData(fleet=fleet, first=first, later=later, remarks=remarks)
+    return units.tail(count)

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 
-from rul_cli.demo_data import from_folder
+from rul_assets.retraining import Policy
+from rul_cli.demo_data import DemoData, from_folder
 from rul_core.errors import FleetError, NotEnoughData, ReadingsError
+from rul_core.formats import parse_file
 from rul_core.model import LEAST_LIVES
+from rul_core.readers import conform
 from rul_core.schema import write_fleet
 from rul_core.simulator import Simulation, simulate, simulated_fleet
 
@@ -45,15 +49,64 @@ def test_the_demonstration_learns_serves_retrains_checks_itself_and_leaves_nothi
     assert not left
 
 
-def test_the_visitors_own_files_are_described_and_some_lives_held_back(tmp_path: Path):
-    past = simulate(Simulation(units=20, running_units=0, sensors=4, mean_life_cycles=60))
-    past.table.drop("outcome").write_csv(tmp_path / "pumps.csv")
+def failed_units(data: DemoData, files: dict[str, bytes]) -> set[str]:
+    """What the landing files say to whoever reads them by the fleet's description."""
+    lives = pl.concat(
+        conform(parse_file(content, name), data.fleet, source=name).lives
+        for name, content in files.items()
+    )
+    return {*lives.filter(pl.col("outcome") == "failed")["unit"]}
+
+
+@pytest.mark.parametrize("with_outcome", [True, False])
+def test_the_visitors_own_files_are_described_and_some_lives_held_back(
+    tmp_path: Path, with_outcome: bool
+):
+    table = simulate(Simulation(units=20, running_units=0, sensors=4, mean_life_cycles=60)).table
+    (table if with_outcome else table.drop("outcome")).write_csv(tmp_path / "pumps.csv")
     data = from_folder(tmp_path, "pumps")
-    assert list(data.first) == ["pumps.first.csv"]
-    assert list(data.later) == ["pumps.later.csv"]
-    first, later = data.first["pumps.first.csv"], data.later["pumps.later.csv"]
-    assert len(first.splitlines()) + len(later.splitlines()) - 2 == past.table.height
-    assert "3 of the 20 units of pumps.csv land later" in data.remarks
+    first, later = failed_units(data, data.first), failed_units(data, data.later)
+    assert (len(first), len(later), first & later) == (17, 3, set())
+    assert "3 units, of those that failed, land later" in data.remarks
+    rows = [parse_file(content, name) for name, content in {**data.first, **data.later}.items()]
+    assert sum(part.height for part in rows) == table.height
+
+
+def test_units_are_held_back_whole_however_they_are_spread_over_files(tmp_path: Path):
+    """A file a machine, and a second file for the rest of each life."""
+    spec = Simulation(units=20, running_units=0, sensors=4, mean_life_cycles=60)
+    for (unit,), table in simulate(spec).table.group_by("unit"):
+        table.filter(pl.col("cycle") <= 30).write_parquet(tmp_path / f"{unit}.parquet")
+        table.filter(pl.col("cycle") > 30).write_csv(tmp_path / f"{unit}.csv")
+    (tmp_path / "pumps.toml").write_text(write_fleet(simulated_fleet(spec, "pumps")))
+    data = from_folder(tmp_path, "pumps")
+    landed = {
+        which: pl.concat(
+            conform(parse_file(content, name), data.fleet, source=name).readings
+            for name, content in files.items()
+        )["unit"].value_counts()
+        for which, files in (("first", data.first), ("later", data.later))
+    }
+    assert [landed["first"].height, landed["later"].height] == [17, 3]
+    whole = simulate(spec).table["unit"].value_counts()
+    assert pl.concat(landed.values()).sort("unit").equals(whole.sort("unit"))
+
+
+def test_enough_lives_are_held_back_to_be_a_reason_to_learn_anew(tmp_path: Path):
+    past = simulate(Simulation(units=LEAST_LIVES + 3, running_units=0, sensors=4))
+    past.table.write_csv(tmp_path / "pumps.csv")
+    data = from_folder(tmp_path, "pumps")
+    first, later = failed_units(data, data.first), failed_units(data, data.later)
+    assert len(first) == LEAST_LIVES
+    assert len(later) >= Policy().lives_needed(len(first))
+
+
+def test_a_file_that_the_description_does_not_name_is_told_of(tmp_path: Path):
+    table = simulate(Simulation(units=20, running_units=0, sensors=4)).table.drop("outcome")
+    table.write_csv(tmp_path / "pumps.csv")
+    table.head(5).write_csv(tmp_path / "pumps_more.csv")
+    remarks = from_folder(tmp_path, "pumps").remarks
+    assert "left out: pumps_more.csv: no [[files]] of the description names them" in remarks
 
 
 def test_a_folder_without_readings_is_refused_with_what_to_do(tmp_path: Path):
@@ -64,7 +117,7 @@ def test_a_folder_without_readings_is_refused_with_what_to_do(tmp_path: Path):
 def test_too_few_units_to_hold_some_back_are_counted(tmp_path: Path):
     past = simulate(Simulation(units=8, running_units=0, sensors=4, mean_life_cycles=60))
     past.table.drop("outcome").write_csv(tmp_path / "pumps.csv")
-    with pytest.raises(NotEnoughData, match=rf"8 units, at least {LEAST_LIVES + 1} are needed"):
+    with pytest.raises(NotEnoughData, match=rf"8 units failed, at least {LEAST_LIVES + 3} are"):
         from_folder(tmp_path, "pumps")
 
 
