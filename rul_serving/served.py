@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-import sqlalchemy as sa
 import structlog
 
 from rul_core.errors import StoreError, Unavailable
@@ -102,12 +101,12 @@ class ServedModels:
 
     async def look(self) -> None:
         """Exchange every model whose champion moved; what goes wrong stays with its fleet."""
-        fleets = await self._loading.run(self._fleets)
         try:
-            decided = await self._database.ask(_champions, fleets)
+            decided = await self._database.ask(champions.current_all)
         except Unavailable:  # the readiness of PostgreSQL is told by ``health``
             decided = {}
-        for fleet in fleets:
+        # A champion whose whole folder is away is refused and told, like one whose bundle is.
+        for fleet in sorted({*await self._loading.run(self._fleets), *decided}):
             try:
                 champion = decided.get(fleet) or await self._loading.run(self._projected, fleet)
             except (OSError, StoreError) as error:
@@ -183,7 +182,3 @@ class ServedModels:
                 still_served=serving.loaded.version if serving else None,
                 exc_info=error,
             )
-
-
-def _champions(engine: sa.Engine, fleets: list[str]) -> dict[str, Champion | None]:
-    return {fleet: champions.current(engine, fleet) for fleet in fleets}

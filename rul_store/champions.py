@@ -161,7 +161,7 @@ def rollback(
     if len(standing) < 2:
         raise StoreError(
             f"fleet {fleet!r} has no version before {standing[0] if standing else 'its first'}; "
-            "promote a version by name"
+            f"choose one with `rul models promote {fleet} VERSION`"
         )
     return move(
         engine,
@@ -182,17 +182,23 @@ def current(engine: sa.Engine, fleet: str) -> Champion | None:
         return _current(connection, fleet)
 
 
+def current_all(engine: sa.Engine) -> dict[str, Champion]:
+    """The champion of every fleet that has one, by fleet."""
+    with begin(engine) as connection:
+        return {champion.fleet: champion for champion in _read(connection, _LIVE)}
+
+
 def history(engine: sa.Engine, fleet: str) -> tuple[Champion, ...]:
     """Every move of the fleet's champion, oldest first."""
     with begin(engine) as connection:
-        return _read(connection, fleet, "TRUE ORDER BY generation")
+        return _read(connection, "fleet = :fleet ORDER BY generation", fleet=fleet)
 
 
 def live_at(engine: sa.Engine, fleet: str, time: datetime) -> Champion | None:
     """What was live at that time; none before the first release."""
-    newest = "from_at <= :time ORDER BY generation DESC LIMIT 1"
+    newest = "fleet = :fleet AND from_at <= :time ORDER BY generation DESC LIMIT 1"
     with begin(engine) as connection:
-        return next(iter(_read(connection, fleet, newest, time=time)), None)
+        return next(iter(_read(connection, newest, fleet=fleet, time=time)), None)
 
 
 def read_live(root: Path, fleet: str) -> Champion | None:
@@ -242,19 +248,16 @@ def _standing(moves: Iterable[Champion]) -> list[str]:
 
 
 def _current(connection: sa.Connection, fleet: str) -> Champion | None:
-    live = "generation = (SELECT generation FROM champions AS c WHERE c.fleet = :fleet)"
-    return next(iter(_read(connection, fleet, live)), None)
+    return next(iter(_read(connection, f"{_LIVE} AND fleet = :fleet", fleet=fleet)), None)
 
 
-def _read(
-    connection: sa.Connection, fleet: str, condition: str, **parameters: object
-) -> tuple[Champion, ...]:
+def _read(connection: sa.Connection, condition: str, **parameters: object) -> tuple[Champion, ...]:
     rows = connection.execute(
         sa.text(
             "SELECT fleet, version, generation, from_at AS promoted_at, promoted_by, reason, action"  # noqa: S608
-            f" FROM champion_history WHERE fleet = :fleet AND {condition}"
+            f" FROM champion_history WHERE {condition}"
         ),
-        {"fleet": fleet, **parameters},
+        parameters,
     )
     return tuple(msgspec.convert(row._asdict(), Champion) for row in rows)
 
@@ -273,6 +276,8 @@ def _who_won(connection: sa.Connection, fleet: str, version: str, expected: int)
         "look at that one, then decide again"
     )
 
+
+_LIVE = "(fleet, generation) IN (SELECT fleet, generation FROM champions)"
 
 # Times grow with generations, even when the clock is set back: "live at t" has one answer.
 _UPDATE = """

@@ -9,6 +9,10 @@ any moment leaves the old table or the new one; what it wrote for nothing is swe
 
     lake/<asset>/<fleet>/current.json
     lake/<asset>/<fleet>/<run>-<random>/part-00000.parquet
+    lake/<asset>/<fleet>/<run>-<random>/beside-<name>.parquet
+
+What a run found out while it wrote the table, such as the rows that it left out, stands beside the
+shards and is named by the same ``current.json``: both are of one run, always.
 
 Two writers are told apart by tickets, numbers that only grow, given out under a file lock. A
 ``write`` whose ticket is older than the table's is refused: it began before what stands there now
@@ -21,7 +25,7 @@ it share its file system anyway.
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -37,6 +41,8 @@ KEPT_STATES = 2
 """How many earlier states keep their files, for readers that began before the last write."""
 
 Frame = pl.DataFrame | pl.LazyFrame
+Beside = Callable[[], Mapping[str, Frame]]
+"""Gives further frames by name, once the shards are written."""
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +81,7 @@ class Lake:
         run_id: str,
         shards: Frame | Iterable[Frame],
         *,
+        beside: Beside = dict,
         ticket: int | None = None,
         notes: dict[str, str] | None = None,
         keep: int = KEPT_STATES,
@@ -86,6 +93,7 @@ class Lake:
             fleet: The fleet's name.
             run_id: The run that writes; at most 63 plain characters.
             shards: A frame a file, all with the same columns; lazy ones are sunk as they stream.
+            beside: Asked after the last shard for what else is replaced in this step.
             ticket: From ``ticket``; drawn now when not given.
             notes: Kept with the table; they replace those of the same names.
             keep: How many earlier states keep their files.
@@ -95,7 +103,7 @@ class Lake:
         """
         folder = self._folder(asset, fleet)
         ticket = self.ticket(asset, fleet) if ticket is None else ticket
-        run, schema = _fill(folder, run_id, shards)
+        run, schema = _fill(folder, run_id, shards, beside)
         with self._locked(folder):
             old = self._table(asset, fleet)
             if old.ticket > ticket:
@@ -172,21 +180,25 @@ class Lake:
             StoreError: Nothing was written yet, or a file is missing or of another size.
         """
         folder, table = self._required(asset, fleet)
-        for shard in table.shards:
-            path = folder / shard.path
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard.bytes:
-                found = "missing" if size is None else f"{size} bytes long"
-                raise StoreError(
-                    f"{path} is {found}, {shard.bytes} bytes were written; make the asset again"
-                )
         return pl.scan_parquet(
-            [folder / shard.path for shard in table.shards],
+            [_whole(folder, shard) for shard in table.shards],
             schema=table.schema,
             missing_columns="insert",
             glob=False,
             hive_partitioning=False,
         )
+
+    def scan_beside(self, asset: str, fleet: str, name: str) -> pl.LazyFrame:
+        """What stands beside the table under that name, lazily.
+
+        Raises:
+            StoreError: Nothing of that name was written, or its file is missing or of another size.
+        """
+        folder, table = self._required(asset, fleet)
+        shard = table.runs[-1].beside.get(name)
+        if shard is None:
+            raise StoreError(f"{folder} holds no {name} beside {asset}; make the asset again")
+        return pl.scan_parquet(_whole(folder, shard), glob=False, hive_partitioning=False)
 
     def verify(self, asset: str, fleet: str) -> Table:
         """The table's description, once every file has its checksum.
@@ -197,7 +209,8 @@ class Lake:
         folder, table = self._required(asset, fleet)
         wrong = [
             shard.path
-            for shard in table.shards
+            for run in table.runs
+            for shard in run.files
             if not (folder / shard.path).is_file()
             or files.sha256_of(folder / shard.path) != shard.sha256
         ]
@@ -223,38 +236,58 @@ class Lake:
         return files.locked(folder / ".lock", timeout_seconds=self._lock_timeout_seconds)
 
 
-def _fill(folder: Path, run_id: str, shards: Frame | Iterable[Frame]) -> tuple[Run, pl.Schema]:
-    """Write the shards into a new folder of the run."""
+def _fill(
+    folder: Path, run_id: str, shards: Frame | Iterable[Frame], beside: Beside = dict
+) -> tuple[Run, pl.Schema]:
+    """Write the shards, and what stands beside them, into a new folder of the run."""
     name = f"{files.safe_name(run_id, 'run')}-{uuid.uuid4().hex[:8]}"
     schema, made = None, []
     with files.publishing(folder / name) as new:
         for frame in _frames(shards):
-            path = new / f"part-{len(made):05d}.parquet"
-            if isinstance(frame, pl.LazyFrame):
-                frame.sink_parquet(path, compression="zstd")
-            else:
-                frame.write_parquet(path, compression="zstd")
-            scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-            found = scan.collect_schema()
+            shard, found = _sink(frame, new / f"part-{len(made):05d}.parquet", name)
             if schema not in (None, found):
                 raise StoreError(
                     f"{folder}: shard {len(made)} of run {run_id} has columns {dict(found)}, "
                     f"those before it {dict(schema)}; give all shards the same"
                 )
             schema = found
-            made.append(
-                Shard(
-                    path=f"{name}/{path.name}",
-                    rows=scan.select(pl.len()).collect().item(),
-                    bytes=path.stat().st_size,
-                    sha256=files.sha256_of(path),
-                )
-            )
+            made.append(shard)
         if schema is None:
             raise StoreError(
                 f"{folder}: run {run_id} gave no shard; give an empty frame with the columns"
             )
-    return Run(run_id=run_id, folder=name, shards=tuple(made)), schema
+        more = {
+            key: _sink(frame, new / f"beside-{files.safe_name(key, 'frame')}.parquet", name)[0]
+            for key, frame in beside().items()
+        }
+    return Run(run_id=run_id, folder=name, shards=tuple(made), beside=more), schema
+
+
+def _sink(frame: Frame, path: Path, folder: str) -> tuple[Shard, pl.Schema]:
+    """Write one file of a folder that gets its name later."""
+    if isinstance(frame, pl.LazyFrame):
+        frame.sink_parquet(path, compression="zstd")
+    else:
+        frame.write_parquet(path, compression="zstd")
+    scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    shard = Shard(
+        path=f"{folder}/{path.name}",
+        rows=scan.select(pl.len()).collect().item(),
+        bytes=path.stat().st_size,
+        sha256=files.sha256_of(path),
+    )
+    return shard, scan.collect_schema()
+
+
+def _whole(folder: Path, shard: Shard) -> Path:
+    path = folder / shard.path
+    size = path.stat().st_size if path.is_file() else None
+    if size != shard.bytes:
+        found = "missing" if size is None else f"{size} bytes long"
+        raise StoreError(
+            f"{path} is {found}, {shard.bytes} bytes were written; make the asset again"
+        )
+    return path
 
 
 def _frames(shards: Frame | Iterable[Frame]) -> Iterator[Frame]:

@@ -30,6 +30,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     folder: str
     shards: tuple[Shard, ...]
+    beside: dict[str, Shard] = {}
+    """Further frames that appeared with these rows in one step, by name."""
+
+    @property
+    def files(self) -> tuple[Shard, ...]:
+        """Every file that the run wrote."""
+        return (*self.shards, *self.beside.values())
 
     @property
     def rows(self) -> int:

@@ -61,8 +61,8 @@ def core_readings(
 ):
     """Readings that can be used: sorted, each unit, life and cycle once, values that are numbers.
 
-    What cannot be used is kept in ``core_set_aside`` with the reason, and what is suspicious in
-    ``core_issues``, each naming unit, cycle and column. Nothing is dropped in silence.
+    What cannot be used is kept beside them (``set_aside``) with the reason, and so is what is
+    suspicious (``issues``), each naming unit, cycle and column. Nothing is dropped in silence.
     """
     fleet = fleets.load(root, context.partition_key)
     begun_at, ticket = datetime.now(UTC), lake.ticket(CORE, fleet.name)
@@ -73,14 +73,19 @@ def core_readings(
         intake.set_aside(lake, fleet.name),
         _conditions_of_the_champion(context, engine, bundles),
     )
-    run_id = context.run.run_id
     notes = {
         RAW_ROWS: str(raw.select(pl.len()).collect().item()),
         BEGUN_AT: msgspec.json.encode(begun_at).decode(),
     }
-    lake.write(CORE, fleet.name, run_id, found.shards(), ticket=ticket, notes=notes)
-    lake.write(CORE_SET_ASIDE, fleet.name, run_id, found.set_aside)
-    lake.write(CORE_ISSUES, fleet.name, run_id, found.issues)
+    lake.write(
+        CORE,
+        fleet.name,
+        context.run.run_id,
+        found.shards(),
+        beside=lambda: {CORE_SET_ASIDE: found.set_aside, CORE_ISSUES: found.issues},
+        ticket=ticket,
+        notes=notes,
+    )
     return dg.MaterializeResult(
         metadata=reports.table(
             lake,

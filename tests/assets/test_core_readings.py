@@ -42,7 +42,7 @@ def test_core_readings_are_sorted_and_each_key_is_there_once(house):
 
 def test_overlapping_exports_are_no_loss(house):
     result = made(house, *(TABLE.head(TABLE.height - left) for left in (9, 6, 3, 0)))
-    aside = house.lake.scan("core_set_aside", "pumps").collect()
+    aside = house.lake.scan_beside("core_readings", "pumps", "set_aside").collect()
     assert core(house).height == TABLE.height
     assert aside["reason"].unique().to_list() == ["duplicate"]
     assert checks_of(result)["few_rows_are_set_aside"]
@@ -51,7 +51,7 @@ def test_overlapping_exports_are_no_loss(house):
 def test_issues_are_kept_beside_the_readings(house):
     gap = TABLE.filter(~((pl.col("unit") == "unit-000001") & pl.col("cycle").is_between(5, 9)))
     made(house, gap)
-    issues = house.lake.scan("core_issues", "pumps").collect()
+    issues = house.lake.scan_beside("core_readings", "pumps", "issues").collect()
     assert issues.select("kind", "unit", "cycle").rows() == [("gap", "unit-000001", 10.0)]
 
 
@@ -106,7 +106,7 @@ def test_an_unseen_condition_is_told_once_there_is_a_champion(lived_in):
     )
     lived_in.drop(moved, "moved.parquet")
     lived_in.make("raw_readings", "core_readings")
-    issues = lived_in.lake.scan("core_issues", "pumps").collect()
+    issues = lived_in.lake.scan_beside("core_readings", "pumps", "issues").collect()
     assert issues["kind"].unique().to_list() == ["unseen_condition"]
     assert issues["unit"].n_unique() == 5
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from rul_core.schema import KEY
@@ -28,9 +29,12 @@ from rul_assets import intake
 from rul_assets.definitions import defs
 from {module} import {owner}
 
-asset, started = sys.argv[1], Path(sys.argv[2])
+asset, started, when = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+ordinary = {owner}.{method}
 
-def stop_here(*_):
+def stop_here(*arguments, **named):
+    if when == "after":
+        ordinary(*arguments, **named)
     started.touch()
     signal.pause()
 
@@ -83,8 +87,36 @@ def test_a_run_that_is_killed_leaves_the_old_state_and_the_next_completes_it(
     assert again.select(KEY).is_duplicated().sum() == 0
 
 
-def _kill_when(started: Path, asset: str, where: dict[str, str]) -> None:
-    command = [sys.executable, "-c", RUN.format(**where), asset, str(started)]
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_readings_and_what_was_left_out_of_them_are_always_of_one_run(lived_in, tmp_path, when):
+    table = simulate(MORE).table
+    lived_in.drop(
+        pl.concat([table, table.tail(3)]), "more.parquet"
+    )  # three rows of a unit come twice
+    lived_in.make("raw_readings")
+
+    def found() -> tuple[int, int, int]:
+        lake = lived_in.lake
+        frames = (
+            lake.scan("core_readings", "pumps"),
+            lake.scan_beside("core_readings", "pumps", "set_aside"),
+            lake.scan_beside("core_readings", "pumps", "issues"),
+        )
+        readings, aside, issues = (frame.select(pl.len()).collect().item() for frame in frames)
+        return readings, aside, issues
+
+    old = found()
+    where = {"module": "rul_store", "owner": "lake", "method": "_publish"}
+    _kill_when(tmp_path / "started", "core_readings", where, when)
+    left = found()
+    lived_in.make("core_readings")
+    new = found()
+    assert left == (old if when == "before" else new)
+    assert all(more > less for more, less in zip(new, old, strict=True))
+
+
+def _kill_when(started: Path, asset: str, where: dict[str, str], when: str = "before") -> None:
+    command = [sys.executable, "-c", RUN.format(**where), asset, str(started), when]
     log = started.with_suffix(".log")
     with log.open("wb") as told, subprocess.Popen(command, stdout=told, stderr=told) as run:
         while not started.exists():

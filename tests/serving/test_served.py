@@ -8,10 +8,13 @@ import time
 import msgspec
 import pytest
 import redis
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from rul_core.errors import Unavailable
 from rul_serving import served as served_module
+from rul_serving.database import Database
+from rul_serving.served import ServedModels
 from rul_serving.threads import Lane
 from rul_store import swallowed
 
@@ -132,6 +135,38 @@ def test_a_refused_bundle_that_is_restored_is_served(platform, eventually, monke
         (platform.root / "elsewhere").rename(platform.bundle(new))
         eventually(lambda: version(client) == new)
         assert client.get("/health").json()["status"] == "ready"
+
+
+def test_a_champion_whose_folder_is_away_is_told_instead_of_passed_over(platform):
+    champion = platform.release()
+    (platform.root / "models" / "pumps").rename(platform.root / "elsewhere")
+    with platform.client() as client:
+        health = client.get("/readyz").json()
+        (model,) = client.get("/v1/models").json()["models"]
+    assert health["status"] == "degraded"
+    assert champion.version in health["dependencies"]["model_root"]["detail"]
+    assert model["live"] == msgspec.to_builtins(champion)
+    assert "is not there" in model["problem"]
+
+
+def test_a_look_at_many_fleets_is_one_question(platform):
+    platform.release()
+    for number in range(20):
+        (platform.root / "models" / f"fleet{number}").mkdir()
+    asked = []
+
+    async def scenario() -> None:
+        database = Database(platform.settings.database_url.get_secret_value(), 5)
+
+        @event.listens_for(database._engine, "before_cursor_execute")
+        def count(_connection, _cursor, statement, *_rest) -> None:
+            asked.append(statement)
+
+        await ServedModels(platform.root, database).look()
+        await database.close()
+
+    asyncio.run(scenario())
+    assert len([statement for statement in asked if "champion" in statement]) == 1
 
 
 def test_a_damaged_first_bundle_leaves_the_fleet_not_configured_and_says_why(platform):

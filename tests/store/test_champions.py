@@ -57,6 +57,18 @@ def test_a_release_is_live_in_the_database_and_in_the_file(
     assert champions.history(engine, "pumps") == (moved,)
 
 
+def test_all_champions_are_given_at_once(engine: sa.Engine, tmp_path: Path, versions: list[str]):
+    assert champions.current_all(engine) == {}
+    release(engine, tmp_path, versions[0], expected=0)
+    second = release(engine, tmp_path, versions[1], expected=1)
+    fans = BundleStore(tmp_path).write("fans", {"m": b"f"}, {}, now=datetime.now(UTC))
+    first = champions.move(
+        engine, tmp_path, "fans", fans,
+        expected_generation=0, action=Action.PROMOTE, by="me", reason="it is the first",
+    )  # fmt: skip
+    assert champions.current_all(engine) == {"pumps": second, "fans": first}
+
+
 def test_the_loser_is_told_who_won(engine: sa.Engine, tmp_path: Path, versions: list[str]):
     first = release(engine, tmp_path, versions[0], expected=0)
     with pytest.raises(StoreError, match=rf"run-1 made {versions[0]} live .*better by 2 cycles"):

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -283,6 +284,40 @@ def test_a_flipped_byte_in_a_shard_is_found_by_verify(tmp_path: Path):
     part.write_bytes(damaged)
     with pytest.raises(StoreError, match=r"part-00000\.parquet missing or damaged; make the asset"):
         lake.verify("core", "f")
+
+
+def test_what_stands_beside_a_table_is_replaced_with_it(tmp_path: Path):
+    lake = Lake(tmp_path)
+    lost: list[int] = []
+
+    def shards() -> Iterator[pl.DataFrame]:
+        for number in (1, 2):
+            lost.append(-number)  # known only once the shards were walked through
+            yield numbers(number)
+
+    lake.write("core", "f", "run1", shards(), beside=lambda: {"lost": numbers(*lost)})
+    assert content(lake) == [1, 2]
+    assert lake.scan_beside("core", "f", "lost").collect()["x"].to_list() == [-1, -2]
+    lake.write("core", "f", "run2", numbers(3), beside=lambda: {"lost": numbers(-3).lazy()})
+    assert content(lake) == [3]
+    assert lake.scan_beside("core", "f", "lost").collect()["x"].to_list() == [-3]
+
+
+def test_what_is_missing_or_damaged_beside_a_table_is_named(tmp_path: Path):
+    lake = Lake(tmp_path)
+    written = lake.write("core", "f", "run1", numbers(1), beside=lambda: {"lost": numbers(2)})
+    with pytest.raises(StoreError, match="holds no other beside core; make the asset again"):
+        lake.scan_beside("core", "f", "other")
+    beside = written.path / "beside-lost.parquet"
+    whole = beside.read_bytes()
+    beside.write_bytes(whole[:-1])
+    with pytest.raises(StoreError, match=r"beside-lost\.parquet is \d+ bytes long"):
+        lake.scan_beside("core", "f", "lost")
+    with pytest.raises(StoreError, match=r"beside-lost\.parquet missing or damaged"):
+        lake.verify("core", "f")
+    with pytest.raises(StoreError, match=r"frame '\.\./x' cannot be a file name"):
+        lake.write("core", "f", "run2", numbers(2), beside=lambda: {"../x": numbers(2)})
+    assert content(lake) == [1]
 
 
 def test_a_damaged_description_is_named(tmp_path: Path):

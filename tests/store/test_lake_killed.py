@@ -38,13 +38,18 @@ AT_EVERY_STEP = """
         if child == 0:
             kill_at = step
             shards = [pl.DataFrame({"x": [step] * 3}), pl.DataFrame({"x": [step] * 2})]
-            options = {"keep": 0} if method == "write" else {}
+            options = {}
+            if method == "write":
+                beside = {"beside": pl.DataFrame({"x": [step]})}
+                options = {"keep": 0, "beside": lambda: beside}
             getattr(lake, method)("core", "f", f"run{step}", shards, **options)
             os._exit(0)
         killed = os.waitpid(child, 0)[1] != 0
         table = lake.current("core", "f") and lake.verify("core", "f")
         runs = [run.run_id for run in table.runs] if table else []
-        print(json.dumps({"step": step, "killed": killed, "runs": runs}), flush=True)
+        beside = [[*run.beside] for run in table.runs] if table else []
+        seen = {"step": step, "killed": killed, "runs": runs, "beside": beside}
+        print(json.dumps(seen), flush=True)
         if not killed:
             break
 """
@@ -79,6 +84,7 @@ def test_killed_at_every_step(tmp_path: Path, method: str):
         new = f"run{state['step']}"
         after = [new] if method == "write" else [*before, new]
         assert state["runs"] in (before, after), state
+        assert state["beside"] == [["beside"] if method == "write" else []] * len(state["runs"])
         changed += state["runs"] == after
         before = state["runs"]
     assert before[-1] == f"run{len(seen)}"
