@@ -147,7 +147,7 @@ def append_to_log(log: Path, subset: str, variant: str, seeds: int, entry: dict)
         writer.writerow(
             [
                 datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
-                _commit(),
+                _commit(log),
                 subset,
                 variant,
                 seeds,
@@ -157,8 +157,8 @@ def append_to_log(log: Path, subset: str, variant: str, seeds: int, entry: dict)
         )
 
 
-def _commit() -> str:
-    """The commit that was measured, with a plus where the tree differs from it."""
+def _commit(log: Path) -> str:
+    """The commit that was measured; with a plus where the tree differs from it, log aside."""
     git = shutil.which("git")
     if git is None:
         return "unknown"
@@ -166,7 +166,10 @@ def _commit() -> str:
     head = _output([*here, "rev-parse", "--short", "HEAD"])
     if not head:
         return "unknown"
-    changed = _output([*here, "status", "--porcelain", "--untracked-files=no"])
+    but_for_log = f":(exclude,top)**/{log.name}"
+    changed = _output(
+        [*here, "status", "--porcelain", "--untracked-files=no", "--", ":/", but_for_log]
+    )
     return head + ("+" if changed else "")
 
 

@@ -10,23 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from rul_assets.retraining import Policy
-from rul_core.cells import unit_name
 from rul_core.discovery import describe
 from rul_core.errors import FleetError, NotEnoughData, ReadingsError
 from rul_core.formats import SUFFIXES, parse_file
+from rul_core.issues import ROW
 from rul_core.model import LEAST_LIVES
 from rul_core.readers import conform
-from rul_core.schema import LIFE, UNIT, Fleet, Outcome, read_fleet
+from rul_core.schema import CYCLE, LIFE, UNIT, Fleet, Outcome, read_fleet
 from rul_core.simulator import Simulation, simulate, simulated_fleet
 
 SIMULATED = "demo"
 UNITS, RUNNING, ENDING = 60, 24, 12
 """Machines whose lives ended, machines in service, and those of them that fail later."""
 HELD_BACK = 0.15
-"""Share of the visitor's failed units that lands later."""
+"""Share of the visitor's failed units whose last readings land later."""
 
 
 @dataclass(frozen=True)
@@ -105,60 +106,96 @@ def from_folder(folder: Path, name: str) -> DemoData:
 
 
 def _parted(fleet: Fleet, files: list[Path], remarks: tuple[str, ...]) -> DemoData:
-    """The files without the last of their failed units, and these, to land later.
+    """The files, with the last failed lives cut in two: in service at first, and their ends later.
 
     Raises:
         ReadingsError: A file cannot be read.
         NotEnoughData: Too few units failed to hold some back.
     """
     tables = {path: parse_file(path.read_bytes(), path.name) for path in files}
-    held = _held_back(
-        pl.concat(conform(table, fleet, source=path.name).lives for path, table in tables.items()),
-        f"{len(files)} files of fleet {fleet.name}",
-    )
+    read = {path: conform(table, fleet, source=path.name) for path, table in tables.items()}
+    lives = pl.concat(one.lives for one in read.values())
+    cuts, remark = _cuts(lives, pl.concat(one.readings for one in read.values()), fleet)
     first, later, rules = {}, {}, []
     for path, table in tables.items():
-        rule = fleet.rule_for(path.name)
-        # Also rows that cannot be read move with their unit.
-        unit = pl.lit(rule.unit_prefix) + unit_name(table, fleet.columns.unit)
-        is_late = unit.is_in(held.implode()).fill_null(value=False)
-        if not table.select(is_late.any()).item():
+        rule, name = fleet.rule_for(path.name), glob.escape(path.name)
+        rows = read[path].readings.join(cuts, on=[UNIT, LIFE], how="inner")
+        if rows.is_empty():
             first[path.name] = path.read_bytes()
             continue
-        for part, name, which in ((first, "first", ~is_late), (later, "later", is_late)):
-            rows, content = table.filter(which), io.BytesIO()
-            if not rows.is_empty():
-                rows.write_parquet(content)
-                part[f"{path.name}.{name}.parquet"] = content.getvalue()
-        # What the file's name says holds of both parts.
-        rules.append(msgspec.structs.replace(rule, glob=f"{glob.escape(path.name)}.*"))
+        late = rows.filter(pl.col(CYCLE) > pl.col("cut"))
+        # Rows that cannot be read stay with their unit, lest they end its life.
+        unread = read[path].set_aside.join(cuts, on=UNIT, how="semi")
+        early = [*rows.filter(pl.col(CYCLE) <= pl.col("cut"))[ROW], *unread[ROW]]
+        row = pl.int_range(1, pl.len() + 1)
+        running = table.filter(row.is_in(early))
+        if fleet.columns.outcome is not None:  # it may tell the end in every row
+            running = running.with_columns(pl.lit(None, pl.String).alias(fleet.columns.outcome))
+        for part, word, content in (
+            (first, "ended", table.filter(~row.is_in([*rows[ROW], *unread[ROW]]))),
+            (first, "running", running),
+            (later, "later", table.filter(row.is_in([*late.filter("ends")[ROW]]))),
+        ):
+            if not content.is_empty():
+                data = io.BytesIO()
+                content.write_parquet(data)
+                part[f"{path.name}.{word}.parquet"] = data.getvalue()
+        # What the file's name says holds of its parts, but for those that run on.
+        replace = msgspec.structs.replace
+        rules += [
+            replace(rule, glob=f"{name}.running.parquet", outcome=Outcome.RUNNING),
+            replace(rule, glob=f"{name}.*.parquet"),
+        ]
     return DemoData(
         fleet=msgspec.structs.replace(fleet, files=(*rules, *fleet.files)),
         first=first,
         later=later,
-        remarks=(*remarks, f"{len(held)} units, of those that failed, land later"),
+        remarks=(*remarks, remark),
     )
 
 
-def _held_back(lives: pl.DataFrame, source: str) -> pl.Series:
-    """The last of the failed units: some, and enough for the sensor to ask for a training.
+def _cuts(lives: pl.DataFrame, readings: pl.DataFrame, fleet: Fleet) -> tuple[pl.DataFrame, str]:
+    """Which lives are shown in service at first, up to which cycle, and which of them end later.
 
-    Args:
-        lives: Lives frames of all files, in one.
-        source: For messages.
+    As many end later as make the sensor ask for a training; where no machine of the files is in
+    service, as many more stay so.
+
+    Returns:
+        unit, life, cut, ends; and a remark for people.
     """
-    failed = (
-        lives.filter(pl.col("outcome") == Outcome.FAILED.value)
-        .group_by(UNIT, maintain_order=True)
-        .agg(pl.col(LIFE).n_unique())
+    ends = lives.group_by(UNIT, LIFE, maintain_order=True).agg(
+        failed=(pl.col("outcome") == Outcome.FAILED.value).any(),
+        running=(pl.col("outcome") == Outcome.RUNNING.value).all(),
     )
-    units, ended = failed[UNIT], failed[LIFE].to_list()
-    count = max(1, round(HELD_BACK * len(units)))
-    while count < len(units) and sum(ended[-count:]) < Policy().lives_needed(sum(ended[:-count])):
-        count += 1
-    if len(units) - count < LEAST_LIVES:
+    failed = ends.filter("failed").height
+    units = ends.filter("failed", pl.col(LIFE) == pl.col(LIFE).max().over(UNIT))
+    staying_too = not ends["running"].any()
+
+    def held(ending: int) -> int:
+        return ending * (2 if staying_too else 1)
+
+    ending = max(1, round(HELD_BACK * units.height))
+    while ending < Policy().lives_needed(failed - held(ending)):
+        ending += 1
+    if units.height - held(ending) < LEAST_LIVES:
         raise NotEnoughData(
-            f"{source}: {len(units)} units failed, at least {LEAST_LIVES + count} are needed to "
-            "learn from some and hold others back"
+            f"fleet {fleet.name}: {units.height} units failed, at least "
+            f"{LEAST_LIVES + held(ending)} are needed to learn from some and hold others back"
         )
-    return units.tail(count)
+    chosen = units.tail(held(ending)).select(UNIT, LIFE)
+    # From half of a life to nine tenths, so that the ranking has something to rank.
+    share = np.linspace(0.5, 0.9, chosen.height)
+    np.random.default_rng(0).shuffle(share)
+    begin, end = pl.col(CYCLE).min(), pl.col(CYCLE).max()
+    lengths = readings.group_by(UNIT, LIFE).agg(begin.alias("begin"), (end - begin).alias("length"))
+    cuts = (
+        chosen.with_columns(
+            share=pl.Series(share), ends=pl.int_range(pl.len()) >= chosen.height - ending
+        )
+        .join(lengths, on=[UNIT, LIFE], maintain_order="left")
+        .select(UNIT, LIFE, "ends", cut=pl.col("begin") + pl.col("share") * pl.col("length"))
+    )
+    return cuts, (
+        f"{chosen.height} of {units.height} units that failed are shown in service at first; the "
+        f"last readings of {ending} of them land later"
+    )

@@ -6,7 +6,6 @@ options (``demo``), its data (``demo_data``), the programs (``programs``), any s
 
 import os
 import shutil
-import threading
 import time
 import urllib.request
 from contextlib import ExitStack
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 SHOWN = 12
 RETRAIN_TIMEOUT_SECONDS = 900.0
 LOOK_EVERY_SECONDS = 1.0
-QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
-"""Dagster's own lines would drown the progress; they are kept in its event log."""
 
 
 class DemoFailed(RulError):
@@ -76,7 +73,7 @@ def tell(
     """The story; its outcome for programs."""
     fleet = material.fleet.name
     environment = laptop.environment() | {"RUL_RETRAIN_COOL_DOWN_SECONDS": "0"}
-    # Dagster's instance and our resources read it in this process.
+    # Dagster's instance reads it in this process.
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
@@ -87,7 +84,7 @@ def tell(
     logs, (dagster_port, api_port) = laptop.root / "logs", map(programs.free_port, wanted)
     with ExitStack() as stack:
         api = stack.enter_context(programs.api(environment, api_port, logs / "api.log"))
-        _materialise(fleet)
+        _materialise(fleet, environment, logs / "first_run.log")
         address = f"http://127.0.0.1:{api_port}"
         api.wait_until_it_answers(f"{address}/livez", 60)
         first = _wait_for_version(address, fleet, None, api)
@@ -126,47 +123,36 @@ def _land(root: Path, fleet: str, content: dict[str, bytes]) -> None:
         files.write(root / landing.FOLDER / fleet / name, data)
 
 
-def _materialise(fleet: str) -> None:
-    """Everything from raw readings to prognoses, in this process, with progress shown."""
-    import dagster as dg
+def _materialise(fleet: str, environment: dict[str, str], log: Path) -> None:
+    """Everything from raw readings to prognoses, with progress shown."""
+    from dagster import DagsterInstance
 
-    from rul_assets.definitions import defs
-    from rul_assets.partitions import FLEETS
-
-    with dg.DagsterInstance.get() as instance:
-        instance.add_dynamic_partitions(str(FLEETS.name), [fleet])
-        job = defs().resolve_job_def("everything")
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                job.execute_in_process(partition_key=fleet, instance=instance, run_config=QUIET)
-            except BaseException as error:
-                failed.append(error)
-
-        worker = threading.Thread(target=work, name="materialise")
-        worker.start()
-        bar = Progress(
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        with bar:
-            _follow(instance, bar, worker)
-        worker.join()
-        if failed:
-            raise failed[0]
+    bar = Progress(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    with (
+        DagsterInstance.get() as instance,
+        programs.first_run(environment, fleet, log) as run,
+        bar,
+    ):
+        follow(instance, bar, run)
 
 
-def _follow(instance: "DagsterInstance", bar: Progress, worker: threading.Thread) -> None:
-    """A line for each step of the newest run, as it begins and ends."""
+def follow(instance: "DagsterInstance", bar: Progress, program: Program) -> None:
+    """A line for each step of the newest run, as it begins and ends, until the program has ended.
+
+    Raises:
+        ProgramError: The program failed.
+    """
     from dagster import DagsterEventType
 
     tasks: dict[str, TaskID] = {}
     cursor = None
     while True:
-        alive = worker.is_alive()
+        ended = program.has_ended()
         for run in instance.get_runs(limit=1):
             page = instance.get_records_for_run(run.run_id, cursor=cursor)
             cursor = page.cursor
@@ -178,7 +164,7 @@ def _follow(instance: "DagsterInstance", bar: Progress, worker: threading.Thread
                     tasks[event.step_key] = bar.add_task(event.step_key, total=1)
                 elif event.event_type is DagsterEventType.STEP_SUCCESS:
                     bar.update(tasks[event.step_key], completed=1)
-        if not alive:
+        if ended:
             return
         time.sleep(0.2)
 
@@ -229,6 +215,8 @@ def _watch(address: str, fleet: str, before: str, api: Program, dagster: Program
                 if told.get(run.run_id) != run.status:
                     told[run.run_id] = run.status
                     _tell_of(run)
+                    if run.status is DagsterRunStatus.SUCCESS:
+                        refuse_unreleased(instance, run)
                 if run.status is DagsterRunStatus.FAILURE:
                     raise DemoFailed(
                         f"run {run.run_id} failed; the end of {dagster.log}:\n"
@@ -244,6 +232,27 @@ def _watch(address: str, fleet: str, before: str, api: Program, dagster: Program
         f"fleet {fleet} was still served by {before} after {RETRAIN_TIMEOUT_SECONDS:.0f} s; "
         f"the end of {dagster.log}:\n{dagster.end_of_log(40)}"
     )
+
+
+def refuse_unreleased(instance: "DagsterInstance", run: "DagsterRun") -> None:
+    """See that a run that trained a challenger also released it: nobody need wait for it else.
+
+    Raises:
+        DemoFailed: It did not; says why.
+    """
+    from dagster import AssetKey, DagsterEventType
+
+    champion, made = AssetKey("released_model"), DagsterEventType.ASSET_MATERIALIZATION
+    for record in instance.get_records_for_run(run.run_id, of_type=made).records:
+        event = record.event_log_entry
+        if event.asset_materialization is None or event.asset_materialization.asset_key != champion:
+            continue
+        told = event.asset_materialization.metadata
+        if not told["released"].value:
+            raise DemoFailed(
+                f"a challenger was trained, and is not released: {told['why'].value}; so the "
+                f"champion {told['champion'].value} stays, as it should on such data"
+            )
 
 
 def _tell_of(run: "DagsterRun") -> None:

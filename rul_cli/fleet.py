@@ -33,6 +33,7 @@ def init(
     from rul_store import files, fleets
     from rul_store.landing import FOLDER
 
+    fleets.path_of(root, name)  # refuses a name that cannot be one
     if not file.is_file():
         raise ReadingsError("no such file; name a .txt, .csv or .parquet file", source=str(file))
     data = file.read_bytes()
@@ -57,38 +58,37 @@ def list_fleets(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """The fleets that have a description, and which version of their model is live."""
+    from rul_core.errors import RulError
     from rul_store import champions, fleets
 
-    described = [fleets.load(root, name) for name in fleets.names(root)]
-    live = {fleet.name: champions.read_live(root, fleet.name) for fleet in described}
-    versions = {name: champion.version if champion else None for name, champion in live.items()}
-    if json:
-        print_json(
-            [
-                {
-                    "fleet": fleet.name,
-                    "sensors": len(fleet.columns.sensors),
-                    "unit_of_life": fleet.unit_of_life,
-                    "label_cap_cycles": fleet.learning.label_cap_cycles,
-                    "live_version": versions[fleet.name],
-                }
-                for fleet in described
-            ]
+    listed, spoilt = [], []
+    for name in fleets.names(root):
+        try:
+            fleet, live = fleets.load(root, name), champions.read_live(root, name)
+        except RulError as error:  # the other fleets are listed all the same
+            spoilt.append({"fleet": name, "error": str(error)})
+            continue
+        listed.append(
+            {
+                "fleet": name,
+                "sensors": len(fleet.columns.sensors),
+                "unit_of_life": fleet.unit_of_life,
+                "label_cap_cycles": fleet.learning.label_cap_cycles,
+                "live_version": live.version if live else None,
+            }
         )
+    if json:
+        print_json([*listed, *spoilt])
         return
-    if not described:
+    if not listed and not spoilt:
         _say(f"No fleet under {root}; `rul fleet init NAME FILE` describes one.")
         return
     table = Table("fleet", "sensors", "life in", "label cap", "live version")
-    for fleet in described:
-        table.add_row(
-            fleet.name,
-            str(len(fleet.columns.sensors)),
-            fleet.unit_of_life,
-            f"{fleet.learning.label_cap_cycles:g}",
-            versions[fleet.name] or "none yet",
-        )
+    for name, sensors, unit_of_life, cap, version in (row.values() for row in listed):
+        table.add_row(name, str(sensors), unit_of_life, f"{cap:g}", version or "none yet")
     console.print(table)
+    for one in spoilt:
+        _say(f"Fleet {one['fleet']} cannot be read: {one['error']}")
 
 
 @app.command("show")

@@ -48,7 +48,16 @@ class Laptop:
         return _dagster_home(self.settings)
 
     def environment(self) -> dict[str, str]:
-        """The environment that the platform's other programs start with here."""
+        """The environment that the platform's other programs start with here.
+
+        Raises:
+            SettingsError: One of their settings is wrong, which else only their logs would tell.
+        """
+        from rul_assets.settings import AssetsSettings
+        from rul_serving.settings import ServingSettings
+
+        AssetsSettings()
+        ServingSettings(**dict(self.settings))
         url = self.settings.redis_url
         # A setting and the file that it may stand in must not both be given.
         files = {f"{name}_FILE" for name in NAMED_FOR_CHILDREN}

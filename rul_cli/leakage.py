@@ -101,21 +101,30 @@ def leakage_gate(
 
 
 def _read(path: Path) -> "pl.DataFrame":
-    import polars as pl
-
     from rul_core.errors import ReadingsError
+    from rul_core.formats import parse_file
 
     if path.suffix.lower() not in {".parquet", ".csv"}:
         raise ReadingsError("give a .parquet or .csv file", source=str(path))
     if not path.is_file():
         raise ReadingsError("there is no such file", source=str(path))
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path)
-        # The first rows may be whole numbers where later ones are not.
-        return pl.read_csv(path, infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
-        raise ReadingsError(f"cannot be read: {error}", source=str(path)) from error
+    table = parse_file(path.read_bytes(), str(path))
+    return table if path.suffix.lower() == ".parquet" else _with_numbers(table)
+
+
+def _with_numbers(table: "pl.DataFrame") -> "pl.DataFrame":
+    """A table of texts with numbers in the columns that hold nothing else."""
+    import polars as pl
+
+    from rul_core.cells import is_missing, number
+
+    columns = []
+    for name in table.columns:
+        found = table.select(number(table, name).alias(name), missing=is_missing(table, name))
+        if found[name].null_count() == found["missing"].sum():
+            whole = (found[name].is_null() | (found[name] == found[name].round())).all()
+            columns.append(found[name].cast(pl.Int64) if whole else found[name])
+    return table.with_columns(columns)
 
 
 def _load(path: Path) -> "CatBoost":

@@ -28,21 +28,27 @@ app.command("leakage-gate")(leakage.leakage_gate)
 app.command("demo")(demo.demo)
 app.command("dev")(dev.dev)
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main() -> None:
     """Run the command; an error that was foreseen is one line, not a traceback.
 
     A closed terminal and a polite kill end it as Ctrl-C does: what it started is stopped.
     """
-    for sign in (signal.SIGTERM, signal.SIGHUP):
+    for sign in ENDINGS:
         signal.signal(sign, _interrupt)
     try:
         app()
-    except RulError as error:
+    except (RulError, OSError) as error:  # such as a folder that this user may not write to
         told = f"[red]{type(error).__name__}[/red]: {escape(str(error))}"
         console.print(told, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
 def _interrupt(_sign: int, _frame: FrameType | None) -> None:
+    # From here on all that was started is being stopped, which an impatient second Ctrl-C, or a
+    # terminal that is closed meanwhile, shall not cut short.
+    for sign in ENDINGS:
+        signal.signal(sign, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -2,15 +2,18 @@
 
 import getpass
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from rul_cli.console import console, print_json
 from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, opened
+
+if TYPE_CHECKING:
+    from rul_store.champions import Champion
 
 app = typer.Typer(no_args_is_help=True, help="Which models there are, what is live, and back.")
 
@@ -82,7 +85,9 @@ def history(
     if json:
         print_json(msgspec.to_builtins(moves))
         return
-    table = Table("generation", "version", "from", "action", "by", "reason")
+    # Half a version is no version.
+    version = Column("version", no_wrap=True, overflow="fold")
+    table = Table("#", version, "from", "action", "by", "reason")
     for move in moves:
         table.add_row(
             str(move.generation),
@@ -93,6 +98,33 @@ def history(
             move.reason,
         )
     console.print(table if moves else f"Fleet {fleet} never had a released model.")
+
+
+@app.command("promote")
+def promote(
+    fleet: FleetName,
+    version: Annotated[str, typer.Argument(help="of `rul models list`")],
+    reason: Annotated[str, typer.Option(help="for people, later")],
+    root: Root = DEFAULT_ROOT,
+    json: Annotated[bool, typer.Option("--json", help="print the new champion as JSON")] = False,
+) -> None:
+    """Make a version live that a person chose, whatever the gate said of it."""
+    from rul_store import champions
+
+    with opened(root) as laptop:
+        before = champions.current(laptop.engine, fleet)
+        champion = champions.move(
+            laptop.engine,
+            laptop.root,
+            fleet,
+            version,
+            expected_generation=before.generation if before else 0,
+            action=champions.Action.PROMOTE,
+            by=_user(),
+            reason=reason,
+            redis_client=laptop.redis_client,
+        )
+    _tell(champion, json=json)
 
 
 @app.command("rollback")
@@ -114,10 +146,15 @@ def rollback(
             reason=reason,
             redis_client=laptop.redis_client,
         )
+    _tell(champion, json=json)
+
+
+def _tell(champion: "Champion", *, json: bool) -> None:
     if json:
         print_json(msgspec.to_builtins(champion))
     else:
-        console.print(f"Fleet {fleet} is served by {champion.version} now.", highlight=False)
+        told = f"Fleet {champion.fleet} is served by {champion.version} now."
+        console.print(told, highlight=False)
 
 
 def _user() -> str:

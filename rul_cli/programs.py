@@ -30,13 +30,21 @@ class ProgramError(RulError):
 class Program:
     """A program that runs while the context is open; its output goes to a log file.
 
-    It leads a process group of its own, so that stopping it stops what it started.
+    It leads a process group of its own, so that stopping it stops what it started. What does not
+    stop when it is asked to is killed after ``stop_timeout_seconds``.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        stop_timeout_seconds: float | None = None,
     ) -> None:
         self.name, self._command, self._environment, self.log = name, command, environment, log
+        self._stop_timeout_seconds = stop_timeout_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -73,7 +81,7 @@ class Program:
             except ProcessLookupError:
                 break
             try:
-                process.wait(STOP_TIMEOUT_SECONDS)
+                process.wait(self._stop_timeout_seconds or STOP_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 continue
         process.wait()
@@ -85,6 +93,13 @@ class Program:
                 f"{self.name} stopped with code {self._process.returncode}; the end of {self.log}:"
                 f"\n{self.end_of_log()}"
             )
+
+    def has_ended(self) -> bool:
+        """Whether it has ended, and well; ProgramError if it failed."""
+        if self._process is not None and self._process.poll() == 0:
+            return True
+        self.check()
+        return False
 
     def end_of_log(self, lines: int = 15) -> str:
         """The last lines that it wrote."""
@@ -122,6 +137,12 @@ def api(environment: Mapping[str, str], port: int, log: Path) -> Program:
     """The HTTP API."""
     environment = {**environment, "RUL_HOST": "127.0.0.1", "RUL_PORT": str(port)}
     return Program("the API", [sys.executable, "-m", "rul_serving"], environment, log)
+
+
+def first_run(environment: Mapping[str, str], fleet: str, log: Path) -> Program:
+    """A fleet's first run; it may be killed at any moment, and need not be waited for."""
+    command = [sys.executable, "-m", "rul_cli.first_run", fleet]
+    return Program("the first run", command, environment, log, stop_timeout_seconds=1.0)
 
 
 def free_port(wanted: int) -> int:

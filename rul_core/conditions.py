@@ -69,6 +69,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         """(n, sensors) float64 z-scores within the conditions.
 
         NaN where not read, and where a setting was not read: the condition is unknown then.
+        Infinite where a value is so large that its z-score is no number: out of any support.
         """
         condition, distance = self.assign(readings)
         return self.z_scores(matrix(readings, self.sensors), condition, distance)
@@ -77,8 +78,9 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         self, sensors: np.ndarray, condition: np.ndarray, distance: np.ndarray
     ) -> np.ndarray:
         """As ``normalise``, for sensors (n, K) float64 and what ``nearest`` says of them."""
-        values = sensors - np.asarray(self.sensor_mean)[condition]
-        values /= np.asarray(self.sensor_scale)[condition]
+        with np.errstate(over="ignore"):
+            values = sensors - np.asarray(self.sensor_mean)[condition]
+            values /= np.asarray(self.sensor_scale)[condition]
         values[np.isinf(distance)] = np.nan
         return values
 

@@ -28,24 +28,32 @@ class ReadingsError(RulError):
     Args:
         message: What is wrong, with the value and the remedy.
         source: The file or table.
-        row: The 1-based line or row, where there is one.
+        line: The line of a text file, counted from 1 with its header, where there is one.
+        row: The row of data, counted from 1, where there is one.
         column: The column, where there is one.
     """
 
     def __init__(
-        self, message: str, *, source: str = "", row: int | None = None, column: str | None = None
+        self,
+        message: str,
+        *,
+        source: str = "",
+        line: int | None = None,
+        row: int | None = None,
+        column: str | None = None,
     ) -> None:
         where = ", ".join(
             part
             for part in (
                 source,
+                f"line {line}" if line is not None else "",
                 f"row {row}" if row is not None else "",
                 f"column {column!r}" if column is not None else "",
             )
             if part
         )
         super().__init__(f"{where}: {message}" if where else message)
-        self.source, self.row, self.column = source, row, column
+        self.source, self.line, self.row, self.column = source, line, row, column
 
 
 class NotEnoughData(RulError):

@@ -31,7 +31,7 @@ class Judged:
     """Rows of units with the truth and what was said of them by a model that had not seen them."""
 
     frame: pl.DataFrame
-    """unit, life, cycle, rul_cycles (true), weight, predicted."""
+    """unit, life, cycle, rul_cycles (true), weight, predicted (as it would have been given out)."""
     quantiles: np.ndarray
     """(rows, levels) in cycles."""
 
@@ -47,27 +47,16 @@ def judged(evidence: pl.DataFrame, cap: float) -> Judged:
         NotEnoughData: Too few units for bands once a fold is left out, or no reading lies at a
             remaining life that is judged.
     """
-    predicted, true = evidence["predicted"].to_numpy(), evidence[RUL].to_numpy()
-    units, folds = unit_codes(evidence), evidence["fold"].to_numpy()
-    weights = evidence["weight"].to_numpy()
-    quantiles = np.empty((len(true), len(intervals.LEVELS)))
-    for fold in np.unique(folds):
-        out = folds == fold
-        kept = ~out
-        bands = intervals.fit(
-            predicted[kept], true[kept], weights[kept], units[kept], folds[kept], cap
-        )
-        quantiles[out] = bands.at(predicted[out])
+    frame, quantiles = _given_out(evidence, cap)
+    true = frame[RUL].to_numpy()
     eligible = _eligible(true, cap)
     if not eligible.any():
         raise NotEnoughData(
             f"no reading lies {EARLIEST_RUL_CYCLES * cap:g} to {LATEST_RUL_CYCLES * cap:g} cycles "
             f"before the end of its life; raise learning.label_cap_cycles, which is {cap:g}"
         )
-    frame = evidence.select(*KEY, RUL, "predicted").with_columns(
-        pl.Series("weight", cut_weights(units, eligible))
-    )
-    return Judged(frame, quantiles)
+    weights = pl.Series("weight", cut_weights(unit_codes(frame), eligible))
+    return Judged(frame.with_columns(weights), quantiles)
 
 
 def score(evidence: pl.DataFrame, cap: float, *, repeats: int = 1000, seed: int = 0) -> Regimes:
@@ -135,7 +124,7 @@ def errors_at_cuts(
     cap = model.fleet.learning.label_cap_cycles
     labelled = label(readings, lives)
     fresh = labelled.join(evidence, on=UNIT, how="anti", maintain_order="left")
-    parts = [evidence.select(*KEY, RUL, "predicted").join(labelled, on=KEY, how="semi")]
+    parts = [_given_out(evidence, cap)[0].join(labelled, on=KEY, how="semi")]
     if fresh.height:
         said = model.predict(fresh)[RUL]
         parts.append(fresh.select(*KEY, RUL).with_columns(said.alias("predicted")))
@@ -157,7 +146,7 @@ def compare(champion: pl.DataFrame, challenger: pl.DataFrame, *, seed: int = 0) 
         seed: Of the bootstrap over units.
 
     Returns:
-        The paired difference in RMSE; ``a_is_worse_beyond_noise`` refuses the challenger.
+        The paired difference in RMSE; ``release.rule`` says what it means.
     """
     judged_rows = challenger.filter(pl.col("weight") > 0.0)
     both = judged_rows.join(champion, on=KEY, how="inner", suffix="_champion").sort(KEY)
@@ -176,6 +165,27 @@ def fleet_is_comparable(a: Fleet, b: Fleet) -> bool:
         a.learning.label_cap_cycles == b.learning.label_cap_cycles
         and a.unit_of_life == b.unit_of_life
     )
+
+
+def _given_out(evidence: pl.DataFrame, cap: float) -> tuple[pl.DataFrame, np.ndarray]:
+    """Evidence as a model would have given it out, with bands calibrated without the row's fold.
+
+    Returns:
+        unit, life, cycle, rul_cycles, predicted; and the quantiles (rows, levels).
+    """
+    predicted, true = evidence["predicted"].to_numpy(), evidence[RUL].to_numpy()
+    units, folds = unit_codes(evidence), evidence["fold"].to_numpy()
+    weights = evidence["weight"].to_numpy()
+    quantiles = np.empty((len(true), len(intervals.LEVELS)))
+    for fold in np.unique(folds):
+        out = folds == fold
+        kept = ~out
+        bands = intervals.fit(
+            predicted[kept], true[kept], weights[kept], units[kept], folds[kept], cap
+        )
+        quantiles[out] = bands.at(predicted[out])
+    points = pl.Series("predicted", intervals.into_band(predicted, quantiles))
+    return evidence.select(*KEY, RUL).with_columns(points), quantiles
 
 
 def _eligible(true: np.ndarray, cap: float) -> np.ndarray:

@@ -26,13 +26,14 @@ def contributions(
     Exact tree SHAP (Lundberg et al. 2020), summed over the features of a channel. What a projected
     channel adds is shared among the sensors by how far each moves that channel from the average
     machine: ``|weight x smoothed value|``. ``typical`` is the model's mean output; ``limits`` is
-    what keeping the point within 0 and the cap changed.
+    what keeping the point within 0, the cap and its 50 % band changed.
 
     Args:
         booster: The point model.
         pipeline: Of its features.
         features: (n, features) float32.
-        smoothed: (n, sensors) normalised and smoothed, as ``projections.smooth`` gives.
+        smoothed: (n, sensors) normalised and smoothed by the pipeline's span, as
+            ``projections.smooth`` gives.
         points: (n,) in cycles, as given out.
 
     Returns:

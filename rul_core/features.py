@@ -132,6 +132,8 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 
     conditions: Conditions
     projections: tuple[Projection, ...] = ()
+    smoothing: int = 1
+    """Span, in readings, of the mean that the projections were fitted on."""
     names: tuple[str, ...]
     """The features' columns, in order; each parses back into its declaration."""
     baseline: int

@@ -99,6 +99,20 @@ def fit(
     )
 
 
+def into_band(points: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """(n,) points, those outside their own 50 % band moved to its nearer bound.
+
+    Three in four machines with such a prediction lived shorter, or longer, than it says: the model
+    has learnt too little there, and the bound is nearer to the truth. A model that has learnt
+    enough gives no such point.
+
+    Args:
+        points: (n,) in cycles.
+        quantiles: (n, ``LEVELS``) in cycles, of the bands at these points.
+    """
+    return np.clip(points, quantiles[:, LEVELS.index(0.25)], quantiles[:, LEVELS.index(0.75)])
+
+
 def failure_probability(
     quantiles: np.ndarray, levels: tuple[float, ...], horizon_cycles: float
 ) -> np.ndarray:

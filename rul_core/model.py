@@ -132,6 +132,7 @@ class RulModel:
         risk = intervals.failure_probability(
             quantiles, self.bands.levels, self.fleet.maintenance.lead_time_cycles
         )
+        point = intervals.into_band(point, quantiles)
         return pl.DataFrame({RUL: point, **column, "failure_probability": risk})
 
 
@@ -156,7 +157,8 @@ class Training:
     model: RulModel
     out_of_fold: pl.DataFrame
     """unit, life, cycle, rul_cycles (true, not capped), fold, weight (the chance of the row to be
-    its unit's random cut) and ``predicted``: the point from a model that did not see the unit."""
+    its unit's random cut) and ``predicted``: the point from a model that did not see the unit, as
+    bands are fitted on it, that is before ``intervals.into_band``."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ def fit_pipeline(labelled: pl.DataFrame, fleet: Fleet, recipe: Recipe) -> Pipeli
     return Pipeline(
         conditions=found,
         projections=directions,
+        smoothing=smoothing,
         names=tuple(f.name for f in declare((d.name for d in directions), windows, age=age)),
         baseline=windows.baseline,
     )

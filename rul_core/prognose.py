@@ -73,7 +73,7 @@ def prognose(
     prognoses = judge(model, lives, version=version, now=now, trace_id=trace_id, seen=seen)
     if not explained or not lives:
         return prognoses
-    smoothed = projections.smooth(readings, model.pipeline.conditions, projections.SMOOTHING)
+    smoothed = projections.smooth(readings, model.pipeline.conditions, model.pipeline.smoothing)
     features = np.stack([life.features for life in lives])
     reasons = explain.contributions(
         model.booster,
@@ -224,8 +224,9 @@ def _foreign(model: RulModel, lives: Sequence[Followed]) -> dict[int, str]:
     outside = (values < np.asarray(support.lowest)) | (values > np.asarray(support.highest))
     told = {}
     for i in np.flatnonzero((distance > MARGIN) | outside.any(axis=1)).tolist():
-        if not np.isfinite(distance[i]):
-            told[i] = f"a setting was not read: {', '.join(found.settings)} are needed"
+        unread = [n for n, v in zip(found.settings, settings[i], strict=True) if np.isnan(v)]
+        if unread:
+            told[i] = f"not read, though the operating condition needs it: {', '.join(unread)}"
         elif distance[i] > MARGIN:
             at = _listed(found.settings, settings[i])
             told[i] = f"an operating condition that training never saw: {at}"

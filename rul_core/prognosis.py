@@ -41,7 +41,8 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     group: str
-    """A sensor's name, ``age``, ``all_sensors``, ``typical``, or ``limits`` (kept in 0..cap)."""
+    """A sensor's name, ``age``, ``all_sensors``, ``typical``, or ``limits`` (kept within 0, the cap
+    and the 50 % band)."""
     cycles: float
 
 

@@ -21,7 +21,7 @@ LATE_WEAR = "late_wear"
 PATTERN = "pattern"
 PATTERNS = 3
 SMOOTHING = 10
-"""Span, in readings, of the exponential mean that directions are fitted on."""
+"""Span of the exponential mean that directions are fitted on, in readings, for the usual lives."""
 LATE = 0.48
 """Share of the label cap under which a machine's wear is late."""
 END = 0.24

@@ -9,7 +9,7 @@ The rules, in the order in which they act:
 out of order    the cycle goes back within a life of one source; the readings are sorted and used
 duplicate       a reading repeats unit, life, cycle and every value of an earlier one; set aside
 conflict        it repeats unit, life and cycle, but not the values; the first one stays
-not a number    a value is NaN or infinite; it becomes null, the reading stays
+not a number    a value is NaN, infinite or beyond ``LARGEST``; it becomes null, the reading stays
 out of range    a value is outside the fleet's ``ranges``; it becomes null, the reading stays
 gap             the step to the next cycle is more than ``GAP_STEPS`` of the usual ones
 stuck           a sensor that varies repeats one value longer than by chance; kept as it is
@@ -39,6 +39,7 @@ from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 __all__ = [
     "GAP_STEPS",
     "ISSUES_SCHEMA",
+    "LARGEST",
     "SET_ASIDE_SCHEMA",
     "STUCK_READINGS",
     "Inspected",
@@ -47,6 +48,8 @@ __all__ = [
     "usual_repeats",
 ]
 
+LARGEST = 1e100
+"""No measurement is larger; squares of such values are no numbers."""
 GAP_STEPS = 3.0
 """A step of more usual steps than this is a gap."""
 STUCK_READINGS = 20
@@ -219,7 +222,7 @@ def _without_non_finite(
     found = []
     for name in channels:
         values = readings[name]
-        finite = values.is_finite()
+        finite = values.abs() <= LARGEST  # NaN is greater than any number here
         if finite.all():
             continue
         runs = _runs(readings, ~finite, values)

@@ -34,16 +34,16 @@ class Paired(msgspec.Struct, frozen=True, kw_only=True):
     """Two models on the same units: RMSE of a less RMSE of b, in cycles; negative favours a."""
 
     difference_cycles: float
+    rmse_b_cycles: float
     low_cycles: float
     high_cycles: float
     probability_a_is_better: float
     """Share of the draws in which a's RMSE is the lower; a tie counts half."""
     units: int
 
-    @property
-    def a_is_worse_beyond_noise(self) -> bool:
-        """Whether the whole interval says that a is worse."""
-        return self.low_cycles > 0
+    def a_is_worse(self, margin_cycles: float = 0.0) -> bool:
+        """Whether the whole interval says that a is worse, by more than a margin."""
+        return self.low_cycles > margin_cycles
 
 
 def draws(
@@ -180,6 +180,7 @@ def paired_bootstrap(
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Paired(
         difference_cycles=float(difference(sums)),
+        rmse_b_cycles=float(np.sqrt(sums[1] / sums[2])),
         low_cycles=float(low),
         high_cycles=float(high),
         probability_a_is_better=float(np.mean(drawn < 0) + np.mean(drawn == 0) / 2),

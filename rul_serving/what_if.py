@@ -8,7 +8,6 @@ the body (``windows``), which model is served (``served``), the rules of a progn
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import numpy as np
 import polars as pl
 import structlog
 
@@ -56,16 +55,14 @@ def _apply(
 ) -> list[Prognosis]:
     trace_id = tracing.trace_id()
     try:
-        # Readings near the largest float overflow to infinity, which is out of domain.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return prognose(
-                loaded.model,
-                readings,
-                version=loaded.version,
-                now=now,
-                explained=explained,
-                trace_id=trace_id,
-            )
+        return prognose(
+            loaded.model,
+            readings,
+            version=loaded.version,
+            now=now,
+            explained=explained,
+            trace_id=trace_id,
+        )
     except Exception:
         # Whatever a model does wrong is an answer of its own, with a state that people know.
         _log.exception("inference failed", fleet=loaded.model.fleet.name, version=loaded.version)

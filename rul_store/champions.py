@@ -161,7 +161,7 @@ def rollback(
     if len(standing) < 2:
         raise StoreError(
             f"fleet {fleet!r} has no version before {standing[0] if standing else 'its first'}; "
-            "promote a version by name"
+            f"choose one with `rul models promote {fleet} VERSION`"
         )
     return move(
         engine,

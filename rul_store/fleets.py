@@ -44,7 +44,7 @@ def save(root: Path, fleet: Fleet, *, replace: bool = False) -> Path:
     """
     path = path_of(root, fleet.name)
     if path.exists() and not replace:
-        raise FleetError(f"{path} exists; edit it, or remove it first")
+        raise FleetError(f"{path} exists; edit it, or write a new one with --replace")
     files.write(path, write_fleet(fleet))
     return path
 

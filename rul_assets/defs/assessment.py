@@ -235,7 +235,8 @@ def released_model(
 ):
     """The champion: the model that answers. It moves to the candidate unless that is worse.
 
-    Both are judged on the same failed lives, of which neither had seen what it is judged on.
+    Both are judged on the same failed lives, of which neither had seen what it is judged on. A
+    champion whose bundle is damaged or missing is replaced without a comparison.
     """
     fleet = context.partition_key
     challenger = load_model(bundles, fleet, candidate_of(lake, fleet, context.run))
@@ -243,12 +244,18 @@ def released_model(
     if champion is not None and champion.version == challenger.version:
         return _told(champion, Ruling(released=True, why="it was the champion already"))
     known = lives.read(engine, fleet)
-    ruling = release.rule(
-        Contender(challenger.model, challenger.evidence()),
-        _contender(bundles, champion),
-        _readings_of_failed(lake, fleet, known),
-        known,
-    )
+    try:
+        standing = _contender(bundles, champion)
+    except BundleError as error:  # it can be loaded nowhere, and training again is the remedy
+        context.log.warning("the champion cannot be compared with: %s", error)
+        ruling = Ruling(released=True, why=f"the champion cannot speak: {error}")
+    else:
+        ruling = release.rule(
+            Contender(challenger.model, challenger.evidence()),
+            standing,
+            _readings_of_failed(lake, fleet, known),
+            known,
+        )
     if not ruling.released:
         context.log.warning("%s is not released: %s", challenger.version, ruling.why)
         return _told(champion, ruling)

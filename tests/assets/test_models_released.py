@@ -97,6 +97,17 @@ def test_a_challenger_that_is_as_good_is_released(lived_in):
     assert champion_of(lived_in).version == lived_in.bundles.list("pumps")[-1]
 
 
+def test_training_again_is_the_remedy_for_a_damaged_champion(lived_in):
+    old = champion_of(lived_in).version
+    (lived_in.bundles.open("pumps", old).folder / "model.cbm").write_bytes(b"damaged")
+    told = metadata_of(lived_in.run("retrain"), "released_model")
+    assert told["released"] is True
+    assert told["why"].startswith("the champion cannot speak: ")
+    assert "model.cbm differs" in told["why"]
+    assert champion_of(lived_in).generation == 2
+    assert champion_of(lived_in).version != old
+
+
 def test_a_release_that_was_made_is_not_made_again(lived_in):
     before = champion_of(lived_in)
     told = metadata_of(lived_in.make("released_model"), "released_model")

@@ -84,7 +84,7 @@ def test_a_description_that_exists_is_kept_unless_it_shall_be_replaced(tmp_path,
     edited = path.read_text()
     error = refused(tmp_path, "init", "pumps", table)
     assert isinstance(error, FleetError)
-    assert str(error) == f"{path} exists; edit it, or remove it first"
+    assert str(error) == f"{path} exists; edit it, or write a new one with --replace"
     assert path.read_text() == edited
     run(tmp_path, "init", "pumps", table, "--replace")
     assert path.read_text() != edited
@@ -115,7 +115,7 @@ def test_a_file_that_is_no_table_of_readings_is_refused(tmp_path, name, content,
 
 @pytest.mark.parametrize("name", ["../pumps", "a b", ".hidden", "x" * 64])
 def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path, table, name):
-    assert isinstance(refused(tmp_path, "init", name, table), FleetError)
+    assert f"fleet {name!r} cannot be a file name" in str(refused(tmp_path, "init", name, table))
     assert not (tmp_path / "fleets").exists()
     assert f"fleet {name!r} cannot be a file name" in str(refused(tmp_path, "show", name))
 
@@ -197,8 +197,18 @@ def test_a_broken_description_is_named_with_its_key(tmp_path):
     described(tmp_path, "pumps")
     path = fleets.path_of(tmp_path, "pumps")
     path.write_text(path.read_text().replace("label_cap_cycles = 30.0", "label_cap_cycles = -1.0"))
-    for command in (["show", "pumps"], ["list"]):
-        assert "label_cap_cycles" in str(refused(tmp_path, *command))
+    assert "label_cap_cycles" in str(refused(tmp_path, "show", "pumps"))
+
+
+def test_one_broken_description_does_not_hide_the_other_fleets(tmp_path):
+    described(tmp_path, "pumps", "mills")
+    fleets.path_of(tmp_path, "mills").write_text("name = 'mills")
+    told = run(tmp_path, "list").stderr
+    assert "none yet" in told
+    assert f"Fleet mills cannot be read: {fleets.path_of(tmp_path, 'mills')} is not valid" in told
+    listed = json.loads(run(tmp_path, "list", "--json").stdout)
+    assert [fleet["fleet"] for fleet in listed] == ["pumps", "mills"]
+    assert "is not valid TOML" in listed[1]["error"]
 
 
 def test_a_guessed_description_reads_the_very_table_it_was_guessed_from(tmp_path, table):

@@ -114,3 +114,13 @@ def test_a_wrong_setting_is_named_and_its_secret_is_not_told(tmp_path, monkeypat
     with pytest.raises(SettingsError, match="RUL_DATABASE_URL") as caught, opened(tmp_path):
         pass
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["RUL_LEARNING_ITERATIONS", "RUL_MAX_UNITS"])
+def test_a_wrong_setting_of_the_other_programs_is_told_before_they_start(
+    tmp_path, database_url, monkeypatch, name
+):
+    monkeypatch.setenv("RUL_DATABASE_URL", database_url)
+    monkeypatch.setenv(name, "many")
+    with opened(tmp_path) as laptop, pytest.raises(SettingsError, match=f"{name}=many"):
+        laptop.environment()

@@ -62,6 +62,15 @@ def test_an_honest_table_passes_with_exit_code_0(tmp_path: Path, suffix: str):
     assert "unit disjoint passed" in said
 
 
+def test_a_table_with_semicolons_decimal_commas_and_gaps_is_read_as_what_it_means(tmp_path: Path):
+    path = tmp_path / "features.csv"
+    gaps = pl.when(pl.col("cycle") != 7).then("wear").cast(pl.String)
+    commas = table().with_columns(gaps.str.replace(".", ",", literal=True).fill_null("NA"))
+    path.write_bytes(b"\xef\xbb\xbf" + commas.write_csv(separator=";").encode())
+    result = run(path, "--split", "part")
+    assert result.exit_code == 0, result.output
+
+
 def test_a_leak_is_told_with_exit_code_1(tmp_path: Path):
     path = tmp_path / "features.parquet"
     table().with_columns(LEAK).write_parquet(path)
@@ -127,8 +136,8 @@ def test_text_with_brackets_is_printed_as_it_is(tmp_path: Path):
     [
         ("features.csv", None, "there is no such file"),
         ("features.xlsx", b"PK", "give a .parquet or .csv file"),
-        ("features.parquet", b"no parquet at all", "cannot be read"),
-        ("features.csv", b"", "cannot be read"),
+        ("features.parquet", b"no parquet at all", "not readable as Parquet"),
+        ("features.csv", b"", "the file is empty"),
         ("features.csv", b"unit,cycle\na,1\n", "columns ['rul_cycles'] are missing"),
     ],
 )

@@ -136,7 +136,7 @@ def test_the_history_tells_what_was_live_from_when_who_moved_it_and_why(released
     assert times == sorted(times)
     told = run("history", FLEET).stderr
     assert f"{times[0]:%Y-%m-%d}" in told
-    assert "generation" in told
+    assert all(version in told for version in released), "in full, however narrow the terminal"
 
 
 def test_a_rollback_makes_the_version_before_live_within_seconds(released, root, engine):
@@ -151,6 +151,25 @@ def test_a_rollback_makes_the_version_before_live_within_seconds(released, root,
     assert champion.promoted_by
     assert champions.read_live(root, FLEET) == champion
     assert run("show", FLEET).stdout.strip() == "# Model 2"
+
+
+def test_a_person_may_make_any_version_live_and_come_back_from_a_rollback(released, engine):
+    run("rollback", FLEET, "--reason", "it sees ghosts")
+    told = run("promote", FLEET, released[2], "--reason", "the ghosts were real").stderr
+    assert told == f"Fleet pumps is served by {released[2]} now.\n"
+    champion = champions.current(engine, FLEET)
+    assert champion is not None
+    assert (champion.version, champion.generation) == (released[2], 5)
+    assert (champion.action, champion.reason) == (Action.PROMOTE, "the ghosts were real")
+    shown = json.loads(run("promote", FLEET, released[0], "--reason", "why not", "--json").stdout)
+    assert (shown["version"], shown["generation"]) == (released[0], 6)
+
+
+def test_a_version_that_is_not_there_is_not_promoted(released, engine):
+    told = str(refused("promote", FLEET, "20200101T000000Z-000000", "--reason", "a typo"))
+    assert "is not there" in told
+    assert released[2] in told
+    assert [move.version for move in champions.history(engine, FLEET)] == released
 
 
 def test_a_rollback_asks_for_a_reason(released):

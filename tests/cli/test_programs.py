@@ -40,6 +40,14 @@ def runs(pid: int) -> bool:
         return False
 
 
+def has_ended(program: Program) -> bool:
+    """Whether a program ends well very soon."""
+    deadline = time.monotonic() + 5
+    while not program.has_ended() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return program.has_ended()
+
+
 def is_gone(pid: int) -> bool:
     """Whether a process ends very soon."""
     deadline = time.monotonic() + 5
@@ -107,6 +115,25 @@ def test_a_program_that_stopped_by_itself_shows_its_code_and_the_end_of_its_log(
     lines = str(caught.value).splitlines()
     assert lines[0] == f"the shell stopped with code 7; the end of {program.log}:"
     assert lines[1:] == [*(f"line {i}" for i in range(17, 31)), "no disk"]
+
+
+def test_a_program_that_ends_well_is_told_from_one_that_runs_or_fails(shell):
+    with shell("sleep 600") as program:
+        assert not program.has_ended()
+    with shell("exit 0") as program:
+        assert has_ended(program)
+    with shell("exit 4") as program, pytest.raises(ProgramError, match="stopped with code 4"):
+        has_ended(program)
+
+
+def test_a_program_that_need_not_be_waited_for_is_killed_soon(tmp_path):
+    line = "trap '' TERM; echo $$; while :; do sleep 0.01; done"
+    command = ["bash", "-c", line]
+    log = tmp_path / "log"
+    with Program("it", command, os.environ, log, stop_timeout_seconds=0.2) as program:
+        wait_for(program, r"\d+(?=\n)")
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
 
 
 def test_a_program_that_is_not_installed_says_how_to_get_it(tmp_path):

@@ -18,7 +18,7 @@ def explained(pumps, rows: np.ndarray, smoothed: np.ndarray | None = None):
     points = model.predict_rows(features)[RUL].to_numpy()
     if smoothed is None:
         smoothed = projections.smooth(
-            pumps.readings, model.pipeline.conditions, projections.SMOOTHING
+            pumps.readings, model.pipeline.conditions, model.pipeline.smoothing
         )[rows]
     return (
         explain.contributions(model.booster, model.pipeline, features, smoothed, points),

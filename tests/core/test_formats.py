@@ -35,21 +35,21 @@ def test_blanks_and_blank_lines_do_not_matter_in_cmapss_text(end):
 @pytest.mark.parametrize(("cells", "found"), [(23, 25), (25, 27)])
 def test_a_cmapss_line_with_a_wrong_number_of_columns_is_named(cells, found):
     text = "\n".join([cmapss_line(1, 1), "", cmapss_line(1, 2, cells), cmapss_line(1, 3)])
-    with pytest.raises(ReadingsError, match=f"x.txt, row 3: found {found} columns, expected 26"):
+    with pytest.raises(ReadingsError, match=f"x.txt, line 3: found {found} columns, expected 26"):
         parse_file(text.encode(), "x.txt")
 
 
 def test_a_short_line_and_a_long_one_do_not_cancel_out():
     text = "\n".join([cmapss_line(1, 1), cmapss_line(1, 2, 23), cmapss_line(1, 3, 25)])
-    with pytest.raises(ReadingsError, match="row 2: found 25"):
+    with pytest.raises(ReadingsError, match="line 2: found 25"):
         parse_file(text.encode(), "x.txt")
-    with pytest.raises(ReadingsError, match="row 3: found 2 columns, expected 3"):
+    with pytest.raises(ReadingsError, match="line 3: found 2 columns, expected 3"):
         parse_file(b"a,b,c\n1,2,3\n4,5\n6,7,8,9\n", "x.csv")
 
 
 def test_a_file_cut_while_it_was_written_is_named():
     text = "\n".join(cmapss_line(1, cycle) for cycle in range(1, 5))
-    with pytest.raises(ReadingsError, match="row 4: found 17 columns, expected 26"):
+    with pytest.raises(ReadingsError, match="line 4: found 17 columns, expected 26"):
         parse_file(text[:-58].encode(), "x.txt")
 
 
@@ -78,28 +78,59 @@ def test_csv_may_begin_with_a_byte_order_mark_and_hold_quotes_and_blank_lines():
     assert table.rows() == [('a "b", c', "1"), ("x\ny", "2")]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_without_separating_commas_may_have_decimal_commas(separator):
+    text = "unit,cycle,heat,note\np 1,1, -2;5 ,a;b\np 1,2,;5e-3,1;2;3\np 1,3,7,\n"
+    text = text.replace(",", "|").replace(";", ",").replace("|", separator)
+    table = parse_file(text.encode(), "pumps.csv")
+    assert table["heat"].to_list() == [" -2.5 ", ".5e-3", "7"]
+    assert table["note"].to_list() == ["a,b", "1,2,3", None]
+
+
+def test_where_numbers_have_points_a_comma_is_no_decimal_one():
+    table = parse_file(b"unit;heat;mass\np1;1.5;1,234\n", "pumps.csv")
+    assert table.row(0) == ("p1", "1.5", "1,234")
+
+
+def test_csv_lines_may_end_in_carriage_returns_alone():
+    assert parse_file(b"unit,cycle\rp1,1\rp1,2\r", "x.csv").rows() == [("p1", "1"), ("p1", "2")]
+
+
+def test_a_column_name_may_have_a_line_break():
+    assert parse_file(b'unit,"heat\n(K)"\np1,1\n', "x.csv").columns == ["unit", "heat\n(K)"]
+
+
+def test_a_csv_without_a_header_is_refused_so_that_its_first_reading_is_not_lost():
+    with pytest.raises(ReadingsError, match=r"x.csv, line 1: there is no header.*put the columns'"):
+        parse_file(b"1,1,5.5\n1,2,5.6\n", "x.csv")
+
+
 @pytest.mark.parametrize(
     ("line", "found"), [("p1,2", 2), ("p1,2,3,4", 4), ('"p1,2",3', 2), ("p1;2;3", 1)]
 )
 def test_a_csv_line_with_a_wrong_number_of_columns_is_named(line, found):
     text = f"unit,cycle,heat\np1,1,5\n{line}\np1,3,5\n"
-    with pytest.raises(ReadingsError, match=f"x.csv, row 3: found {found} columns, expected 3"):
+    with pytest.raises(ReadingsError, match=f"x.csv, line 3: found {found} columns, expected 3"):
         parse_file(text.encode(), "x.csv")
 
 
 def test_a_quote_that_is_never_closed_is_named():
-    with pytest.raises(ReadingsError, match=r"x.csv, row \d+: unexpected end of data; close the q"):
+    with pytest.raises(
+        ReadingsError, match=r"x.csv, line \d+: unexpected end of data; close the q"
+    ):
         parse_file(b'unit,cycle\n"p1,1\np1,2\n', "x.csv")
 
 
 def test_a_column_named_twice_is_named():
-    with pytest.raises(ReadingsError, match=r"row 1: the header names \['heat'\] twice"):
+    with pytest.raises(ReadingsError, match=r"line 1: the header names \['heat'\] twice"):
         parse_file(b"unit,heat,heat\np1,1,2\n", "x.csv")
 
 
 def test_a_byte_that_is_no_utf8_is_named_with_its_line():
-    with pytest.raises(ReadingsError, match=r"x.csv, row 3: the byte 0xfc is no UTF-8; save"):
+    with pytest.raises(ReadingsError, match=r"x.csv, line 3: the byte 0xfc is no UTF-8; save"):
         parse_file("unit,cycle\nk,1\nkü,2\n".encode("latin-1"), "x.csv")
+    with pytest.raises(ReadingsError, match=r"x.csv, line 1: the byte 0xb0 is no UTF-8; save"):
+        parse_file("unit,cycle,heat °C\nk,1,2\n".encode("latin-1"), "x.csv")
 
 
 def test_parquet_keeps_its_types():

@@ -88,6 +88,33 @@ def test_quantiles_never_cross_nor_leave_the_range_of_labels(noise, units, seed,
     assert (quantiles <= CAP).all()
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(sorted(NOISES)),
+    st.integers(0, 2**32),
+    st.lists(st.floats(0.0, CAP), min_size=1, max_size=20),
+)
+def test_a_point_given_out_lies_in_its_50_percent_band_and_moves_only_to_get_there(
+    noise, seed, predicted
+):
+    points = np.array(predicted)
+    bands = fitted(noise, 12, seed)
+    quantiles = bands.at(points)
+    given_out = intervals.into_band(points, quantiles)
+    low, high = quantiles[:, bands.column(0.25)], quantiles[:, bands.column(0.75)]
+    assert ((low <= given_out) & (given_out <= high)).all()
+    moved = given_out != points
+    assert ((points[moved] < low[moved]) | (points[moved] > high[moved])).all()
+
+
+def test_a_point_that_is_always_late_is_given_out_nearer_to_the_truth():
+    predicted, true, _ = predictions("always late", 40, seed=1)
+    seen = true <= CAP
+    given_out = intervals.into_band(predicted, fitted("always late", 60, 0).at(predicted))
+    errors = [np.abs(points[seen] - true[seen]).mean() for points in (predicted, given_out)]
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_levels_are_symmetric_and_hold_both_bands():
     assert len(LEVELS) == 19
     assert {0.05, 0.25, 0.5, 0.75, 0.95} <= set(LEVELS)

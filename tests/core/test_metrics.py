@@ -223,15 +223,15 @@ def test_a_figure_that_no_draw_can_give_has_no_bounds():
 def test_a_clearly_worse_model_is_worse_beyond_noise_and_the_same_is_not():
     errors = np.random.default_rng(2).normal(0, 10, 100)
     worse = metrics.paired_bootstrap(1.2 * errors, errors)
-    assert worse.a_is_worse_beyond_noise
+    assert worse.a_is_worse()
     assert worse.probability_a_is_better == 0.0
     assert worse.difference_cycles == pytest.approx(0.2 * math.sqrt((errors**2).mean()))
     same = metrics.paired_bootstrap(errors, errors)
-    assert not same.a_is_worse_beyond_noise
+    assert not same.a_is_worse()
     assert (same.difference_cycles, same.probability_a_is_better) == (0.0, 0.5)
     better = metrics.paired_bootstrap(errors, 1.2 * errors)
     assert better.probability_a_is_better == 1.0
-    assert not better.a_is_worse_beyond_noise
+    assert not better.a_is_worse()
 
 
 def test_pairing_sees_a_difference_that_separate_intervals_hide():
@@ -240,7 +240,7 @@ def test_pairing_sees_a_difference_that_separate_intervals_hide():
         metrics.bootstrap_interval(metrics.rmse, np.zeros(60), e) for e in (errors, 1.1 * errors)
     ]
     assert bounds(alone[0])[1] > bounds(alone[1])[0]
-    assert metrics.paired_bootstrap(1.1 * errors, errors).a_is_worse_beyond_noise
+    assert metrics.paired_bootstrap(1.1 * errors, errors).a_is_worse()
 
 
 def test_models_scored_on_different_rows_cannot_be_paired():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rul_core import evaluation, intervals
+from rul_core import evaluation, intervals, projections
 from rul_core.errors import ModelError, NotEnoughData
 from rul_core.features import Feature
 from rul_core.labels import RUL, label
@@ -220,7 +220,8 @@ def test_a_prediction_lies_within_the_cap_and_its_bands_nest(pumps):
     nested = said.select(
         pl.all_horizontal(
             pl.col("lower_90") <= pl.col("lower_50"),
-            pl.col("lower_50") <= pl.col("upper_50"),
+            pl.col("lower_50") <= pl.col(RUL),
+            pl.col(RUL) <= pl.col("upper_50"),
             pl.col("upper_50") <= pl.col("upper_90"),
             pl.col("upper_90") <= pumps.cap,
             pl.col("safe") == pl.col("lower_90"),
@@ -287,6 +288,15 @@ def test_windows_grow_with_the_cap_and_shrink_with_the_step(pumps):
     usual = longest(label_cap_cycles=125.0)
     assert longest(label_cap_cycles=250.0) == 2 * usual
     assert longest(label_cap_cycles=250.0, cycles_per_reading=2.0) == usual
+
+
+def test_a_pipeline_knows_the_span_that_its_directions_were_fitted_on(pumps):
+    labelled = label(pumps.readings, pumps.lives)
+    fleet = with_learning(pumps.fleet, label_cap_cycles=250.0)
+    pipeline = fit_pipeline(labelled, fleet, QUICK)
+    assert pipeline.smoothing == 20
+    assert pipeline.projections == projections.fit(labelled, pipeline.conditions, 250.0, 20)
+    assert pipeline.projections != projections.fit(labelled, pipeline.conditions, 250.0, 10)
 
 
 def test_importance_adds_up_to_one_and_sensors_share_that_of_directions(pumps):

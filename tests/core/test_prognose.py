@@ -4,11 +4,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rul_core import explain, projections
 from rul_core.labels import RUL
 from rul_core.model import Recipe, RulModel, train
 from rul_core.prognose import MISSING_LEAST, STUCK_LEAST, not_configured, prognose
@@ -264,7 +266,7 @@ def test_an_operating_condition_that_training_never_saw_is_out_of_domain(pumps, 
 def test_a_setting_that_was_not_read_is_out_of_domain(pumps, worn):
     said = only(said_of(pumps.model, at_the_end(worn, 1, setting_2=pl.lit(None, pl.Float64))))
     assert said.state is State.OUT_OF_DOMAIN
-    assert said.detail == "a setting was not read: setting_1, setting_2 are needed"
+    assert said.detail == "not read, though the operating condition needs it: setting_2"
 
 
 def test_values_beyond_what_training_saw_are_named(pumps, worn):
@@ -273,6 +275,23 @@ def test_values_beyond_what_training_saw_are_named(pumps, worn):
     assert said.state is State.OUT_OF_DOMAIN
     assert said.detail == "beyond what training saw: sensor_2 1e+06, sensor_4 -1e+06"
     assert without_figures(said)
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_numbers_of_any_size_are_out_of_domain_and_nothing_overflows_aloud(pumps, worn, data):
+    """Warnings are errors here."""
+    huge = st.one_of(st.floats(1e150, allow_infinity=False), st.floats(max_value=-1e150, width=64))
+    name = data.draw(st.sampled_from(pumps.fleet.channels))
+    value = data.draw(huge.filter(np.isfinite))
+    others = {other: pl.lit(-value) for other in pumps.fleet.columns.sensors if other != name}
+    for readings in (
+        at_the_end(worn, 1, **{name: pl.lit(value)}),
+        at_the_end(worn, 3, **{name: pl.lit(value)}, **others),
+    ):
+        said = only(said_of(pumps.model, readings, explained=True))
+        assert said.state is State.OUT_OF_DOMAIN
+        assert "not read" not in said.detail
 
 
 def test_only_the_last_reading_decides_whether_a_unit_is_out_of_domain(pumps, worn):
@@ -402,3 +421,21 @@ def test_reasons_are_given_when_asked_for(pumps, worn):
     assert all(isinstance(part, Contribution) for part in said.contributions)
     total = sum(part.cycles for part in said.contributions)
     assert total == pytest.approx(said.rul_cycles, abs=1e-6)
+
+
+def test_reasons_are_shared_among_sensors_by_the_span_that_the_directions_were_fitted_on(
+    pumps, worn
+):
+    pipeline = pumps.model.pipeline
+    other = replace(pumps.model, pipeline=msgspec.structs.replace(pipeline, smoothing=1))
+    for model in (pumps.model, other):
+        row = model.compiled.matrix(worn)[-1:]
+        smoothed = projections.smooth(worn, pipeline.conditions, model.pipeline.smoothing)[-1:]
+        said = only(said_of(model, worn, explained=True))
+        expected = explain.contributions(
+            model.booster, pipeline, row, smoothed, np.array([said.rul_cycles])
+        )
+        assert said.contributions == expected[0]
+    assert only(said_of(other, worn, explained=True)).contributions != (
+        only(said_of(pumps.model, worn, explained=True)).contributions
+    )

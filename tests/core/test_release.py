@@ -103,6 +103,20 @@ def test_a_challenger_worse_for_half_of_the_units_and_better_for_the_rest_is_rel
     assert found.paired.low_cycles < 0 < found.paired.high_cycles
 
 
+@pytest.mark.parametrize(("factor", "released"), [(1.01, True), (1.1, False)])
+def test_a_challenger_may_be_worse_by_a_small_margin_however_sure_that_is(learnt, factor, released):
+    cap = learnt[0].model.fleet.learning.label_cap_cycles
+    true = pl.col("rul_cycles").clip(upper_bound=cap)
+    worse = learnt[0].out_of_fold.with_columns(
+        predicted=true + factor * (pl.col("predicted") - true)
+    )
+    found = ruling(learnt, challenger=worse)
+    assert found.paired is not None
+    assert found.paired.low_cycles > 0
+    assert found.released is released
+    assert f"up to {release.MARGIN * found.paired.rmse_b_cycles:+.2f} passes" in found.why
+
+
 def test_a_better_challenger_is_released(learnt):
     found = ruling(learnt, champion=_worse(learnt[0].out_of_fold))
     assert found.released

@@ -161,6 +161,7 @@ def test_every_error_is_a_rul_error():
         ({}, "too hot"),
         ({"source": "a.csv"}, "a.csv: too hot"),
         ({"source": "a.csv", "row": 7}, "a.csv, row 7: too hot"),
+        ({"source": "a.csv", "line": 7}, "a.csv, line 7: too hot"),
         ({"row": 0, "column": "heat"}, "row 0, column 'heat': too hot"),
         ({"source": "a.csv", "row": 7, "column": "x"}, "a.csv, row 7, column 'x': too hot"),
     ],
