@@ -83,7 +83,7 @@ def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
 
 
 def test_bodies_of_questions_forbid_unknown_fields_and_describe_the_known(document):
-    for name in ("PrognosisRequest", "UnitWindow", "WindowReading"):
+    for name in ("PrognosisRequest", "UnitWindow", "WindowReading", "Reading"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False
     prognosis = document["components"]["schemas"]["Prognosis"]
     assert prognosis["properties"]["contributions"]["items"] == {
@@ -129,6 +129,10 @@ def test_answers_are_what_their_schemas_say(document, platform):
         question = platform.question("unit-000001", explain=True)
         answers = {name: client.get(path) for name, path in asked.items()}
         answers["POST /v1/prognoses"] = client.post("/v1/prognoses", json=question)
+        (window,) = question["units"]
+        readings = [{"unit": "b", **reading} for reading in window["readings"]]
+        path = "/v1/fleets/pumps/readings"
+        answers["POST /v1/fleets/{fleet}/readings"] = client.post(path, json=readings)
         wrong = client.post("/v1/prognoses", json={})
         served = client.get("/schema/openapi.json")
     assert set(answers) == set(found)
