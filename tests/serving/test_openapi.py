@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from rul_core.prognosis import Prognosis, State
 from rul_serving.openapi import BODIES
-from rul_serving.problems import Kind
+from rul_serving.problems import Kind, Reason
 from rul_serving.schema import render
 from rul_serving.settings import ServingSettings
 from rul_store import ledger
@@ -161,6 +161,8 @@ def test_the_page_on_the_api_names_every_problem_address_state_and_setting(docum
         assert f"| `{kind.type}` | {kind.status} |" in page
     for state in State:
         assert f"| `{state}` |" in page
+    for reason in Reason:
+        assert f"| `{reason}` |" in page
     for path in document["paths"]:
         assert path in page
     for name, field in ServingSettings.model_fields.items():
