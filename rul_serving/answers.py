@@ -34,6 +34,8 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
     """Readings that contradict a kept one; they are set aside, and named under `errors`."""
     errors: list[Flaw]
     """Each reading that was not kept, by its place in the body, with the reason."""
+    warnings: list[str]
+    """What the sender should look at, though the readings are kept."""
     prognoses: list[Prognosis]
     """What is said now of each unit with a new reading in its running life; it stands in the
     ledger."""

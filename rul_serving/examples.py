@@ -60,7 +60,15 @@ READING: dict[str, Any] = {
     "time": "2026-11-23T04:15:00Z",
     "values": {"load": 0.8, "vibration": 4.4, "temperature": 71.0},
 }
-RECEIVED = Received(fleet="pumps", new=1, repeated=0, conflicts=0, errors=[], prognoses=[PROGNOSIS])
+RECEIVED = Received(
+    fleet="pumps",
+    new=1,
+    repeated=0,
+    conflicts=0,
+    errors=[],
+    warnings=[],
+    prognoses=[PROGNOSIS],
+)
 PROGNOSES = Prognoses(prognoses=[PROGNOSIS])
 RANKED = RankedUnits(
     fleet="pumps",

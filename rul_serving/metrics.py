@@ -1,9 +1,10 @@
 """What Prometheus reads of prognoses and models; no label per unit.
 
-What belongs here: the metrics and how they follow what happens. What does not: counts of requests
-(Litestar's middleware), gauges of a whole fleet that PostgreSQL knows (one owner, not each server).
+What belongs here: the metrics of this process, and how they follow what happens. What does not:
+counts of requests (Litestar's middleware), gauges of whole fleets (``fleetwide``).
 """
 
+from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rul_core.prognosis import Prognosis
+from rul_serving.batch import Receipt
 from rul_serving.served import Served
 from rul_store import swallowed
 
@@ -25,6 +27,22 @@ MODEL_INFO = Gauge("rul_model_info", "1 for the model that answers.", ("fleet", 
 MODEL_AGE_SECONDS = Gauge(
     "rul_model_age_seconds", "Since the model that answers was trained.", ("fleet",)
 )
+
+
+READINGS = Counter(
+    "rul_readings_received", "Readings that were sent, by what became of them.", ("fleet", "fate")
+)
+TRANSACTION_REQUESTS = Histogram(
+    "rul_ingest_requests_per_transaction",
+    "Requests whose readings one transaction kept.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+TRANSACTION_SECONDS = Histogram(
+    "rul_ingest_transaction_duration_seconds",
+    "From the first lock to the commit.",
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+WAITING = Gauge("rul_ingest_waiting_readings", "Readings that wait for a transaction.")
 
 
 class _Swallowed(Collector):
@@ -46,6 +64,20 @@ def count(prognoses: Iterable[Prognosis]) -> None:
     """Count prognoses that have been given."""
     for prognosis in prognoses:
         PREDICTIONS.labels(prognosis.fleet, prognosis.state).inc()
+
+
+def count_readings(fleet: str, receipts: Iterable[Receipt]) -> None:
+    """Count readings that were sent, and what was said of their units."""
+    fates: Counts[str] = Counts()
+    said = {}
+    for receipt in receipts:
+        fates["new"] += receipt.new
+        fates["repeated"] += receipt.repeated
+        fates.update(flaw.reason for flaw in receipt.flaws if flaw.reason)
+        said.update({one.unit: one for one in receipt.prognoses})
+    for fate, number in fates.items():
+        READINGS.labels(fleet, fate).inc(number)
+    count(said.values())
 
 
 def exposition(served: Mapping[str, Served]) -> bytes:

@@ -14,6 +14,7 @@ from typing import Self
 
 from rul_core.schema import Fleet
 from rul_serving.database import Database
+from rul_serving.fleetwide import FleetwideMetrics
 from rul_serving.ingest import Ingest
 from rul_serving.problems import Kind, Refusal
 from rul_serving.released import listen
@@ -23,7 +24,7 @@ from rul_serving.threads import Lane
 from rul_serving.writer import Writer
 from rul_store import fleets
 from rul_store.cache import connect_redis
-from rul_store.states import States
+from rul_store.states import TIMEOUT_SECONDS, States
 
 REMEMBERED_SECONDS = 2.0
 """How old a fleet's description may be."""
@@ -37,6 +38,7 @@ class Service:
     database: Database
     models: ServedModels
     writer: Writer
+    fleetwide: FleetwideMetrics
     descriptions: "Descriptions"
     disk: Lane
     """For small files of the data root."""
@@ -51,8 +53,11 @@ class Service:
         database = Database(settings.database_url.get_secret_value(), seconds)
         models = ServedModels(settings.root, database)
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
-        states = States(connect_redis(redis_url) if redis_url else None)
+        states = States(
+            connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) if redis_url else None
+        )
         writer = Writer(database, Ingest(settings.root, states), models)
+        fleetwide = FleetwideMetrics(database)
         disk = Lane("the data root", 4, seconds)
         background = []
         try:
@@ -64,6 +69,7 @@ class Service:
                     database=database,
                     models=models,
                     writer=writer,
+                    fleetwide=fleetwide,
                     descriptions=Descriptions(settings.root, disk),
                     disk=disk,
                     computing=Lane("inference", os.cpu_count() or 1),
@@ -72,6 +78,7 @@ class Service:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await fleetwide.give_back()
             await database.close()
 
     async def fleet(self, name: str) -> Fleet:

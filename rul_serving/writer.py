@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from rul_core.errors import RulError, Unavailable
 from rul_core.schema import Fleet
+from rul_serving import metrics
 from rul_serving.batch import Receipt, Sent
 from rul_serving.database import Database
 from rul_serving.ingest import Ingest
@@ -79,7 +80,7 @@ class Writer:
             )
         waiting = _Waiting(fleet, sent, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(fleet.name, deque()).append(waiting)
-        self._waiting_rows += len(sent.rows)
+        self._count(len(sent.rows))
         self._some.set()
         return await waiting.receipt
 
@@ -108,7 +109,7 @@ class Writer:
                     batch.append(one)
             if queue:
                 self._waiting[name] = queue  # behind the other fleets
-            self._waiting_rows -= rows
+            self._count(-rows)
             if batch:
                 return batch
         return []
@@ -129,10 +130,20 @@ class Writer:
             if not one.receipt.done():
                 one.receipt.set_result(receipt)
 
+    def _count(self, rows: int) -> None:
+        self._waiting_rows += rows
+        metrics.WAITING.set(self._waiting_rows)
+
     async def _take(self, fleet: Fleet, sent: list[Sent], *, atomic: bool = False) -> list[Receipt]:
         served = self._models.get(fleet.name)
         loaded = served.loaded if served else None
-        return await self._database.ask(self._ingest.take, fleet, loaded, sent, atomic=atomic)
+        with metrics.TRANSACTION_SECONDS.time():
+            receipts = await self._database.ask(
+                self._ingest.take, fleet, loaded, sent, atomic=atomic
+            )
+        metrics.TRANSACTION_REQUESTS.observe(len(sent))
+        metrics.count_readings(fleet.name, receipts)
+        return receipts
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

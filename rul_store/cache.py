@@ -10,14 +10,18 @@ from redis.retry import Retry
 TIMEOUT_SECONDS = 1.0
 
 
-def connect_redis(url: str) -> redis.Redis:
-    """A client that gives up after a second: what waits for Redis could do without it.
+def connect_redis(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> redis.Redis:
+    """A client that gives up soon: what waits for Redis could do without it.
 
     One retry, at once, is for a connection that was closed while nobody used it.
+
+    Args:
+        url: ``redis://…`` or ``unix://…``.
+        timeout_seconds: Of each of the two tries.
     """
     return redis.Redis.from_url(
         url,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 1),
     )

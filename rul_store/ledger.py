@@ -231,6 +231,27 @@ def ranked(
     return Page(prognoses=prognoses, cursor=cursor)
 
 
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """How many units of a fleet are in the same case."""
+
+    fleet: str
+    state: State
+    band: str
+    """How the safe bound lies to the fleet's horizon: ``act`` is below it, ``plan`` below twice,
+    ``well`` above, ``unknown`` where there is none."""
+    units: int
+
+
+def outlooks(engine: sa.Engine) -> list[Outlook]:
+    """Units in service by fleet, state and band."""
+    with begin(engine) as connection:
+        rows = connection.execute(sa.text(_OUTLOOKS)).all()
+    return [
+        Outlook(fleet=row.fleet, state=State(row.state), band=row.band, units=row.units)
+        for row in rows
+    ]
+
+
 def one(engine: sa.Engine, fleet: str, unit: str) -> Prognosis | None:
     """The unit's current prognosis; none when it never had one."""
     query = """
@@ -452,6 +473,21 @@ _IN_SERVICE = """
     current_prognoses AS present
     LEFT JOIN lives USING (fleet, unit, life)
     WHERE fleet = :fleet AND coalesce(lives.outcome, 'running') = 'running'
+"""
+_OUTLOOKS = """
+    SELECT fleet, state, band, count(*) AS units
+    FROM (
+        SELECT present.fleet, state,
+            CASE
+                WHEN safe_cycles IS NULL THEN 'unknown'
+                WHEN safe_cycles < (prognosis->>'horizon_cycles')::float THEN 'act'
+                WHEN safe_cycles < 2 * (prognosis->>'horizon_cycles')::float THEN 'plan'
+                ELSE 'well'
+            END AS band
+        FROM current_prognoses AS present LEFT JOIN lives USING (fleet, unit, life)
+        WHERE coalesce(lives.outcome, 'running') = 'running'
+    ) AS judged
+    GROUP BY fleet, state, band ORDER BY fleet, state, band
 """
 _RANKED = f"""
     SELECT prognosis::text FROM {_IN_SERVICE}

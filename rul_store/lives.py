@@ -169,7 +169,7 @@ _LOCK = """
     ORDER BY unit, life FOR UPDATE
 """
 _MARK = """
-    UPDATE lives SET token = :token
+    UPDATE lives SET token = :token, heard_at = clock_timestamp()
     FROM unnest(CAST(:unit AS text[]), CAST(:life AS bigint[])) AS given (unit, life)
     WHERE lives.fleet = :fleet AND lives.unit = given.unit AND lives.life = given.life
 """

@@ -14,6 +14,7 @@ restore into another, all readings are taken again: equal ones are found later, 
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 
 import polars as pl
@@ -117,6 +118,12 @@ def last_seqs(connection: sa.Connection, fleet: Fleet, lives: pl.DataFrame) -> l
     """
     parameters = {"fleet": fleet.name, **{name: lives[name].to_list() for name in (UNIT, LIFE)}}
     return list(connection.execute(sa.text(_LAST_SEQS), parameters).scalars())
+
+
+def last_heard(engine: sa.Engine) -> dict[str, datetime]:
+    """By fleet: when readings last came, in a file or over HTTP."""
+    with begin(engine) as connection:
+        return {row.fleet: row.at for row in connection.execute(sa.text(_LAST_HEARD))}
 
 
 def of_lives(
@@ -304,6 +311,14 @@ _LAST_SEQS = """
     FROM unnest(CAST(:unit AS text[]), CAST(:life AS bigint[]))
         WITH ORDINALITY AS given (unit, life, place)
     ORDER BY place
+"""
+_LAST_HEARD = """
+    SELECT fleet, max(at) AS at FROM (
+        SELECT fleet, heard_at AS at FROM lives WHERE heard_at IS NOT NULL
+        UNION ALL
+        SELECT fleet, decided_at FROM landed_files WHERE status = 'taken'
+    ) AS heard
+    GROUP BY fleet
 """
 _SET_ASIDE = """
     INSERT INTO readings_set_aside (fleet, unit, life, cycle, reason, content, trace_id)

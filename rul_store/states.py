@@ -23,6 +23,8 @@ from rul_store.swallowed import swallow
 
 KEPT_SECONDS = 30 * 24 * 3600
 """A unit that is silent for longer is followed from its readings again."""
+TIMEOUT_SECONDS = 0.2
+"""How long Redis is waited for, with the lives locked: following readings again takes no longer."""
 PAUSE_SECONDS = 5.0
 """How long Redis is left alone after it did not answer."""
 

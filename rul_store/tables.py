@@ -39,6 +39,7 @@ lives = sa.Table(
     sa.Column("source", _text, nullable=False),
     sa.Column("updated_at", _time, nullable=False, server_default=_now),
     sa.Column("token", _int),
+    sa.Column("heard_at", _time),
     sa.Index("ix_lives_ended_at", "fleet", "ended_at"),
 )
 
@@ -138,6 +139,14 @@ current_prognoses = sa.Table(
         sa.text("failure_probability DESC NULLS LAST"),
         "unit",
     ),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", _text, primary_key=True),
+    sa.Column("holder", _text, nullable=False),
+    sa.Column("until", _time, nullable=False),
 )
 
 champions = sa.Table(

@@ -57,12 +57,11 @@ async def summary(service: NamedDependency[Service]) -> Response[Health]:
     return _respond(await health.check(service))
 
 
-@get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, sync_to_thread=False)
-def scrape(service: NamedDependency[Service]) -> Response[bytes]:
-    """For Prometheus."""
-    return Response(
-        metrics.exposition(service.models.served), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+@get("/metrics", include_in_schema=False, media_type=MediaType.TEXT)
+async def scrape(service: NamedDependency[Service]) -> Response[bytes]:
+    """For Prometheus: what this process counts, and what the instance tells of whole fleets."""
+    told = metrics.exposition(service.models.served) + await service.fleetwide.exposition()
+    return Response(told, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @get(

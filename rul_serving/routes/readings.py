@@ -1,6 +1,7 @@
 """``/v1/fleets/{fleet}/readings``: what machines send."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from litestar import Request, post
@@ -27,6 +28,9 @@ from rul_serving.service import Service
 
 LARGE_BYTES = 64 * 1024
 """A larger body is read beside the event loop."""
+
+CLOCK_TOLERANCE_SECONDS = 300.0
+"""How far ahead a sender's clock may be before it is told."""
 
 
 @dataclass
@@ -108,5 +112,17 @@ async def send_readings(
         repeated=receipt.repeated,
         conflicts=receipt.conflicts,
         errors=receipt.flaws,
+        warnings=_clock_warnings(read),
         prognoses=receipt.prognoses,
     )
+
+
+def _clock_warnings(read: rows.Rows) -> list[str]:
+    newest = max((time for time in read.times if time is not None), default=None)
+    ahead = (newest - datetime.now(UTC)).total_seconds() if newest else 0.0
+    if ahead <= CLOCK_TOLERANCE_SECONDS:
+        return []
+    return [
+        f"the newest reading's time is {ahead:.0f} s ahead of the service's clock; see that the "
+        "sender's clock is right, since the age of data is told by it"
+    ]

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -417,3 +417,13 @@ def test_a_large_body_is_taken_whole(platform, cached):
         assert answer["new"] == 2000
         assert {one["unit"] for one in answer["prognoses"]} == set(names)
     assert ledger.head(platform.engine, "pumps") == 100
+
+
+@pytest.mark.parametrize(("hours", "told"), [(1, True), (0, False), (-1, False)])
+def test_a_senders_clock_that_is_ahead_is_told_and_its_readings_kept(platform, unit, hours, told):
+    at = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+    with platform.client() as client:
+        answer = send(client, body(platform, unit[:1], time=at))
+    assert answer["new"] == 1
+    assert bool(answer["warnings"]) is told
+    assert not told or "s ahead of the service's clock" in answer["warnings"][0]

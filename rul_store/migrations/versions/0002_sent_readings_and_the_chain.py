@@ -6,7 +6,14 @@ revision = "0002"
 down_revision = "0001"
 
 STATEMENTS = (
-    "ALTER TABLE lives ADD COLUMN token bigint",
+    "ALTER TABLE lives ADD COLUMN token bigint, ADD COLUMN heard_at timestamptz",
+    """
+    CREATE TABLE leases (
+        name text CONSTRAINT pk_leases PRIMARY KEY,
+        holder text NOT NULL,
+        until timestamptz NOT NULL
+    )
+    """,
     """
     CREATE TABLE readings_set_aside (
         id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_readings_set_aside PRIMARY KEY,

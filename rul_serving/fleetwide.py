@@ -1,0 +1,110 @@
+"""Gauges of whole fleets, which one instance of the service tells Prometheus, not each.
+
+What belongs here: who tells, and the gauges. What does not: metrics of a process (``metrics``), the
+queries (``rul_store``).
+
+An instance that is scraped tells them while it holds the lease; when it is gone, the next that is
+scraped takes over. The figures are PostgreSQL's, so they are the same whoever tells.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rul_core.errors import Unavailable
+from rul_core.prognosis import VALID_STATES
+from rul_serving.database import Database
+from rul_store import leases, ledger, readings
+from rul_store.swallowed import swallow
+
+LEASE = "fleetwide_metrics"
+LEASE_SECONDS = 90.0
+"""Longer than between two scrapes; after it, another instance tells."""
+FRESH_SECONDS = 5.0
+"""How long figures are told again before they are asked anew."""
+
+
+class FleetwideMetrics:
+    """What this instance tells of whole fleets, if it is its turn.
+
+    Args:
+        database: Knows the figures, and whose turn it is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # The parent's number: the workers of an instance are one holder.
+        self._holder = f"{socket.gethostname()}/{os.getppid()}"
+        self._told, self._until = b"", 0.0
+
+    async def exposition(self) -> bytes:
+        """The gauges as text; empty while another instance tells them, or PostgreSQL is away."""
+        if time.monotonic() < self._until:
+            return self._told
+        try:
+            self._told = await self._database.ask(_tell, self._holder)
+        except Unavailable as error:
+            swallow("fleetwide_metrics", error, "gauges of whole fleets are missing for now")
+            self._told = b""
+        self._until = time.monotonic() + FRESH_SECONDS
+        return self._told
+
+    async def give_back(self) -> None:
+        """Let another instance tell."""
+        try:
+            await self._database.ask(leases.release, LEASE, self._holder)
+        except Unavailable as error:
+            swallow("fleetwide_metrics", error, "the lease ends by itself")
+
+
+def _tell(engine: sa.Engine, holder: str) -> bytes:
+    if not leases.hold(engine, LEASE, holder, LEASE_SECONDS):
+        return b""
+    registry = CollectorRegistry()
+    registry.register(_Known(list(_families(engine))))
+    return generate_latest(registry)
+
+
+class _Known(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _families(engine: sa.Engine) -> Iterator[Metric]:
+    units = GaugeMetricFamily(
+        "rul_units",
+        "Units in service by their safe bound: act is below the horizon, plan below twice.",
+        labels=("fleet", "band"),
+    )
+    without = GaugeMetricFamily(
+        "rul_units_without_prognosis",
+        "Units in service without a valid prognosis, by its state.",
+        labels=("fleet", "reason"),
+    )
+    bands: dict[tuple[str, str], int] = {}
+    for outlook in ledger.outlooks(engine):
+        key = (outlook.fleet, outlook.band)
+        bands[key] = bands.get(key, 0) + outlook.units
+        if outlook.state not in VALID_STATES:
+            without.add_metric([outlook.fleet, outlook.state.value], outlook.units)
+    for labels, count in bands.items():
+        units.add_metric(labels, count)
+    yield units
+    yield without
+    staleness = GaugeMetricFamily(
+        "rul_input_staleness_seconds", "Since readings of the fleet last came.", labels=("fleet",)
+    )
+    now = datetime.now(UTC)
+    for fleet, at in readings.last_heard(engine).items():
+        staleness.add_metric([fleet], max(0.0, (now - at).total_seconds()))
+    yield staleness

@@ -1,0 +1,308 @@
+"""What befalls the service in real life, on real servers: what is kept, what is said, and that it
+recovers by itself."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from rul_core.schema import UNIT
+from rul_serving.settings import ServingSettings
+from rul_store import fleets, ledger
+from rul_store.cache import connect_redis
+from rul_store.database import begin, connect, migrate
+from rul_store.embedded import EmbeddedServers
+from tests.serving.conftest import Learnt, Platform
+from tests.serving.test_process import process
+from tests.serving.test_readings import PATH, body
+
+UNITS = 6
+
+
+@pytest.fixture(scope="module")
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServers]:
+    """Servers that nobody else uses: they will be stopped and started."""
+    with EmbeddedServers(tmp_path_factory.mktemp("faults")) as running:
+        yield running
+
+
+@pytest.fixture
+def platform(own_servers: EmbeddedServers, tmp_path: Path, learnt: Learnt) -> Generator[Platform]:
+    fleets.save(tmp_path, learnt.training.model.fleet)
+    engine = connect(own_servers.database_url)
+    with begin(engine) as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    migrate(engine)
+    with connect_redis(own_servers.redis_url) as client:
+        client.flushall()
+    settings = ServingSettings(
+        root=tmp_path,
+        database_url=SecretStr(own_servers.database_url),
+        redis_url=SecretStr(own_servers.redis_url),
+    )
+    made = Platform(settings, engine, learnt)
+    made.release()
+    yield made
+    engine.dispose()
+
+
+@pytest.fixture
+def address(platform: Platform) -> Generator[str]:
+    with serving(platform) as (found, _):
+        yield found
+
+
+class serving:  # noqa: N801 - reads as what it does
+    """The service as a process of its own: its address and the process."""
+
+    def __init__(self, platform: Platform, **environment: str) -> None:
+        url = platform.settings.redis_url
+        self._process = process(
+            RUL_ROOT=str(platform.root),
+            RUL_DATABASE_URL=platform.settings.database_url.get_secret_value(),
+            RUL_REDIS_URL=url.get_secret_value() if url else "",
+            RUL_DATABASE_TIMEOUT_SECONDS="1",
+            RUL_PORT="0",
+            **environment,
+        )
+
+    def __enter__(self) -> tuple[str, subprocess.Popen]:
+        running = self._process.__enter__()
+        assert running.stdout
+        address = ""
+        while not address:
+            line = running.stdout.readline()
+            assert line, "the service ended before it listened"
+            address = "".join(re.findall(r"http://[\d.:]+", line)[:1])
+        # Somebody must read on, or the process waits for its own log.
+        threading.Thread(target=running.stdout.read, daemon=True).start()
+        return address, running
+
+    def __exit__(self, *error: Any) -> None:
+        self._process.__exit__(*error)
+
+
+class Machines:
+    """Units that send their readings one by one, each again until it is acknowledged."""
+
+    def __init__(self, platform: Platform, address: str) -> None:
+        self._platform, self._address = platform, address
+        life = platform.learnt.readings.filter(pl.col(UNIT) == platform.learnt.readings[UNIT][0])
+        self._rows = body(platform, life)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(UNITS)]
+        self.acknowledged = [0] * UNITS
+        self.statuses: set[int] = set()
+        self.failed = 0
+
+    def __enter__(self) -> "Machines":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def until(self, count: int, seconds: float = 30.0) -> None:
+        """Wait until every unit has so many more readings acknowledged."""
+        goal = [before + count for before in self.acknowledged]
+        deadline = time.monotonic() + seconds
+        while any(now < then for now, then in zip(self.acknowledged, goal, strict=True)):
+            assert time.monotonic() < deadline, (self.acknowledged, goal, self.statuses)
+            time.sleep(0.01)
+
+    def _run(self, unit: int) -> None:
+        cycle = 0
+        with httpx.Client(base_url=self._address, timeout=20) as client:
+            while not self._stop.is_set():
+                row = {**self._rows[cycle % len(self._rows)], "unit": f"machine {unit}"}
+                row["cycle"] = cycle + 1.0
+                try:
+                    status = client.post(PATH, json=row).status_code
+                except httpx.TransportError:
+                    self.failed += 1
+                    time.sleep(0.02)
+                    continue
+                self.statuses.add(status)
+                if status == 200:
+                    cycle += 1
+                    self.acknowledged[unit] = cycle
+                else:
+                    self.failed += 1
+                    time.sleep(0.02)
+
+
+def assert_nothing_is_lost(platform: Platform, machines: Machines) -> None:
+    """Every acknowledged reading is kept, every prognosis chained, every unit's current."""
+    with begin(platform.engine) as connection:
+        query = """
+            SELECT unit, count(*), max(cycle) FROM readings WHERE unit LIKE 'machine %'
+            GROUP BY unit ORDER BY unit
+        """
+        kept = connection.execute(sa.text(query)).all()
+    for (unit, count, last), acknowledged in zip(kept, machines.acknowledged, strict=True):
+        assert acknowledged <= count == last
+        current = ledger.one(platform.engine, "pumps", unit)
+        assert current is not None
+        assert current.provenance.readings == count
+    head = ledger.head(platform.engine, "pumps")
+    assert [*ledger.verify(platform.engine, "pumps")][-1] == head
+
+
+def postgres_pids(servers: EmbeddedServers) -> list[int]:
+    pid = (servers.folder / "postgres" / "data" / "postmaster.pid").read_text().split()[0]
+    children = Path("/proc", pid, "task", pid, "children").read_text()
+    return [int(pid), *map(int, children.split())]
+
+
+def restart_postgres(servers: EmbeddedServers) -> None:
+    """As a machine does that loses its power, but for the disk's cache."""
+    for pid in postgres_pids(servers):
+        os.kill(pid, signal.SIGKILL)
+    while servers._postgres_listens():
+        time.sleep(0.01)
+    with EmbeddedServers(servers.folder):
+        pass
+
+
+def test_what_is_acknowledged_survives_the_kill_of_the_server(platform):
+    with serving(platform) as (address, service), Machines(platform, address) as machines:
+        machines.until(10)
+        service.kill()
+        service.wait()
+    assert_nothing_is_lost(platform, machines)
+    with serving(platform) as (address, _), Machines(platform, address) as again:
+        again.until(machines.acknowledged[0] + 3)
+    assert_nothing_is_lost(platform, again)
+    assert again.statuses == {200}
+
+
+def test_a_restart_of_postgresql_is_told_as_503_and_survived(platform, own_servers, address):
+    with Machines(platform, address) as machines:
+        machines.until(5)
+        restart_postgres(own_servers)
+        machines.until(5)
+    assert machines.statuses <= {200, 503}
+    assert_nothing_is_lost(platform, machines)
+
+
+def test_a_paused_postgresql_is_told_as_503_in_time_and_survived(platform, own_servers, address):
+    with Machines(platform, address) as machines:
+        machines.until(5)
+        paused = postgres_pids(own_servers)
+        for pid in paused:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            answer = httpx.post(f"{address}{PATH}", json=machines._rows[0], timeout=20)
+            waited = time.monotonic() - started
+            live = httpx.get(f"{address}/livez")
+        finally:
+            for pid in paused:
+                os.kill(pid, signal.SIGCONT)
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "/problems/unavailable"
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert waited < 10
+        assert live.status_code == 200
+        machines.until(5)
+    assert_nothing_is_lost(platform, machines)
+
+
+def test_a_full_postgresql_is_told_as_503_and_survived(platform, address):
+    # A full disk is not to be had in a test: PostgreSQL is made to say what it says then.
+    with begin(platform.engine) as connection:
+        connection.execute(
+            sa.text(
+                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "RAISE EXCEPTION 'could not extend file: No space left on device' "
+                "USING ERRCODE = 'disk_full'; END $$"
+            )
+        )
+    with Machines(platform, address) as machines:
+        machines.until(5)
+        with begin(platform.engine) as connection:
+            connection.execute(
+                sa.text(
+                    "CREATE TRIGGER full_disk BEFORE INSERT ON ledger "
+                    "FOR EACH STATEMENT EXECUTE FUNCTION full_disk()"
+                )
+            )
+        answer = httpx.post(
+            f"{address}{PATH}", json={**machines._rows[0], "unit": "other"}, timeout=20
+        )
+        with begin(platform.engine) as connection:
+            connection.execute(sa.text("DROP TRIGGER full_disk ON ledger"))
+            other = connection.execute(
+                sa.text("SELECT count(*) FROM readings WHERE unit = 'other'")
+            ).scalar_one()
+        assert answer.status_code == 503
+        assert "No space left on device" in answer.json()["detail"]
+        assert other == 0
+        machines.until(5)
+    assert machines.statuses <= {200, 503}
+    assert_nothing_is_lost(platform, machines)
+
+
+@pytest.mark.parametrize("fault", ["restarted", "emptied", "paused"])
+def test_whatever_befalls_redis_no_request_fails(platform, own_servers, address, fault):
+    redis_client = connect_redis(own_servers.redis_url)
+    pid = int(redis_client.info("server")["process_id"])
+    with Machines(platform, address) as machines:
+        machines.until(5)
+        if fault == "restarted":
+            os.kill(pid, signal.SIGKILL)
+            machines.until(3)
+            with EmbeddedServers(own_servers.folder):
+                pass
+        elif fault == "emptied":
+            redis_client.flushall()
+        else:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                machines.until(3)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        machines.until(5)
+    assert machines.statuses == {200}
+    assert machines.failed == 0
+    assert_nothing_is_lost(platform, machines)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(platform, address):
+    host, port = address.removeprefix("http://").split(":")
+    for sent in (b"", b"[", b'[{"unit": "a", "cycle": 1'):
+        with socket.create_connection((host, int(port))) as client:
+            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            client.sendall(head.encode() + b"Content-Length: 1000\r\n\r\n" + sent)
+    with Machines(platform, address) as machines:
+        machines.until(3)
+    assert machines.statuses == {200}
+    with begin(platform.engine) as connection:
+        kept = connection.execute(sa.text("SELECT DISTINCT unit FROM readings")).scalars().all()
+    assert "a" not in kept
+
+
+def test_a_body_of_a_million_rows_is_refused_before_it_is_read(address):
+    content = b"[" + b'{"unit":"a"},' * 1_400_000 + b"0]"
+    answer = httpx.post(
+        f"{address}{PATH}", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 413
+    assert answer.json()["type"] == "/problems/too-large"
+    assert httpx.get(f"{address}/livez").status_code == 200

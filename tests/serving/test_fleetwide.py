@@ -1,0 +1,81 @@
+"""Gauges of whole fleets are told by one instance, and by another when that is gone."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from rul_core.prognosis import Prognosis, State
+from rul_core.schema import UNIT
+from rul_serving import fleetwide
+from rul_serving.database import Database
+from rul_serving.fleetwide import FleetwideMetrics
+from rul_store import ledger, lives
+from tests.serving.test_health import NOBODY_LISTENS
+from tests.serving.test_readings import body, life_of, send
+
+
+def prognosis(unit: str, safe: float | None, state: State = State.ESTIMATED) -> Prognosis:
+    return Prognosis(
+        fleet="pumps", unit=unit, life=1, state=state, safe_cycles=safe, horizon_cycles=30.0,
+        computed_at=datetime(2026, 11, 23, tzinfo=UTC),
+    )  # fmt: skip
+
+
+def test_units_are_counted_by_band_and_by_what_they_lack(platform):
+    stuck = prognosis("d", None, State.SENSOR_FAULT)
+    said = [prognosis("a", 29.0), prognosis("b", 30.0), prognosis("c", 60.0), stuck]
+    ledger.record(platform.engine, "pumps", [*said, prognosis("gone", 1.0)])
+    gone = pl.DataFrame([("gone", 1, "failed", 9.0)], schema=lives.LIVES_SCHEMA, orient="row")
+    lives.upsert(platform.engine, "pumps", gone, source="a person")
+    with platform.client() as client:
+        told = client.get("/metrics").text
+    for band in ("act", "plan", "well", "unknown"):
+        assert f'rul_units{{band="{band}",fleet="pumps"}} 1.0' in told
+    assert 'rul_units_without_prognosis{fleet="pumps",reason="sensor_fault"} 1.0' in told
+
+
+def test_input_grows_stale_from_the_last_reading_on(platform):
+    life = life_of(platform, platform.learnt.readings[UNIT][0])
+    with platform.client() as client:
+        assert "rul_input_staleness_seconds{" not in client.get("/metrics").text
+        send(client, body(platform, life[:2]))
+    with platform.client() as client:
+        told = client.get("/metrics").text
+        assert 'rul_input_staleness_seconds{fleet="pumps"} 0.' in told
+        assert 'rul_readings_received_total{fate="new",fleet="pumps"}' in told
+
+
+@pytest.mark.parametrize("given_back", [True, False])
+def test_one_instance_tells_until_it_is_gone(platform, monkeypatch, given_back):
+    ledger.record(platform.engine, "pumps", [prognosis("a", 29.0)])
+    monkeypatch.setattr(fleetwide, "FRESH_SECONDS", 0.0)
+
+    async def take_turns() -> list[bool]:
+        database = Database(platform.settings.database_url.get_secret_value(), 5.0)
+        first, second = FleetwideMetrics(database), FleetwideMetrics(database)
+        second._holder = "another/1"
+        told = [b"rul_units" in await one.exposition() for one in (first, second, first)]
+        if given_back:
+            await first.give_back()
+        else:
+            monkeypatch.setattr(fleetwide, "LEASE_SECONDS", -1.0)
+            await first.exposition()
+        told.append(b"rul_units" in await second.exposition())
+        await database.close()
+        return told
+
+    assert asyncio.run(take_turns()) == [True, False, True, True]
+
+
+def test_without_postgresql_the_other_metrics_are_told_all_the_same():
+    async def tell() -> bytes:
+        database = Database(NOBODY_LISTENS, 1.0)
+        fleets = FleetwideMetrics(database)
+        told = await fleets.exposition()
+        await fleets.give_back()
+        await database.close()
+        return told
+
+    assert asyncio.run(tell()) == b""
