@@ -9,12 +9,12 @@ a lock that lasts to the end of the transaction.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import sqlalchemy as sa
 
-from rul_store import idempotency
+from rul_store import cursors, idempotency
 from rul_store.chain import GENESIS, Break, Link, hash_of, walk
 from rul_store.database import begin
 
@@ -36,7 +36,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What was done, such as ``key.create``."""
     target: str
     """What it was done to."""
-    fleet: str | None
+    fleet: str | None = None
     """Whose it is; null where it is of no one fleet."""
     detail: dict[str, Any]
     """What else there is to know of it."""
@@ -46,6 +46,20 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Hexadecimal, of the entry before."""
     hash: str
     """Hexadecimal, of this entry and all before it."""
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the audit, the newest entries first."""
+
+    entries: list[AuditEntry]
+    next_cursor: str | None
+    """For the next page; null on the last one."""
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where a page begins."""
+
+    before: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
 def append(
@@ -84,20 +98,41 @@ def append(
     connection.execute(sa.text(_INSERT), row | chained)
 
 
-def entries(engine: sa.Engine, *, limit: int, before: int | None = None) -> tuple[AuditEntry, ...]:
-    """The newest entries first; ``before`` is the position to go on from."""
+def page(engine: sa.Engine, *, limit: int, after: str | None = None) -> AuditPage:
+    """The newest entries first.
+
+    Args:
+        engine: The database.
+        limit: How many at most.
+        after: The cursor of the page before.
+
+    Raises:
+        StoreError: The cursor is none of the audit's.
+        Unavailable: PostgreSQL does not answer.
+    """
+    before = None if after is None else cursors.decode(after, _Place, "the audit").before
     with begin(engine) as connection:
-        rows = connection.execute(sa.text(_PAGE), {"limit": limit, "before": before}).all()
-    return tuple(
+        found = connection.execute(sa.text(_PAGE), {"limit": limit + 1, "before": before}).all()
+    rows = found[:limit]
+    more = len(found) > limit
+    entries = [
         AuditEntry(
-            **{
-                **row._asdict(),
-                "detail": msgspec.json.decode(row.detail),
-                "prev_hash": bytes(row.prev_hash).hex(),
-                "hash": bytes(row.hash).hex(),
-            }
+            position=row.position,
+            at=row.at,
+            principal=row.principal,
+            action=row.action,
+            target=row.target,
+            fleet=row.fleet,
+            detail=msgspec.json.decode(row.detail),
+            trace_id=row.trace_id,
+            prev_hash=bytes(row.prev_hash).hex(),
+            hash=bytes(row.hash).hex(),
         )
         for row in rows
+    ]
+    return AuditPage(
+        entries=entries,
+        next_cursor=cursors.encode(_Place(before=rows[-1].position)) if more else None,
     )
 
 

@@ -51,15 +51,15 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """Who asks with it, as it stands in the audit; several keys of one name follow one another."""
     roles: tuple[str, ...]
-    fleets: tuple[str, ...] | None
+    fleets: tuple[str, ...] | None = None
     """The fleets that it may see; null is all."""
     created_at: datetime
     created_by: str
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
     """To about half a minute; null before the first use."""
-    replaces: str | None
+    replaces: str | None = None
     """The key in whose place it came."""
     state: str
     """``active``, ``expired`` or ``revoked``."""

@@ -34,8 +34,11 @@ def verdict(engine: sa.Engine) -> list[int | str]:
 
 def test_entries_are_read_newest_first_page_by_page(engine: sa.Engine):
     write(engine, "a", "b", "c")
-    newest, middle = audit.entries(engine, limit=2)
-    (oldest,) = audit.entries(engine, limit=2, before=middle.position)
+    first = audit.page(engine, limit=2)
+    second = audit.page(engine, limit=2, after=first.next_cursor)
+    newest, middle = first.entries
+    (oldest,) = second.entries
+    assert second.next_cursor is None
     assert [newest.target, middle.target, oldest.target] == ["c", "b", "a"]
     assert (newest.principal, newest.action, newest.fleet) == ("ann", "advisory.close", "pumps")
     assert newest.detail == {"why": "é\n\x00", "n": 1}

@@ -38,8 +38,10 @@ def taken(engine: sa.Engine, content: bytes = b"a") -> Taken:
 def answering(reservation: Reservation) -> Generator[None]:
     """As in a request that has the reservation."""
     token = idempotency.reserved.set(reservation)
-    yield
-    idempotency.reserved.reset(token)
+    try:
+        yield
+    finally:
+        idempotency.reserved.reset(token)
 
 
 def change(engine: sa.Engine, reservation: Reservation) -> None:
@@ -52,7 +54,7 @@ def change(engine: sa.Engine, reservation: Reservation) -> None:
 
 
 def changes(engine: sa.Engine) -> int:
-    return len(audit.entries(engine, limit=100))
+    return len(audit.page(engine, limit=100).entries)
 
 
 def age(engine: sa.Engine, interval: str) -> None:
