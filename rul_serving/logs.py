@@ -1,13 +1,17 @@
 """Logs of the process: one JSON object a line, on standard output.
 
 What belongs here: the form of a line. What does not: what is worth a line (the module that knows).
-Bodies and headers are never logged.
+Bodies and headers are never logged; a key that came where it does not belong is left out.
 """
 
+import json
 import logging
 import sys
+from typing import Any
 
 import structlog
+
+from rul_store.keys import redacted
 
 
 def configure(level: int = logging.INFO) -> None:
@@ -30,9 +34,13 @@ def configure(level: int = logging.INFO) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
+                structlog.processors.JSONRenderer(_dump),
             ],
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(capture=True)
+
+
+def _dump(line: Any, **options: Any) -> str:
+    return redacted(json.dumps(line, **options))

@@ -14,7 +14,11 @@ import structlog
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
+from rul_serving.principal import STATE
+
 HEADER = "x-request-id"
+ANSWER_HEADERS = "answer_headers"
+"""Under this name a connection's state holds headers that its answer shall have, whatever it is."""
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked every few seconds; an answer below 400 is not worth a line."""
 
@@ -43,7 +47,11 @@ def traced(app: ASGIApp) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", []), (HEADER.encode(), chosen.encode())]
+                headers = [
+                    *message.get("headers", []),
+                    *scope["state"].get(ANSWER_HEADERS, ()),
+                    (HEADER.encode(), chosen.encode()),
+                ]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -56,6 +64,7 @@ def traced(app: ASGIApp) -> ASGIApp:
                         "request",
                         method=scope["method"],
                         path=scope["path"],
+                        principal=getattr(scope["state"].get(STATE), "name", None),
                         status=status,
                         duration_seconds=round(perf_counter() - started, 6),
                     )
