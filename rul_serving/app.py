@@ -16,7 +16,17 @@ from litestar.plugins.prometheus import PrometheusConfig
 
 from rul_serving import guard, idempotency, openapi, problems, tracing
 from rul_serving.principal import Principal, principal_of
-from rul_serving.routes import audit, fleets, keys, models, probes, prognoses, readings
+from rul_serving.routes import (
+    advisories,
+    audit,
+    fleets,
+    keys,
+    lives,
+    models,
+    probes,
+    prognoses,
+    readings,
+)
 from rul_serving.service import Service
 from rul_serving.settings import ServingSettings
 
@@ -45,6 +55,19 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
             fleets.list_fleets,
             fleets.rank_units,
             fleets.current_prognosis,
+            advisories.list_advisories,
+            advisories.get_advisory,
+            advisories.list_events,
+            advisories.acknowledge,
+            advisories.plan,
+            advisories.shelve,
+            advisories.unshelve,
+            advisories.close,
+            lives.judge_advisory,
+            lives.list_lives,
+            lives.change_lives,
+            lives.change_service_state,
+            lives.judge_unit,
             models.list_models,
             keys.list_keys,
             keys.create_key,

@@ -12,7 +12,12 @@ from rul_serving.app import create_app
 from rul_serving.principal import READ, Role
 from rul_serving.schema import render
 
-PARAMETERS = {"fleet": "pumps", "unit": "a", "key_id": "nobody00"}
+PARAMETERS = {
+    "fleet": "pumps",
+    "unit": "a",
+    "key_id": "nobody00",
+    "advisory_id": "0b7cf4a2-6a4f-4a39-9f0e-0d5c4c3b8a11",
+}
 
 
 def operations() -> list[tuple[str, str, dict[str, Any]]]:
@@ -96,6 +101,8 @@ def test_options_and_unknown_addresses_need_no_key(platform):
         ("GET", "/v1/fleets/fans/units", None),
         ("GET", "/v1/fleets/fans/units/a/prognosis", None),
         ("POST", "/v1/fleets/fans/readings", {}),
+        ("GET", "/v1/fleets/fans/advisories", None),
+        ("POST", "/v1/fleets/fans/units/a/lives", {}),
         ("POST", "/v1/prognoses", {"fleet": "fans", "units": [{"unit": "a", "readings": [
             {"cycle": 1, "values": {}}]}]}),
     ],
