@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from typing import Any
 
 import httpx
@@ -179,12 +178,12 @@ def test_a_failure_after_the_change_never_makes_it_twice(platform, monkeypatch):
 
 def test_a_thread_that_outlives_its_request_changes_nothing(platform, monkeypatch):
     """The answer was 503, so the change must not come after all."""
-    create_really, ended = keys.create, threading.Event()
+    create_really, answered, ended = keys.create, threading.Event(), threading.Event()
     slow = [True]
 
     def slowly(*args, **named):
         if slow.pop() if slow else False:
-            time.sleep(1.0)
+            assert answered.wait(10)
             try:
                 return create_really(*args, **named)
             finally:
@@ -194,6 +193,7 @@ def test_a_thread_that_outlives_its_request_changes_nothing(platform, monkeypatc
     monkeypatch.setattr(keys, "create", slowly)
     with platform.client(database_timeout_seconds=0.5) as client:
         assert create(client).status_code == 503
+        answered.set()
         assert ended.wait(10)
         assert made(platform) == []
         assert create(client).status_code == 201
