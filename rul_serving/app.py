@@ -11,7 +11,6 @@ from importlib.metadata import version
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.plugins.prometheus import PrometheusConfig
 
 from rul_serving import openapi, problems, tracing
 from rul_serving.routes import fleets, models, probes, prognoses, readings
@@ -58,7 +57,6 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
         lifespan=[running],
         dependencies={"service": Provide(_service, sync_to_thread=False)},
         exception_handlers={Exception: problems.answer},
-        middleware=[PrometheusConfig(app_name="rul", prefix="rul", group_path=True).middleware],
         openapi_config=openapi.config(version("rul-platform")),
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,  # whoever owns the process configures logs: ``__main__``

@@ -154,9 +154,7 @@ def test_between_knots_each_quantile_is_a_straight_line(predicted):
     random = np.random.default_rng(3)
     knots = tuple(np.linspace(0.0, CAP, 26).tolist())
     table = np.sort(random.uniform(0.0, CAP, (26, len(LEVELS))), axis=1)
-    bands = Bands(
-        levels=LEVELS, knots=knots, quantiles=tuple(tuple(row) for row in table.tolist())
-    )
+    bands = Bands(levels=LEVELS, knots=knots, quantiles=tuple(tuple(row) for row in table.tolist()))
     asked = np.array([*predicted, *knots])
     lines = np.column_stack([np.interp(asked, knots, table[:, k]) for k in range(len(LEVELS))])
     np.testing.assert_array_equal(bands.at(asked), lines)
