@@ -13,7 +13,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from rul_serving import openapi, problems, tracing
-from rul_serving.routes import fleets, models, probes, prognoses, readings
+from rul_serving.routes import fleets, inference, models, probes, prognoses, readings
 from rul_serving.service import Service
 from rul_serving.settings import ServingSettings
 
@@ -45,9 +45,24 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
             models.list_models,
         ],
     )
+    protocol = Router(
+        "/v2",
+        route_handlers=[
+            inference.server,
+            inference.live,
+            inference.ready,
+            inference.model,
+            inference.model_version,
+            inference.model_ready,
+            inference.model_version_ready,
+            inference.infer,
+            inference.infer_version,
+        ],
+    )
     app = Litestar(
         route_handlers=[
             api,
+            protocol,
             probes.live,
             probes.ready,
             probes.summary,

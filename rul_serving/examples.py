@@ -12,7 +12,29 @@ from litestar.openapi.spec import Example
 
 from rul_core.prognosis import Contribution, Prognosis, Provenance, State
 from rul_serving.answers import Fleets, FleetSummary, Prognoses, RankedUnits, Received
+from rul_serving.inference import InferenceResponse, OutputTensor
 
+INFERENCE = Example(
+    summary="Two rows of three features",
+    value={
+        "id": "a1",
+        "inputs": [
+            {
+                "name": "features",
+                "shape": [2, 3],
+                "datatype": "FP32",
+                "data": [141.0, -0.32, None, 142.0, -0.35, 1.8],
+            }
+        ],
+        "outputs": [{"name": "rul_cycles"}],
+    },
+)
+INFERRED = InferenceResponse(
+    model_name="pumps",
+    model_version="20261123T041500Z-0a1b2c",
+    outputs=[OutputTensor(name="rul_cycles", shape=[2], data=[38.2, 36.9])],
+    id="a1",
+)
 QUESTION: dict[str, Any] = {
     "fleet": "pumps",
     "units": [

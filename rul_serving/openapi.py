@@ -34,13 +34,23 @@ from rul_serving.answers import (
     RankedUnits,
     Received,
 )
+from rul_serving.inference import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
 from rul_serving.problems import Problem
 from rul_serving.rows import Reading
 from rul_serving.windows import PrognosisRequest
 
 BODIES = (
     PrognosisRequest, Prognoses, Prognosis, Fleets, RankedUnits, Models, Health, Alive, ProblemKind,
-    Problem, Reading, Received,
+    Problem, Reading, Received, InferenceRequest, InferenceResponse, ModelMetadata, ModelReady,
+    ServerLive, ServerMetadata, ServerReady,
 )  # fmt: skip
 """Every body of a question or an answer; a test says when one is missing."""
 REFERENCE = "#/components/schemas/{name}"
@@ -62,6 +72,7 @@ def config(version: str) -> OpenAPIConfig:
             Tag(name="readings", description="What machines send."),
             Tag(name="fleets", description="Which fleets there are, ranked unit by unit."),
             Tag(name="models", description="Which model speaks for which fleet."),
+            Tag(name="inference", description="The Open Inference Protocol, version 2."),
             Tag(name="service", description="Whether the service works; errors explained."),
         ],
         use_handler_docstrings=True,

@@ -34,6 +34,7 @@ class Kind(Enum):
     NOT_FOUND = 404, "There is nothing at this address"
     UNKNOWN_FLEET = 404, "There is no such fleet"
     UNKNOWN_UNIT = 404, "There is no prognosis of such a unit"
+    UNKNOWN_MODEL = 404, "No such model answers"
     METHOD_NOT_ALLOWED = 405, "This address does not take this method"
     TOO_LARGE = 413, "That is more than one request may bring"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not read here"
@@ -117,6 +118,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Finds the request in the logs; also in the header ``X-Request-Id``."""
     errors: list[Flaw] = []
     """Each thing that is wrong, where the request is; the first twenty."""
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    """Below ``/v2`` the detail once more, where clients of the inference protocol look for it."""
 
 
 class Refusal(RulError):
@@ -147,14 +150,16 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     else:
         kind, detail = Kind.INTERNAL_ERROR, "the cause is in the log, under the trace id"
         _log.error("request failed", exc_info=error)
+    path = request.url.path
     problem = Problem(
         type=kind.type,
         title=kind.title,
         status=kind.status,
         detail=detail,
-        instance=request.url.path,
+        instance=path,
         trace_id=tracing.trace_id(),
         errors=flaws,
+        error=detail if path.startswith("/v2/") else msgspec.UNSET,
     )
     return Response(problem, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
 

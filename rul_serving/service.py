@@ -15,6 +15,7 @@ from typing import Self
 from rul_core.schema import Fleet
 from rul_serving.database import Database
 from rul_serving.fleetwide import FleetwideMetrics
+from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
 from rul_serving.problems import Kind, Refusal
 from rul_serving.released import listen
@@ -40,6 +41,8 @@ class Service:
     writer: Writer
     fleetwide: FleetwideMetrics
     descriptions: "Descriptions"
+    gathering: Gathering
+    """For inference of a few rows."""
     disk: Lane
     """For small files of the data root."""
     computing: Lane
@@ -71,6 +74,7 @@ class Service:
                     writer=writer,
                     fleetwide=fleetwide,
                     descriptions=Descriptions(settings.root, disk),
+                    gathering=Gathering(),
                     disk=disk,
                     computing=Lane("inference", os.cpu_count() or 1),
                 )
