@@ -4,6 +4,7 @@ What belongs here: the laptop's folder ``.rul/`` and what runs in it. What does 
 themselves (``rul_store.embedded``), the container stack, which names its servers by settings.
 """
 
+import getpass
 import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -100,6 +101,14 @@ def opened(root: Path | None = None) -> Generator[Laptop]:
         stack.callback(engine.dispose)
         database.migrate(engine)
         yield Laptop(settings, engine)
+
+
+def user() -> str:
+    """Who types; in a container the number may be all there is."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _dagster_home(settings: "StoreSettings") -> Path:

@@ -1,7 +1,5 @@
 """``rul models``: which models there are, what is live, and the way back."""
 
-import getpass
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -10,7 +8,7 @@ from rich.table import Column, Table
 
 from rul_cli.console import console, print_json
 from rul_cli.fleet import Root
-from rul_cli.laptop import DEFAULT_ROOT, opened
+from rul_cli.laptop import DEFAULT_ROOT, opened, user
 
 if TYPE_CHECKING:
     from rul_store.champions import Champion
@@ -120,7 +118,7 @@ def promote(
             version,
             expected_generation=before.generation if before else 0,
             action=champions.Action.PROMOTE,
-            by=_user(),
+            by=user(),
             reason=reason,
             redis_client=laptop.redis_client,
         )
@@ -142,7 +140,7 @@ def rollback(
             laptop.engine,
             laptop.root,
             fleet,
-            by=_user(),
+            by=user(),
             reason=reason,
             redis_client=laptop.redis_client,
         )
@@ -155,11 +153,3 @@ def _tell(champion: "Champion", *, json: bool) -> None:
     else:
         told = f"Fleet {champion.fleet} is served by {champion.version} now."
         console.print(told, highlight=False)
-
-
-def _user() -> str:
-    """Who types; in a container the number may be all there is."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"

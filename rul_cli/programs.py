@@ -134,8 +134,13 @@ def dagster(environment: Mapping[str, str], port: int, log: Path) -> Program:
 
 
 def api(environment: Mapping[str, str], port: int, log: Path) -> Program:
-    """The HTTP API."""
-    environment = {**environment, "RUL_HOST": "127.0.0.1", "RUL_PORT": str(port)}
+    """The HTTP API, open to this machine."""
+    environment = {
+        **{name: value for name, value in environment.items() if name != "RUL_ACCESS_FILE"},
+        "RUL_HOST": "127.0.0.1",
+        "RUL_PORT": str(port),
+        "RUL_ACCESS": "open",
+    }
     return Program("the API", [sys.executable, "-m", "rul_serving"], environment, log)
 
 

@@ -9,6 +9,7 @@ Each message names the thing, the value and what to do. Nothing here is caught t
       ModelError        a model cannot be fitted, loaded or applied
       StoreError        something kept is missing, damaged or held by another
         BundleError     a bundle is damaged, or a pointer names one that is not there
+        Conflict        what is kept does not allow the change: look at it, then decide again
         Unavailable     a database or cache does not answer: trying again may help
       SettingsError     a setting is missing or wrong; names the variable
 """
@@ -70,6 +71,10 @@ class StoreError(RulError):
 
 class BundleError(StoreError):
     """A bundle is damaged, or a pointer names one that is not there."""
+
+
+class Conflict(StoreError):
+    """What is kept does not allow the change; the same call would fail again."""
 
 
 class Unavailable(StoreError):

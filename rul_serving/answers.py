@@ -12,6 +12,7 @@ from rul_core.prognosis import Prognosis, State
 from rul_core.scoring import Regimes
 from rul_serving.problems import Flaw
 from rul_store.champions import Champion
+from rul_store.keys import ApiKey
 from rul_store.models import Manifest
 
 
@@ -111,6 +112,21 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
     """The models of all fleets, by fleet."""
 
     models: list[FleetModel]
+
+
+class ApiKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """All keys there ever were, oldest first."""
+
+    keys: list[ApiKey]
+
+
+class NewApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that was just made."""
+
+    api_key: str | None
+    """The key itself, to be sent with requests. It is told here once and kept nowhere: in the
+    answer to a repeat of the request it is null."""
+    key: ApiKey
 
 
 class Readiness(StrEnum):

@@ -7,13 +7,24 @@ What belongs here: the wiring. What does not: anything that decides. Importing t
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
-from litestar import Litestar, Router
+from litestar import Litestar, Request, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from rul_serving import openapi, problems, tracing
-from rul_serving.routes import fleets, inference, models, probes, prognoses, readings
+from rul_serving import guard, idempotency, openapi, problems, tracing
+from rul_serving.principal import Principal, principal_of
+from rul_serving.routes import (
+    audit,
+    fleets,
+    inference,
+    keys,
+    models,
+    probes,
+    prognoses,
+    readings,
+)
 from rul_serving.service import Service
 from rul_serving.settings import ServingSettings
 
@@ -43,6 +54,11 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
             fleets.rank_units,
             fleets.current_prognosis,
             models.list_models,
+            keys.list_keys,
+            keys.create_key,
+            keys.rotate_key,
+            keys.revoke_key,
+            audit.list_audit,
         ],
     )
     protocol = Router(
@@ -70,16 +86,26 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
             probes.explain,
         ],
         lifespan=[running],
-        dependencies={"service": Provide(_service, sync_to_thread=False)},
+        dependencies={
+            "service": Provide(_service, sync_to_thread=False),
+            "principal": Provide(_principal, sync_to_thread=False),
+        },
+        guards=[guard.guard],
+        before_request=idempotency.reserve,
         exception_handlers={Exception: problems.answer},
         openapi_config=openapi.config(version("rul-platform")),
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,  # whoever owns the process configures logs: ``__main__``
     )
+    guard.check(app)
     # Around the router: requests to unknown addresses never reach a middleware.
-    app.asgi_handler = tracing.traced(app.asgi_handler)
+    app.asgi_handler = tracing.traced(idempotency.kept(app.asgi_handler))
     return app
 
 
 def _service(state: State) -> Service:
     return state.service
+
+
+def _principal(request: Request[Any, Any, Any]) -> Principal:
+    return principal_of(request)

@@ -11,8 +11,17 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 
 from rul_core.prognosis import Contribution, Prognosis, Provenance, State
-from rul_serving.answers import Fleets, FleetSummary, Prognoses, RankedUnits, Received
+from rul_serving.answers import (
+    Fleets,
+    FleetSummary,
+    NewApiKey,
+    Prognoses,
+    RankedUnits,
+    Received,
+)
 from rul_serving.inference import InferenceResponse, OutputTensor
+from rul_store.audit import AuditEntry, AuditPage
+from rul_store.keys import ApiKey
 
 INFERENCE = Example(
     summary="Two rows of three features",
@@ -116,11 +125,50 @@ FLEETS = Fleets(
 )
 
 
-def shown(answer: msgspec.Struct, summary: str) -> dict[int, ResponseSpec]:
-    """The answer as the example of status 200, for ``responses=`` of a handler."""
+KEY_REQUEST: dict[str, Any] = {
+    "name": "Ann Planner",
+    "roles": ["planner"],
+    "fleets": ["pumps"],
+    "expires_in_days": 365,
+}
+KEY = ApiKey(
+    key_id="k3v9x0qa",
+    prefix="rul_k3v9x0qa",
+    name="Ann Planner",
+    roles=("planner",),
+    fleets=("pumps",),
+    created_at=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
+    created_by="first admin",
+    expires_at=datetime(2027, 11, 23, 4, 15, tzinfo=UTC),
+    state="active",
+)
+NEW_KEY = NewApiKey(api_key=f"{KEY.prefix}_" + "·" * 43, key=KEY)
+REVOKED_KEY = msgspec.structs.replace(
+    KEY, revoked_at=datetime(2026, 12, 1, 9, 30, tzinfo=UTC), state="revoked"
+)
+AUDIT = AuditPage(
+    entries=[
+        AuditEntry(
+            position=7,
+            at=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
+            principal="first admin",
+            action="key.create",
+            target=KEY.prefix,
+            detail={"name": KEY.name, "roles": ["planner"], "fleets": ["pumps"]},
+            trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+            prev_hash="5f" * 32,
+            hash="c4" * 32,
+        )
+    ],
+    next_cursor="Nw",
+)
+
+
+def shown(answer: msgspec.Struct, summary: str, status: int = 200) -> dict[int, ResponseSpec]:
+    """The answer as an example, for ``responses=`` of a handler."""
     example = Example(summary=summary, value=msgspec.to_builtins(answer))
     return {
-        200: ResponseSpec(
+        status: ResponseSpec(
             type(answer), generate_examples=False, description=summary, examples=[example]
         )
     }

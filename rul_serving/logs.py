@@ -1,7 +1,7 @@
 """Logs of the process: one JSON object a line, on standard output.
 
 What belongs here: the form of a line. What does not: what is worth a line (the module that knows).
-Bodies and headers are never logged.
+Bodies and headers are never logged; a key that came where it does not belong is left out.
 
 Our own lines do not pass through the standard library, which takes longer over a line than many a
 request takes in all.
@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import EventDict
 
 from rul_serving import tracing
+from rul_store.keys import redacted
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
@@ -74,4 +75,4 @@ def _complete_foreign(_logger: Any, _method: str, event: EventDict) -> EventDict
 
 
 def _render(_logger: Any, _method: str, event: EventDict) -> str:
-    return _encode(event).decode()
+    return redacted(_encode(event).decode())

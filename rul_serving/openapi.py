@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, get_args, get_type_hints
 
 import msgspec
-from litestar import Request, Response, Router
+from litestar import Litestar, Request, Response, Router
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -24,11 +24,14 @@ from litestar.openapi.spec import License, Tag
 from litestar.status_codes import HTTP_404_NOT_FOUND
 
 from rul_core.prognosis import Prognosis
+from rul_serving import guard
 from rul_serving.answers import (
     Alive,
+    ApiKeys,
     Fleets,
     Health,
     Models,
+    NewApiKey,
     ProblemKind,
     Prognoses,
     RankedUnits,
@@ -44,13 +47,17 @@ from rul_serving.inference import (
     ServerReady,
 )
 from rul_serving.problems import Problem
+from rul_serving.routes.keys import KeyRequest, RotationRequest
 from rul_serving.rows import Reading
 from rul_serving.windows import PrognosisRequest
+from rul_store.audit import AuditPage
+from rul_store.keys import ApiKey
 
 BODIES = (
     PrognosisRequest, Prognoses, Prognosis, Fleets, RankedUnits, Models, Health, Alive, ProblemKind,
-    Problem, Reading, Received, InferenceRequest, InferenceResponse, ModelMetadata, ModelReady,
-    ServerLive, ServerMetadata, ServerReady,
+    Problem, Reading, Received, KeyRequest, RotationRequest, ApiKey, ApiKeys, NewApiKey, AuditPage,
+    InferenceRequest, InferenceResponse, ModelMetadata, ModelReady, ServerLive, ServerMetadata,
+    ServerReady,
 )  # fmt: skip
 """Every body of a question or an answer; a test says when one is missing."""
 REFERENCE = "#/components/schemas/{name}"
@@ -73,18 +80,23 @@ def config(version: str) -> OpenAPIConfig:
             Tag(name="fleets", description="Which fleets there are, ranked unit by unit."),
             Tag(name="models", description="Which model speaks for which fleet."),
             Tag(name="inference", description="The Open Inference Protocol, version 2."),
+            Tag(name="administration", description="API keys, and who changed what."),
             Tag(name="service", description="Whether the service works; errors explained."),
         ],
         use_handler_docstrings=True,
         render_plugins=[_Corrected()],
         openapi_router=Router(
-            "/schema", route_handlers=[], include_in_schema=False, after_request=_refuse_html
+            "/schema",
+            route_handlers=[],
+            include_in_schema=False,
+            after_request=_refuse_html,
+            opt={"public": True},
         ),
     )
 
 
-def corrected(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with msgspec's schemas of the bodies and of all that they are made of."""
+def corrected(app: Litestar, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with what the guard asks for, and msgspec's schemas of all bodies."""
     types = {type_.__name__: type_ for body in BODIES for type_ in _parts(body)}
     _, schemas = msgspec.json.schema_components(BODIES, ref_template=REFERENCE)
     for name, schema in schemas.items():
@@ -96,6 +108,7 @@ def corrected(document: dict[str, Any]) -> dict[str, Any]:
             else:
                 lines.append(f"- `{getattr(types[name], attribute).value}`: {text}")
         schema["description"] = "\n".join(lines)
+    document = guard.described(app, document)
     return {**document, "components": {**document["components"], "schemas": schemas}}
 
 
@@ -103,7 +116,7 @@ class _Corrected(JsonRenderPlugin):
     """The corrected document as JSON."""
 
     def render(self, request: Request, openapi_schema: dict[str, Any]) -> bytes:
-        return super().render(request, corrected(openapi_schema))
+        return super().render(request, corrected(request.app, openapi_schema))
 
 
 def _refuse_html(response: Response) -> Response:

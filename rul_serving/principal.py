@@ -54,10 +54,14 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     fleets: frozenset[str] | None = None
     """The fleets that it may see; None is all."""
 
+    def sees(self, fleet: str) -> bool:
+        """Whether it may see the fleet."""
+        return self.fleets is None or fleet in self.fleets
+
 
 ANONYMOUS = Principal(name="anonymous", key_id=None, roles=frozenset(Role))
 
 
 def principal_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
-    """For whom a request is made."""
-    return connection.scope["state"].get(STATE, ANONYMOUS)
+    """For whom a request is made; a public operation is made for nobody and must not ask."""
+    return connection.scope["state"][STATE]

@@ -6,7 +6,7 @@ that refuse (they raise ``Refusal``), errors below the web (``rul_core.errors``)
 Litestar's own plugin is not used: it puts the detail into the title, and leaves 500 as plain JSON.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -19,6 +19,7 @@ from litestar.openapi.spec import Example
 
 from rul_core.errors import FleetError, RulError, Unavailable
 from rul_serving import tracing
+from rul_store.keys import redacted
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
@@ -31,14 +32,22 @@ class Kind(Enum):
 
     INVALID_REQUEST = 400, "The request cannot be read"
     INVALID_CURSOR = 400, "The cursor is not one that this service gave"
+    UNAUTHENTICATED = 401, "A valid API key is needed"
+    FORBIDDEN = 403, "The API key does not allow this"
     NOT_FOUND = 404, "There is nothing at this address"
     UNKNOWN_FLEET = 404, "There is no such fleet"
     UNKNOWN_UNIT = 404, "There is no prognosis of such a unit"
     UNKNOWN_MODEL = 404, "No such model answers"
+    UNKNOWN_KEY = 404, "There is no such API key"
     METHOD_NOT_ALLOWED = 405, "This address does not take this method"
+    KEY_CONFLICT = 409, "The API keys as they are do not allow this"
+    IN_PROGRESS = 409, "The first request with this idempotency key is still being answered"
+    ANSWER_LOST = 409, "The change was made, but its answer was lost"
     TOO_LARGE = 413, "That is more than one request may bring"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not read here"
     INVALID_READINGS = 422, "The readings contradict themselves or their fleet"
+    IDEMPOTENCY_KEY_REUSED = 422, "The idempotency key was used for another request"
+    RATE_LIMITED = 429, "That is more than this principal may ask for now"
     INTERNAL_ERROR = 500, "The service made a mistake"
     INVALID_FLEET = 500, "The fleet's description cannot be used"
     UNAVAILABLE = 503, "Something that this answer needs is away for now"
@@ -125,9 +134,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 class Refusal(RulError):
     """The request will not be answered as asked."""
 
-    def __init__(self, kind: Kind, detail: str, flaws: Sequence[Flaw] = ()) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        flaws: Sequence[Flaw] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.kind, self.flaws = kind, list(flaws)
+        self.kind, self.flaws, self.headers = kind, list(flaws), dict(headers or {})
 
 
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
@@ -136,6 +151,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     flaws: list[Flaw] = []
     if isinstance(error, Refusal):
         kind, detail, flaws = error.kind, str(error), error.flaws
+        headers.update(error.headers)
     elif isinstance(error, Unavailable):
         kind, detail = Kind.UNAVAILABLE, str(error)
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -155,19 +171,27 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
         type=kind.type,
         title=kind.title,
         status=kind.status,
-        detail=detail,
-        instance=path,
+        # A key may have come where it does not belong, such as in the path.
+        detail=redacted(detail),
+        instance=redacted(path),
         trace_id=tracing.trace_id(),
-        errors=flaws,
-        error=detail if path.startswith("/v2/") else msgspec.UNSET,
+        errors=[msgspec.structs.replace(flaw, message=redacted(flaw.message)) for flaw in flaws],
+        error=redacted(detail) if path.startswith("/v2/") else msgspec.UNSET,
     )
     return Response(problem, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def declared(*kinds: Kind) -> dict[int, ResponseSpec]:
     """These problems and the internal error, for ``responses=`` of a handler."""
-    specs: dict[int, ResponseSpec] = {}
-    for kind in (*kinds, Kind.INTERNAL_ERROR):
+    return also({}, *kinds, Kind.INTERNAL_ERROR)
+
+
+def also(responses: Mapping[int, ResponseSpec], *kinds: Kind) -> dict[int, ResponseSpec]:
+    """The responses of a handler, with these problems where they are not among them."""
+    specs = dict(responses)
+    for kind in kinds:
+        if kind.status in specs and kind.title in specs[kind.status].description:
+            continue
         example = Problem(
             type=kind.type,
             title=kind.title,

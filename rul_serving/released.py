@@ -30,8 +30,8 @@ async def listen(url: str, heard: Callable[[], None]) -> None:
                         heard()  # the first message confirms the subscription
                         lost = False
         except Exception as error:  # a listener that ended would never be missed
-            if not lost:
-                swallow("release_listener", error, "releases are noticed by polling alone")
+            consequence = "releases are noticed by polling alone"
+            swallow("release_listener", error, consequence, told=lost)
             lost = True
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -17,7 +17,8 @@ def render() -> bytes:
     """The document as ``docs/openapi.json`` holds it."""
     # No server is reached: the application is made and never started.
     settings = ServingSettings(database_url=SecretStr("postgresql://localhost/rul"))
-    document = corrected(create_app(settings).openapi_schema.to_schema())
+    app = create_app(settings)
+    document = corrected(app, app.openapi_schema.to_schema())
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 

@@ -103,7 +103,8 @@ class ServedModels:
         """Exchange every model whose champion moved; what goes wrong stays with its fleet."""
         try:
             decided = await self._database.ask(champions.current_all)
-        except Unavailable:  # the readiness of PostgreSQL is told by ``health``
+        except Unavailable as error:  # the readiness of PostgreSQL is told by ``health``
+            swallow("model_watcher", error, "live.json says what is live", told=True)
             decided = {}
         # A champion whose whole folder is away is refused and told, like one whose bundle is.
         for fleet in sorted({*await self._loading.run(self._fleets), *decided}):
@@ -169,6 +170,7 @@ class ServedModels:
         return Served(champion=champion, loaded=loaded, metrics=loaded.metrics())
 
     def _refuse(self, fleet: str, champion: Champion | None, error: Exception) -> None:
+        swallow("model_loading", error, "the model before stays", told=True)
         before = self._refused.get(fleet)
         self._refused[fleet] = Refused(
             champion=champion, reason=str(error), until=time.monotonic() + RETRY_SECONDS

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Self
 
 from rul_core.schema import Fleet
+from rul_serving import idempotency
+from rul_serving.access import Access
 from rul_serving.database import Database
 from rul_serving.fleetwide import FleetwideMetrics
 from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
+from rul_serving.limits import Limit, Limits, Rate
 from rul_serving.problems import Kind, Refusal
 from rul_serving.released import listen
 from rul_serving.served import ServedModels
-from rul_serving.settings import ServingSettings
+from rul_serving.settings import AccessMode, ServingSettings
 from rul_serving.threads import Lane
 from rul_serving.writer import Writer
 from rul_store import fleets
@@ -38,6 +41,8 @@ class Service:
     settings: ServingSettings
     database: Database
     models: ServedModels
+    access: Access
+    limits: Limits
     writer: Writer
     fleetwide: FleetwideMetrics
     descriptions: "Descriptions"
@@ -55,6 +60,14 @@ class Service:
         seconds = settings.database_timeout_seconds
         database = Database(settings.database_url.get_secret_value(), seconds)
         models = ServedModels(settings.root, database)
+        access = Access(database if settings.access is AccessMode.KEYS else None)
+        limits = Limits(
+            {
+                Limit.REQUESTS: Rate(settings.requests_per_second, settings.requests_burst),
+                Limit.SENDINGS: Rate(settings.sendings_per_second, settings.sendings_burst),
+            },
+            settings.redis_url,
+        )
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         states = States(
             connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) if redis_url else None
@@ -62,15 +75,22 @@ class Service:
         writer = Writer(database, Ingest(settings.root, states), models)
         fleetwide = FleetwideMetrics(database)
         disk = Lane("the data root", 4, seconds)
-        background = []
+        background = [asyncio.create_task(idempotency.remove_expired(database))]
         try:
-            async with models.kept_current(settings.model_poll_seconds), writer.running():
+            async with (
+                models.kept_current(settings.model_poll_seconds),
+                access.kept_current(settings.admin_key),
+                limits.connected(),
+                writer.running(),
+            ):
                 if redis_url is not None:
                     background.append(asyncio.create_task(listen(redis_url, models.look_soon)))
                 yield cls(
                     settings=settings,
                     database=database,
                     models=models,
+                    access=access,
+                    limits=limits,
                     writer=writer,
                     fleetwide=fleetwide,
                     descriptions=Descriptions(settings.root, disk),

@@ -2,7 +2,7 @@
 
 What belongs here: where the id comes from, where it is put, the one log line that a request gets,
 and that it is counted. What does not: how lines are written (``logs``), what is counted
-(``metrics``), spans and exporters.
+(``counted``), spans and exporters.
 """
 
 import os
@@ -15,9 +15,12 @@ import structlog
 from litestar.status_codes import HTTP_400_BAD_REQUEST, HTTP_500_INTERNAL_SERVER_ERROR
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from rul_serving import metrics
+from rul_serving import counted
+from rul_serving.principal import STATE
 
 HEADER = "x-request-id"
+ANSWER_HEADERS = "answer_headers"
+"""Under this name a connection's state holds headers that its answer shall have, whatever it is."""
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked every few seconds; an answer below 400 is not worth a line."""
 
@@ -50,23 +53,25 @@ def traced(app: ASGIApp) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), header]}
+                told = (*message.get("headers", ()), *state.get(ANSWER_HEADERS, ()), header)
+                message = {**message, "headers": told}
             return send(message)
 
-        method, path = scope["method"], scope["path"]
+        method, path, state = scope["method"], scope["path"], scope.setdefault("state", {})
         token = _trace_id.set(chosen)
-        metrics.IN_PROGRESS.inc()
+        counted.IN_PROGRESS.inc()
         try:
             await app(scope, receive, with_header)
         finally:
-            metrics.IN_PROGRESS.dec()
+            counted.IN_PROGRESS.dec()
             seconds, status = perf_counter() - started, status or HTTP_500_INTERNAL_SERVER_ERROR
-            metrics.answered(method, scope.get("path_template", "unmatched"), status, seconds)
+            counted.answered(method, scope.get("path_template", "unmatched"), status, seconds)
             if status >= HTTP_400_BAD_REQUEST or path not in PROBES:
                 _log.info(
                     "request",
                     method=method,
                     path=path,
+                    principal=getattr(state.get(STATE), "name", None),
                     status=status,
                     duration_seconds=round(seconds, 6),
                 )

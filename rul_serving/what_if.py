@@ -17,6 +17,7 @@ from rul_core.schema import Fleet
 from rul_serving import metrics, tracing
 from rul_serving.windows import PrognosisRequest, to_frame
 from rul_store.models import LoadedModel
+from rul_store.swallowed import swallow
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -63,9 +64,10 @@ def _apply(
             explained=explained,
             trace_id=trace_id,
         )
-    except Exception:
+    except Exception as error:
         # Whatever a model does wrong is an answer of its own, with a state that people know.
         _log.exception("inference failed", fleet=loaded.model.fleet.name, version=loaded.version)
+        swallow("inference", error, "the units are in model_error", told=True)
         return [
             Prognosis(
                 fleet=loaded.model.fleet.name,

@@ -15,6 +15,7 @@ import polars as pl
 from msgspec import Meta
 
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
+from rul_serving import bodies
 from rul_serving.problems import Flaw, Kind, Refusal
 
 T = TypeVar("T")
@@ -63,14 +64,7 @@ def decode(body: bytes) -> PrognosisRequest:
     Raises:
         Refusal: It is no JSON or not such a question; names the place.
     """
-    try:
-        try:
-            return msgspec.json.decode(body, type=PrognosisRequest)
-        except msgspec.ValidationError as error:
-            flaw = _located(str(error), body)
-            raise Refusal(Kind.INVALID_REQUEST, f"{flaw.at}: {flaw.message}", [flaw]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(Kind.INVALID_REQUEST, f"the body is not JSON: {error}") from error
+    return bodies.decode(body, PrognosisRequest, _located)
 
 
 def refuse_too_many(question: PrognosisRequest, max_units: int, max_readings: int) -> None:
@@ -154,7 +148,6 @@ def _contradictions(
             yield "time", f"{reading.time.isoformat()} is outside the years 1 to 9999 in UTC"
 
 
-_PLACE = re.compile(r"^(?P<message>.*) - at `\$\.?(?P<path>.*)`$")
 _READING = re.compile(r"units\[(\d+)\]\.readings\[(\d+)\]")
 
 
@@ -169,11 +162,11 @@ class _Loose(msgspec.Struct):
 
 def _located(error: str, body: bytes) -> Flaw:
     """The error of msgspec with what it leaves out: unit, cycle, and which channel it was."""
-    found = _PLACE.match(error)
-    message, path = (found["message"], found["path"]) if found else (error, "body")
+    flaw = bodies.located(error, body)
+    message, path = flaw.message, flaw.at
     at_reading = _READING.match(path)
     if at_reading is None:
-        return Flaw(at=path, message=message)
+        return flaw
     window = msgspec.json.decode(body, type=_Loose).units[int(at_reading[1])]
     index = int(at_reading[2])
     parts = _read(window.readings[index], dict[str, msgspec.Raw]) or {}

@@ -4,6 +4,8 @@ What belongs here: clients. What does not: keys and channels (the module that us
 """
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -24,4 +26,14 @@ def connect_redis(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> redi
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 1),
+    )
+
+
+def connect_redis_async(url: str) -> redis.asyncio.Redis:
+    """The same for the event loop in which it is used; what took too long is not done again."""
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=AsyncRetry(NoBackoff(), 1, (redis.ConnectionError,)),
     )

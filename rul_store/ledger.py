@@ -12,7 +12,6 @@ of their commits: writers take turns under a lock that lasts from the last hash 
 batch at a time.
 """
 
-import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -25,6 +24,7 @@ import sqlalchemy as sa
 
 from rul_core.errors import StoreError
 from rul_core.prognosis import Prognosis, Seen, State
+from rul_store import cursors
 from rul_store.chain import Break, Link, hash_of, walk
 from rul_store.database import TIME_DTYPE, begin, microseconds, read_frame
 from rul_store.tables import ledger
@@ -382,18 +382,11 @@ def _read_recorded(engine: sa.Engine, query: sa.Select) -> tuple[Recorded, ...]:
 
 
 def _to_cursor(prognosis: Prognosis) -> str:
-    place = (prognosis.failure_probability, prognosis.unit)
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+    return cursors.encode((prognosis.failure_probability, prognosis.unit))
 
 
 def _from_cursor(cursor: str) -> tuple[float | None, str]:
-    try:
-        content = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        return msgspec.json.decode(content, type=tuple[float | None, str])
-    except (ValueError, msgspec.DecodeError) as error:
-        raise StoreError(
-            f"{cursor!r} is no cursor of this ranking; begin again without one"
-        ) from error
+    return cursors.decode(cursor, tuple[float | None, str], "this ranking")
 
 
 def _columns(rows: Iterable[dict[str, Any]], types: Mapping[str, str]) -> dict[str, list[object]]:

@@ -11,16 +11,18 @@ _log = logging.getLogger(__name__)
 _counts: Counter[str] = Counter()
 
 
-def swallow(component: str, error: BaseException, consequence: str) -> None:
+def swallow(component: str, error: BaseException, consequence: str, *, told: bool = False) -> None:
     """Log the error with what follows from it, and count it.
 
     Args:
         component: What survived, such as ``release_channel``.
         error: What was caught.
         consequence: What a person should know, such as "serving learns of it seconds later".
+        told: It was logged already, or goes on from before: it is counted without a warning.
     """
     _counts[component] += 1
-    _log.warning("%s: %s: %s", component, consequence, error, exc_info=error)
+    level = logging.DEBUG if told else logging.WARNING
+    _log.log(level, "%s: %s: %s", component, consequence, error, exc_info=error)
 
 
 def counts() -> dict[str, int]:

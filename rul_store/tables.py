@@ -3,7 +3,8 @@
 What belongs here: columns, keys, indexes and what they mean. What does not: how tables come to be
 (``migrations/versions``), queries (each concern's module).
 
-All times are ``timestamptz``, all figures ``double precision``. Nothing is removed by the platform.
+All times are ``timestamptz``, all figures ``double precision``. The platform removes nothing but
+idempotency records.
 """
 
 import sqlalchemy as sa
@@ -186,4 +187,58 @@ landed_files = sa.Table(
     sa.Column("error", _text),
     sa.Column("rows", _int),
     sa.Column("decided_at", _time, nullable=False, server_default=_now),
+)
+
+# ``digest`` is SHA-256 of the secret. ``change`` grows with every change but that of
+# ``last_used_at``, in the order of the commits.
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", _text, primary_key=True),
+    sa.Column("digest", BYTEA, nullable=False),
+    sa.Column("name", _text, nullable=False),
+    sa.Column("roles", ARRAY(_text), nullable=False),
+    sa.Column("fleets", ARRAY(_text)),
+    sa.Column("created_at", _time, nullable=False),
+    sa.Column("created_by", _text, nullable=False),
+    sa.Column("expires_at", _time),
+    sa.Column("revoked_at", _time),
+    sa.Column("last_used_at", _time),
+    sa.Column("replaces", _text),
+    sa.Column("change", _int, nullable=False),
+    sa.UniqueConstraint("digest", name="uq_api_keys_digest"),
+    sa.UniqueConstraint("change", name="uq_api_keys_change"),
+)
+
+# Insert only, by a trigger. ``detail`` is JSON as text, since the hash is of the text.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("position", _int, primary_key=True, autoincrement=False),
+    sa.Column("at", _time, nullable=False),
+    sa.Column("principal", _text, nullable=False),
+    sa.Column("action", _text, nullable=False),
+    sa.Column("target", _text, nullable=False),
+    sa.Column("fleet", _text),
+    sa.Column("detail", _text, nullable=False),
+    sa.Column("trace_id", _text, nullable=False),
+    sa.Column("prev_hash", BYTEA, nullable=False),
+    sa.Column("hash", BYTEA, nullable=False),
+)
+
+# Removed after a day. ``reservation`` is the one attempt that may make the change.
+idempotency_records = sa.Table(
+    "idempotency_records",
+    metadata,
+    sa.Column("principal", _text, primary_key=True),
+    sa.Column("key", _text, primary_key=True),
+    sa.Column("fingerprint", BYTEA, nullable=False),
+    sa.Column("reservation", UUID(as_uuid=True), nullable=False),
+    sa.Column("trace_id", _text, nullable=False),
+    sa.Column("reserved_at", _time, nullable=False),
+    sa.Column("effected_at", _time),
+    sa.Column("status", _int),
+    sa.Column("headers", _text),
+    sa.Column("body", BYTEA),
+    sa.Index("ix_idempotency_records_reserved_at", "reserved_at"),
 )

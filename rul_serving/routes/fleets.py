@@ -14,6 +14,7 @@ from rul_core.prognosis import VALID_STATES, Prognosis, State
 from rul_core.schema import NAME_PATTERN, Fleet
 from rul_serving import examples
 from rul_serving.answers import BrokenFleet, Fleets, FleetSummary, RankedUnits
+from rul_serving.principal import ASK, READ, Principal
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
 from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN
@@ -31,12 +32,18 @@ UnitName = Annotated[
     operation_id="listFleets",
     summary="The fleets",
     tags=["fleets"],
+    opt={"roles": READ},
     responses=examples.shown(examples.FLEETS, "All fleets") | declared(Kind.UNAVAILABLE),
 )
-async def list_fleets(service: NamedDependency[Service]) -> Fleets:
-    """Every described fleet, with the channels that its readings must bring."""
+async def list_fleets(
+    service: NamedDependency[Service], principal: NamedDependency[Principal]
+) -> Fleets:
+    """Every described fleet that the key is for, with the channels that its readings must bring."""
     described, broken = await service.disk.run(_described, service.settings.root)
-    return Fleets(fleets=[_summary(fleet, service) for fleet in described], broken=broken)
+    return Fleets(
+        fleets=[_summary(fleet, service) for fleet in described if principal.sees(fleet.name)],
+        broken=[fleet for fleet in broken if principal.sees(fleet.name)],
+    )
 
 
 @get(
@@ -44,6 +51,7 @@ async def list_fleets(service: NamedDependency[Service]) -> Fleets:
     operation_id="rankUnits",
     summary="A fleet's units, the likeliest to fail first",
     tags=["fleets"],
+    opt={"roles": READ},
     responses=examples.shown(examples.RANKED, "A page")
     | declared(
         Kind.INVALID_REQUEST,
@@ -103,6 +111,7 @@ async def rank_units(
     operation_id="currentPrognosis",
     summary="A unit's current prognosis",
     tags=["prognoses"],
+    opt={"roles": ASK},
     responses=examples.shown(examples.PROGNOSIS, "The current prognosis")
     | declared(
         Kind.INVALID_REQUEST,

@@ -4,6 +4,7 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from rul_serving.answers import FleetModel, Models
+from rul_serving.principal import READ, Principal
 from rul_serving.problems import Kind, declared
 from rul_serving.service import Service
 from rul_store import fleets
@@ -14,14 +15,17 @@ from rul_store import fleets
     operation_id="listModels",
     summary="The live model of every fleet",
     tags=["models"],
+    opt={"roles": READ},
     responses=declared(Kind.UNAVAILABLE),
 )
-async def list_models(service: NamedDependency[Service]) -> Models:
+async def list_models(
+    service: NamedDependency[Service], principal: NamedDependency[Principal]
+) -> Models:
     """What is released, since when and why, whether it is what answers, and how good it is."""
     described = await service.disk.run(fleets.names, service.settings.root)
     served, refused = service.models.served, service.models.refused
     names = sorted({*described, *served, *refused})
-    return Models(models=[_model(name, service) for name in names])
+    return Models(models=[_model(name, service) for name in names if principal.sees(name)])
 
 
 def _model(fleet: str, service: Service) -> FleetModel:

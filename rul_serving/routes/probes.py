@@ -25,6 +25,7 @@ _DOWN = {
     operation_id="live",
     summary="Whether the process answers",
     tags=["service"],
+    opt={"public": True},
     responses=declared(),
     sync_to_thread=False,
 )
@@ -38,6 +39,7 @@ def live() -> Alive:
     operation_id="ready",
     summary="Whether prognoses can be given, and what is missing",
     tags=["service"],
+    opt={"public": True},
     responses=declared() | _DOWN,
 )
 async def ready(service: NamedDependency[Service]) -> Response[Health]:
@@ -50,6 +52,7 @@ async def ready(service: NamedDependency[Service]) -> Response[Health]:
     operation_id="health",
     summary="The same as /readyz, for containers",
     tags=["service"],
+    opt={"public": True},
     responses=declared() | _DOWN,
 )
 async def summary(service: NamedDependency[Service]) -> Response[Health]:
@@ -57,7 +60,7 @@ async def summary(service: NamedDependency[Service]) -> Response[Health]:
     return _respond(await health.check(service))
 
 
-@get("/metrics", include_in_schema=False, media_type=MediaType.TEXT)
+@get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, opt={"public": True})
 async def scrape(service: NamedDependency[Service]) -> Response[bytes]:
     """For Prometheus: what this process counts, and what the instance tells of whole fleets."""
     told = metrics.exposition(service.models.served) + await service.fleetwide.exposition()
@@ -69,6 +72,7 @@ async def scrape(service: NamedDependency[Service]) -> Response[bytes]:
     operation_id="explainProblem",
     summary="What a kind of problem means",
     tags=["service"],
+    opt={"public": True},
     responses=declared(Kind.INVALID_REQUEST, Kind.NOT_FOUND),
     sync_to_thread=False,
 )

@@ -1,49 +1,29 @@
 """``/v1/prognoses``: the stateless what-if question."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from litestar import Request, post
 from litestar.di import NamedDependency
-from litestar.openapi.spec import (
-    Example,
-    OpenAPIMediaType,
-    Operation,
-    Reference,
-    RequestBody,
-)
 from litestar.params import RawBody
 from litestar.status_codes import HTTP_200_OK
 
 from rul_serving import examples, what_if
 from rul_serving.answers import Prognoses
-from rul_serving.problems import Kind, Refusal, declared
+from rul_serving.bodies import refuse_other_types, takes
+from rul_serving.guard import require_fleet
+from rul_serving.principal import ASK, Principal
+from rul_serving.problems import Kind, declared
 from rul_serving.service import Service
-from rul_serving.windows import decode, refuse_too_many
-
-JSON = "application/json"
-
-
-@dataclass
-class _TakesWindows(Operation):
-    """Documents the body, which is decoded by hand: Litestar's decoder takes "1" for 1."""
-
-    def __post_init__(self) -> None:
-        body = OpenAPIMediaType(
-            schema=Reference(ref="#/components/schemas/PrognosisRequest"),
-            examples={
-                "pumps": Example(summary="The life of one pump so far", value=examples.QUESTION)
-            },
-        )
-        self.request_body = RequestBody(content={JSON: body}, required=True)
+from rul_serving.windows import PrognosisRequest, decode, refuse_too_many
 
 
 @post(
     "/prognoses",
     operation_id="prognoseWindows",
-    operation_class=_TakesWindows,
+    operation_class=takes(PrognosisRequest, "The life of one pump so far", examples.QUESTION),
     summary="What would be said of these readings",
     tags=["prognoses"],
+    opt={"roles": ASK, "naturally_idempotent": True},
     status_code=HTTP_200_OK,
     responses=examples.shown(examples.PROGNOSES, "One prognosis a unit")
     | declared(
@@ -56,7 +36,10 @@ class _TakesWindows(Operation):
     ),
 )
 async def prognose_windows(
-    request: Request[Any, Any, Any], body: RawBody, service: NamedDependency[Service]
+    request: Request[Any, Any, Any],
+    body: RawBody,
+    service: NamedDependency[Service],
+    principal: NamedDependency[Principal],
 ) -> Prognoses:
     """Whole windows of one or many units of a fleet; nothing is kept.
 
@@ -65,11 +48,9 @@ async def prognose_windows(
     the last reading. While the fleet has no released model its units are `not_configured`; where
     inference fails they are in `model_error`, and the trace id finds the cause.
     """
-    given = request.content_type[0].lower()
-    if given != JSON:
-        detail = f"the content type is {given or 'missing'}; send JSON with Content-Type: {JSON}"
-        raise Refusal(Kind.UNSUPPORTED_MEDIA_TYPE, detail)
+    refuse_other_types(request)
     question = decode(body)
+    require_fleet(principal, question.fleet)
     limits = service.settings
     refuse_too_many(question, limits.max_units, limits.max_readings)
     fleet = await service.fleet(question.fleet)

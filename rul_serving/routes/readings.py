@@ -21,6 +21,7 @@ from litestar.status_codes import HTTP_200_OK
 from rul_serving import examples, rows, tracing
 from rul_serving.answers import Received
 from rul_serving.batch import Sent
+from rul_serving.limits import Limit
 from rul_serving.principal import SEND
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.routes.fleets import FleetName
@@ -64,7 +65,7 @@ class _TakesReadings(Operation):
     summary="Send readings of a fleet's units",
     tags=["readings"],
     status_code=HTTP_200_OK,
-    opt={"roles": SEND, "naturally_idempotent": True},
+    opt={"roles": SEND, "naturally_idempotent": True, "limit": Limit.SENDINGS},
     responses=examples.shown(examples.RECEIVED, "What became of them")
     | declared(
         Kind.INVALID_REQUEST,

@@ -22,9 +22,10 @@ from rul_core.scoring import Regimes
 from rul_core.simulator import Simulation, simulate, simulated_fleet
 from rul_core.watch import LiveReference
 from rul_serving.app import create_app
-from rul_serving.settings import ServingSettings
-from rul_store import champions, fleets
+from rul_serving.settings import AccessMode, ServingSettings
+from rul_store import champions, fleets, keys
 from rul_store.champions import Action, Champion
+from rul_store.keys import Author
 from rul_store.models import Origin, save_model
 from rul_store.registry import BundleStore
 
@@ -107,6 +108,12 @@ class Platform:
         """A new version, live."""
         return self.promote(self.train())
 
+    def key(self, *roles: str, fleets: list[str] | None = None, name: str = "") -> str:
+        """A key of these roles."""
+        name = name or f"{' '.join(roles)} {next(self._moments)}"
+        by = Author(principal="a test")
+        return keys.create(self.engine, name=name, roles=roles, fleets=fleets, by=by).secret
+
     def bundle(self, version: str) -> Path:
         return self.root / "models" / "pumps" / version
 
@@ -149,6 +156,7 @@ def platform(tmp_path: Path, engine: sa.Engine, database_url: str, learnt: Learn
         root=tmp_path,
         database_url=SecretStr(database_url),
         redis_url=None,
+        access=AccessMode.OPEN,
         model_poll_seconds=0.05,
         database_timeout_seconds=5,
     )

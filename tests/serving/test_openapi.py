@@ -68,11 +68,12 @@ def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere(documen
 def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
     found = operations(document)
     names = [operation["operationId"] for operation in found.values()]
-    assert len(names) == len(set(names)) == 19
+    assert len(names) == len(set(names)) == 24
     for name, operation in found.items():
         assert operation["summary"], name
         assert operation["description"], name
-        assert {"200", "500"} <= set(operation["responses"]), name
+        assert len({"200", "201"} & set(operation["responses"])) == 1, name
+        assert "500" in operation["responses"], name
         for status, response in operation["responses"].items():
             problem = response["content"].get("application/problem+json")
             if int(status) < 400 or (status == "503" and problem is None):
@@ -82,7 +83,7 @@ def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
 
 
 def test_bodies_of_questions_forbid_unknown_fields_and_describe_the_known(document):
-    for name in ("PrognosisRequest", "UnitWindow", "WindowReading", "Reading"):
+    for name in ("PrognosisRequest", "UnitWindow", "WindowReading", "Reading", "KeyRequest"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False
     prognosis = document["components"]["schemas"]["Prognosis"]
     assert prognosis["properties"]["contributions"]["items"] == {
@@ -130,11 +131,19 @@ def test_answers_are_what_their_schemas_say(document, platform):
         "GET /v2/models/{fleet}/ready": "/v2/models/pumps/ready",
         "GET /v2/models/{fleet}/versions/{version}": one_version,
         "GET /v2/models/{fleet}/versions/{version}/ready": f"{one_version}/ready",
+        "GET /v1/keys": "/v1/keys",
+        "GET /v1/audit": "/v1/audit?limit=1",
     }
     found = operations(document)
     with platform.client() as client:
         question = platform.question("unit-000001", explain=True)
+        made = client.post("/v1/keys", json={"name": "a", "roles": ["viewer"]})
+        assert made.status_code == 201, made.text
+        address = f"/v1/keys/{made.json()['key']['key_id']}"
         answers = {name: client.get(path) for name, path in asked.items()}
+        answers["POST /v1/keys"] = made
+        answers["POST /v1/keys/{key_id}/rotate"] = client.post(f"{address}/rotate", json={})
+        answers["DELETE /v1/keys/{key_id}"] = client.delete(address)
         answers["POST /v1/prognoses"] = client.post("/v1/prognoses", json=question)
         (window,) = question["units"]
         readings = [{"unit": "b", **reading} for reading in window["readings"]]
@@ -149,12 +158,30 @@ def test_answers_are_what_their_schemas_say(document, platform):
         served = client.get("/schema/openapi.json")
     assert set(answers) == set(found)
     for name, answer in answers.items():
-        assert answer.status_code == 200, (name, answer.text)
-        content = found[name]["responses"]["200"]["content"]["application/json"]
+        assert answer.status_code in {200, 201}, (name, answer.text)
+        told = found[name]["responses"][str(answer.status_code)]
+        content = told["content"]["application/json"]
         check(document, content["schema"], answer.json())
     check(document, {"$ref": PROBLEM}, wrong.json())
     assert served.json() == document
     assert served.headers["content-type"] == "application/vnd.oai.openapi+json"
+
+
+def test_operations_say_which_keys_they_take_and_which_repeats_they_know(document):
+    schemes = set(document["components"]["securitySchemes"])
+    for name, operation in operations(document).items():
+        if operation["security"] == []:
+            assert not {"x-roles", "401"} & {*operation, *operation["responses"]}, name
+            continue
+        assert {scheme for each in operation["security"] for scheme in each} == schemes
+        assert {"401", "403", "429", "503"} <= set(operation["responses"]), name
+        headers = {
+            each["name"] for each in operation.get("parameters", ()) if each["in"] == "header"
+        }
+        once = {"POST /v1/keys", "POST /v1/keys/{key_id}/rotate"}
+        assert ("Idempotency-Key" in headers) == (name in once), name
+        if name in once:
+            assert {"409", "422"} <= set(operation["responses"]), name
 
 
 def test_every_kind_of_problem_is_explained_and_declared_where_it_can_come(document, platform):
