@@ -20,6 +20,7 @@ from rul_assets.tables import (
     FEATURES,
     LIVES,
     OUTCOMES,
+    RAW_ROWS,
     TRAINED_AT,
     VERSION,
 )
@@ -27,7 +28,9 @@ from rul_core import drift, watch
 from rul_core.drift import DriftReport
 from rul_core.schema import UNIT, Fleet, Outcome
 from rul_store import champions, lives
+from rul_store.histories import RAW
 from rul_store.lake import Lake
+from rul_store.lake_table import Table
 
 WINDOWS = 3
 """Windows of live readings that must agree before a drift counts."""
@@ -64,12 +67,28 @@ def under_way(engine: sa.Engine, lake: Lake, fleet: str) -> str:
     core, kept = lake.current(CORE, fleet), lake.current(FEATURES, fleet)
     if core is None:
         return ""
-    begun_at = msgspec.json.decode(core.notes[BEGUN_AT], type=datetime)
-    if lives.count_ended(engine, fleet, since=begun_at, outcome=Outcome.FAILED):
+    if _failed_since(engine, core):
         return f"a life has failed since {CORE} was made"
     if kept is None or kept.notes[CORE_GENERATION] != str(core.generation):
         return f"{FEATURES} has not caught up with {CORE}"
     return ""
+
+
+def untold_failures(engine: sa.Engine, lake: Lake, fleet: str) -> int:
+    """How many lives have failed since core readings were made that hold all there is to hold.
+
+    Where the failure came without another reading, as when a person told of it, nothing else would
+    have them made again.
+    """
+    core, raw = lake.current(CORE, fleet), lake.current(RAW, fleet)
+    if core is None or raw is None or int(core.notes[RAW_ROWS]) < raw.rows:
+        return 0
+    return _failed_since(engine, core)
+
+
+def _failed_since(engine: sa.Engine, core: Table) -> int:
+    begun_at = msgspec.json.decode(core.notes[BEGUN_AT], type=datetime)
+    return lives.count_ended(engine, core.fleet, since=begun_at, outcome=Outcome.FAILED)
 
 
 def learnt(lake: Lake, fleet: str) -> Learnt | None:

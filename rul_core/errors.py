@@ -7,9 +7,13 @@ Each message names the thing, the value and what to do. Nothing here is caught t
       ReadingsError     a file or table of readings cannot be used at all
       NotEnoughData     there are too few ended lives, units or rows to learn or to judge
       ModelError        a model cannot be fitted, loaded or applied
+      StepRefused       an advisory cannot take that step from where it is
       StoreError        something kept is missing, damaged or held by another
         BundleError     a bundle is damaged, or a pointer names one that is not there
         Conflict        what is kept does not allow the change: look at it, then decide again
+        Outdated        it was decided on a state that another has changed since
+        UnknownUnit     nothing is kept of a unit
+        UnknownAdvisory there is no such advisory
         Unavailable     a database or cache does not answer: trying again may help
       SettingsError     a setting is missing or wrong; names the variable
 """
@@ -65,6 +69,10 @@ class ModelError(RulError):
     """A model cannot be fitted, loaded or applied."""
 
 
+class StepRefused(RulError):
+    """An advisory cannot take that step from where it is; the message says which it can."""
+
+
 class StoreError(RulError):
     """Something kept is missing, damaged or held by another."""
 
@@ -75,6 +83,18 @@ class BundleError(StoreError):
 
 class Conflict(StoreError):
     """What is kept does not allow the change; the same call would fail again."""
+
+
+class Outdated(StoreError):
+    """It was decided on a state that another has changed since; look again, then decide."""
+
+
+class UnknownUnit(StoreError):
+    """Nothing is kept of a unit of that name."""
+
+
+class UnknownAdvisory(StoreError):
+    """There is no advisory of that id."""
 
 
 class Unavailable(StoreError):

@@ -106,6 +106,35 @@ class Maintenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     cost_failure: PositiveFloat = 10.0
 
 
+RECENT_PROGNOSES = 20
+"""So many of a unit's last valid prognoses are kept at hand; a rule looks no further back."""
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class Advisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When people are told that a unit nears its end, and what they are told.
+
+    The rule looks at the ``safe_cycles`` of a unit's last valid prognoses; its horizon is the lead
+    time. Shares are of the lead time.
+    """
+
+    below: Annotated[int, msgspec.Meta(ge=1)] = 2
+    """An advisory opens when so many of the last prognoses are under the horizon…"""
+    of_last: Annotated[int, msgspec.Meta(ge=1, le=RECENT_PROGNOSES)] = 3
+    """… of so many."""
+    margin_share: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.2
+    """It is over when all of them are above the horizon by so much: the rule does not flutter."""
+    high_share: Share = 0.5
+    """Under this share of the lead time the priority is high."""
+    urgent_share: Share = 0.2
+    """Under this share of the lead time the priority is urgent."""
+    cause: Text = "The model expects the unit's end within the lead time."
+    consequence: Text = "The unit may fail in service before it can be replaced."
+    action: Text = "Inspect the unit and plan its replacement; say what was found."
+    time_to_respond: Text = "Before the safe cycles that are left have passed."
+
+
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Units of one class that share sensors and a model.
 
@@ -120,6 +149,7 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     files: tuple[FileRule, ...] = ()
     learning: Learning = Learning()
     maintenance: Maintenance = Maintenance()
+    advisories: Advisories = Advisories()
     freshness_limit_seconds: PositiveFloat | None = None
     """A newest reading older than this makes a prognosis stale; without it none is."""
     unknown_units: Literal["create", "refuse"] = "create"
@@ -207,6 +237,17 @@ def _refuse_contradictions(fleet: Fleet, source: str) -> None:
             raise FleetError(f"{source}: ranges names {name!r}, which is no setting or sensor")
         if not low < high:
             raise FleetError(f"{source}: ranges.{name} is [{low}, {high}]; the lowest comes first")
+    rule = fleet.advisories
+    if rule.below > rule.of_last:
+        raise FleetError(
+            f"{source}: advisories.below is {rule.below} of the last {rule.of_last}; "
+            "it cannot be more than advisories.of_last"
+        )
+    if rule.urgent_share > rule.high_share:
+        raise FleetError(
+            f"{source}: advisories.urgent_share is {rule.urgent_share:g}, more than high_share "
+            f"{rule.high_share:g}; the urgent ones are among the high"
+        )
 
 
 def _without_none(value: object) -> object:

@@ -11,9 +11,11 @@ import msgspec
 from rul_core.prognosis import Prognosis, State
 from rul_core.scoring import Regimes
 from rul_serving.problems import Flaw
+from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.champions import Champion
 from rul_store.keys import ApiKey
 from rul_store.models import Manifest
+from rul_store.verdicts import AlarmRecord, Verdict
 
 
 class Prognoses(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +129,28 @@ class NewApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """The key itself, to be sent with requests. It is told here once and kept nowhere: in the
     answer to a repeat of the request it is null."""
     key: ApiKey
+
+
+class Advisories(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a fleet's advisories, the most urgent first, then the newest."""
+
+    fleet: str
+    advisories: list[Advisory]
+    record: AlarmRecord
+    """Of the whole fleet, whatever page and filter."""
+    next_cursor: str | None
+    """For the next page; null on the last one."""
+
+
+class AdvisoryHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to an advisory."""
+
+    events: list[AdvisoryEvent]
+    """A page of them, the first first."""
+    verdicts: list[Verdict]
+    """What was found, the newest first; that one counts."""
+    next_cursor: str | None
+    """For the next page of events; null on the last one."""
 
 
 class Readiness(StrEnum):

@@ -9,7 +9,8 @@ Litestar's decoder is not used: it takes "1" for 1.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Request
@@ -20,11 +21,14 @@ from litestar.openapi.spec import (
     Reference,
     RequestBody,
 )
+from msgspec import Meta
 
 from rul_serving.problems import Flaw, Kind, Refusal
 
 JSON = "application/json"
 T = TypeVar("T")
+Words = Annotated[str, Meta(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+"""What a person says: something, and nothing that PostgreSQL cannot keep."""
 _PLACE = re.compile(r"^(?P<message>.*) - at `\$\.?(?P<path>.*)`$")
 
 
@@ -61,6 +65,21 @@ def refuse_other_types(request: Request[Any, Any, Any]) -> None:
         raise Refusal(Kind.UNSUPPORTED_MEDIA_TYPE, detail)
 
 
+def refuse_far_times(*times: datetime | None) -> None:
+    """Refuse times that UTC has no year for; for ``__post_init__`` of a body.
+
+    Raises:
+        ValueError: One of them is such.
+    """
+    for time in times:
+        try:
+            if time is not None:
+                time.astimezone(UTC)
+        except (OverflowError, ValueError):
+            message = f"{time.isoformat()} is outside the years 1 to 9999 in UTC"
+            raise ValueError(message) from None
+
+
 def located(error: str, _body: bytes) -> Flaw:
     """The error of msgspec, with its place apart."""
     found = _PLACE.match(error)
@@ -83,3 +102,13 @@ def decode(body: bytes, type_: type[T], locate: Callable[[str, bytes], Flaw] = l
             raise Refusal(Kind.INVALID_REQUEST, f"{flaw.at}: {flaw.message}", [flaw]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(Kind.INVALID_REQUEST, f"the body is not JSON: {error}") from error
+
+
+def read(request: Request[Any, Any, Any], body: bytes, type_: type[T]) -> T:
+    """What the JSON body of a request says.
+
+    Raises:
+        Refusal: It is not said to be JSON, or ``decode`` refuses it.
+    """
+    refuse_other_types(request)
+    return decode(body, type_)

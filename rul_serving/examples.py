@@ -5,13 +5,26 @@ What belongs here: examples. What does not: their types (``answers``, ``windows`
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 
+from rul_core.advisories import allowed
+from rul_core.advisory_terms import (
+    AdvisoryState,
+    EventKind,
+    Priority,
+    Rule,
+    ServiceState,
+    Until,
+)
 from rul_core.prognosis import Contribution, Prognosis, Provenance, State
+from rul_core.schema import Outcome
 from rul_serving.answers import (
+    Advisories,
+    AdvisoryHistory,
     Fleets,
     FleetSummary,
     NewApiKey,
@@ -20,8 +33,12 @@ from rul_serving.answers import (
     Received,
 )
 from rul_serving.inference import InferenceResponse, OutputTensor
+from rul_store.advisories import UnitService
+from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.audit import AuditEntry, AuditPage
 from rul_store.keys import ApiKey
+from rul_store.unit_lives import Life, UnitLives
+from rul_store.verdicts import AlarmRecord, Finding, Verdict
 
 INFERENCE = Example(
     summary="Two rows of three features",
@@ -162,6 +179,129 @@ AUDIT = AuditPage(
     ],
     next_cursor="Nw",
 )
+
+
+ADVISORY = Advisory(
+    advisory_id=UUID("0b7cf4a2-6a4f-4a39-9f0e-0d5c4c3b8a11"),
+    fleet="pumps",
+    unit="pump-7",
+    life=1,
+    version=2,
+    state=AdvisoryState.ACTIVE_ACKNOWLEDGED,
+    active=True,
+    priority=Priority.HIGH,
+    allowed=allowed(AdvisoryState.ACTIVE_ACKNOWLEDGED),
+    cycle=151.0,
+    safe_cycles=14.2,
+    until_event=Until.WORSE,
+    held_end_cycle=165.2,
+    prognoses=6,
+    first_ledger_id=UUID("5a1f2f57-0e5f-6c1e-93a2-b5d9b1f6c0de"),
+    last_ledger_id=UUID("c2d4e6f8-1b3d-5f70-8294-a6b8cadcedfe"),
+    rule=Rule(
+        below=2,
+        of_last=3,
+        horizon_cycles=30.0,
+        clear_cycles=36.0,
+        high_cycles=15.0,
+        urgent_cycles=6.0,
+        cause="The model expects the unit's end within the lead time.",
+        consequence="The northern site runs on one pump.",
+        action="Look at the bearing; order a spare.",
+        time_to_respond="Before the safe cycles that are left have passed.",
+    ),
+    opened_at=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
+    changed_at=datetime(2026, 11, 23, 6, 2, tzinfo=UTC),
+)
+ADVISORIES = Advisories(
+    fleet="pumps",
+    advisories=[ADVISORY],
+    record=AlarmRecord(confirmed=11, false_alarms=2, not_said=3),
+    next_cursor="WyJoaWdoIl0",
+)
+LIFE_CHANGE: dict[str, Any] = {
+    "end": {"outcome": "replaced", "end_cycle": 155, "time": "2026-11-24T08:00:00Z"},
+    "start": {"life": 2},
+}
+LIVES = UnitLives(
+    fleet="pumps",
+    unit="pump-7",
+    service=UnitService(state=ServiceState.IN_SERVICE),
+    lives=(
+        Life(
+            life=1,
+            outcome=Outcome.REPLACED,
+            end_cycle=155.0,
+            started_at=datetime(2026, 5, 2, 7, 0, tzinfo=UTC),
+            ended_at=datetime(2026, 11, 24, 9, 12, tzinfo=UTC),
+            end_time=datetime(2026, 11, 24, 8, 0, tzinfo=UTC),
+            source="Ann Planner",
+        ),
+        Life(
+            life=2,
+            outcome=Outcome.RUNNING,
+            started_at=datetime(2026, 11, 24, 9, 12, tzinfo=UTC),
+            source="Ann Planner",
+        ),
+    ),
+)
+SERVICE_CHANGE: dict[str, Any] = {"state": "in_maintenance", "reason": "the yearly overhaul"}
+SERVICE = UnitService(
+    state=ServiceState.IN_MAINTENANCE,
+    since=datetime(2026, 11, 24, 7, 30, tzinfo=UTC),
+    by="Ann Planner",
+    why="the yearly overhaul",
+)
+ADVISORY_VERDICT: dict[str, Any] = {"finding": "found_nothing", "note": "the sensor was loose"}
+UNIT_VERDICT: dict[str, Any] = {
+    "finding": "found_damage",
+    "mode": "vibration",
+    "mechanism": "wear",
+    "note": "the outer ring is pitted",
+    "end": {"outcome": "replaced", "end_cycle": 155},
+}
+VERDICT = Verdict(
+    verdict_id=UUID("7d4c1c0e-8f0d-4c67-8a15-4a2f3c9f2a10"),
+    fleet="pumps",
+    unit="pump-7",
+    life=1,
+    advisory_id=ADVISORY.advisory_id,
+    finding=Finding.FOUND_DAMAGE,
+    mode="vibration",
+    mechanism="wear",
+    note="the outer ring is pitted",
+    outcome=Outcome.REPLACED,
+    given_at=datetime(2026, 11, 24, 9, 12, tzinfo=UTC),
+    given_by="Tom Technician",
+)
+HISTORY = AdvisoryHistory(
+    events=[
+        AdvisoryEvent(
+            advisory_id=ADVISORY.advisory_id,
+            fleet="pumps",
+            unit="pump-7",
+            version=2,
+            position=40,
+            kind=EventKind.ACKNOWLEDGED,
+            before=AdvisoryState.ACTIVE_UNACKNOWLEDGED,
+            after=AdvisoryState.ACTIVE_ACKNOWLEDGED,
+            active=True,
+            priority=Priority.HIGH,
+            cycle=151.0,
+            safe_cycles=14.2,
+            until_event=Until.WORSE,
+            at=datetime(2026, 11, 23, 6, 2, tzinfo=UTC),
+            who="Tom Technician",
+            why="I shall look at it today",
+        )
+    ],
+    verdicts=[VERDICT],
+    next_cursor="Mg",
+)
+ACKNOWLEDGEMENT: dict[str, Any] = {"reason": "I shall look at it today", "until": "worse"}
+PLANNING: dict[str, Any] = {"reason": "with the shutdown", "due_time": "2026-11-29T06:00:00Z"}
+SHELVING: dict[str, Any] = {"reason": "a known bad sensor", "until_time": "2026-12-01T06:00:00Z"}
+BECAUSE: dict[str, Any] = {"reason": "the bearing was greased"}
 
 
 def shown(answer: msgspec.Struct, summary: str, status: int = 200) -> dict[int, ResponseSpec]:

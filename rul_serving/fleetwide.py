@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from rul_core.errors import Unavailable
 from rul_core.prognosis import VALID_STATES
 from rul_serving.database import Database
-from rul_store import leases, ledger, readings
+from rul_store import advisory_rows, leases, ledger, readings
 from rul_store.swallowed import swallow
 
 LEASE = "fleetwide_metrics"
@@ -101,6 +101,12 @@ def _families(engine: sa.Engine) -> Iterator[Metric]:
         units.add_metric(labels, count)
     yield units
     yield without
+    told = GaugeMetricFamily(
+        "rul_advisories", "Open advisories, by where they stand.", labels=("priority", "state")
+    )
+    for (priority, state), count in advisory_rows.count_open(engine).items():
+        told.add_metric([priority.value, state.value], count)
+    yield told
     staleness = GaugeMetricFamily(
         "rul_input_staleness_seconds", "Since readings of the fleet last came.", labels=("fleet",)
     )

@@ -7,7 +7,6 @@ An answer below 500 is kept and given again; after one of 500 and above the key 
 unless the change was made.
 """
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable
@@ -18,7 +17,6 @@ from litestar import Request, Response
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from rul_serving import tracing
-from rul_serving.database import Database
 from rul_serving.guard import TAKES_KEY, UNSAFE
 from rul_serving.principal import principal_of
 from rul_serving.problems import Flaw, Kind, Refusal
@@ -29,7 +27,6 @@ from rul_store.swallowed import swallow
 HEADER = b"idempotency-key"
 REPLAYED = "Idempotency-Replayed"
 RETRY_AFTER_SECONDS = 1
-REMOVAL_SECONDS = 600.0
 STATE = "idempotency_reservation"
 _WELL_FORMED = re.compile(rb"[!-~]{1,255}")
 
@@ -119,21 +116,6 @@ def kept(app: ASGIApp) -> ASGIApp:
         return app(scope, receive, send)
 
     return chosen
-
-
-async def remove_expired(database: Database) -> None:
-    """Remove old records now and then, until cancelled; of all who do one does."""
-    failing = False
-    while True:
-        try:
-            await database.ask(idempotency.remove_expired)
-        except Exception as error:  # records that stay too long harm nobody
-            consequence = "old idempotency records stay for now"
-            swallow("idempotency_removal", error, consequence, told=failing)
-            failing = True
-        else:
-            failing = False
-        await asyncio.sleep(REMOVAL_SECONDS)
 
 
 async def _fingerprint(request: Request[Any, Any, Any]) -> bytes:

@@ -25,7 +25,7 @@ from rul_core.prognosis import Prognosis, Provenance, Seen, State
 from rul_core.schema import Fleet
 from rul_serving.batch import Batch, Life, Receipt, Sent
 from rul_serving.problems import Kind, Refusal
-from rul_store import histories, ledger, lives, readings
+from rul_store import advisories, histories, ledger, lives, readings
 from rul_store.database import begin
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel
@@ -141,6 +141,7 @@ class Ingest:
             for life, one in zip(newest, said, strict=True)
         ]
         ledger.append(batch.connection, batch.fleet.name, said)
+        advisories.judge(batch.connection, batch.fleet, [one.unit for one in said])
         for life, one in zip(newest, said, strict=True):
             for request in asked[life]:
                 batch.receipts[request].prognoses.append(one)

@@ -26,6 +26,8 @@ from litestar.status_codes import HTTP_404_NOT_FOUND
 from rul_core.prognosis import Prognosis
 from rul_serving import guard
 from rul_serving.answers import (
+    Advisories,
+    AdvisoryHistory,
     Alive,
     ApiKeys,
     Fleets,
@@ -36,6 +38,16 @@ from rul_serving.answers import (
     Prognoses,
     RankedUnits,
     Received,
+)
+from rul_serving.deeds import (
+    Acknowledgement,
+    AdvisoryVerdict,
+    Because,
+    LifeChange,
+    Planning,
+    ServiceChange,
+    Shelving,
+    UnitVerdict,
 )
 from rul_serving.inference import (
     InferenceRequest,
@@ -50,14 +62,20 @@ from rul_serving.problems import Problem
 from rul_serving.routes.keys import KeyRequest, RotationRequest
 from rul_serving.rows import Reading
 from rul_serving.windows import PrognosisRequest
+from rul_store.advisories import UnitService
+from rul_store.advisory_rows import Advisory
 from rul_store.audit import AuditPage
 from rul_store.keys import ApiKey
+from rul_store.unit_lives import UnitLives
+from rul_store.verdicts import Verdict
 
 BODIES = (
     PrognosisRequest, Prognoses, Prognosis, Fleets, RankedUnits, Models, Health, Alive, ProblemKind,
     Problem, Reading, Received, KeyRequest, RotationRequest, ApiKey, ApiKeys, NewApiKey, AuditPage,
     InferenceRequest, InferenceResponse, ModelMetadata, ModelReady, ServerLive, ServerMetadata,
     ServerReady,
+    Acknowledgement, Planning, Shelving, Because, Advisory, Advisories, AdvisoryHistory,
+    AdvisoryVerdict, UnitVerdict, Verdict, LifeChange, UnitLives, ServiceChange, UnitService,
 )  # fmt: skip
 """Every body of a question or an answer; a test says when one is missing."""
 REFERENCE = "#/components/schemas/{name}"
@@ -78,6 +96,8 @@ def config(version: str) -> OpenAPIConfig:
             Tag(name="prognoses", description="What is said of units."),
             Tag(name="readings", description="What machines send."),
             Tag(name="fleets", description="Which fleets there are, ranked unit by unit."),
+            Tag(name="advisories", description="Which units near their end, and what is done."),
+            Tag(name="units", description="Their lives, their service, what was found."),
             Tag(name="models", description="Which model speaks for which fleet."),
             Tag(name="inference", description="The Open Inference Protocol, version 2."),
             Tag(name="administration", description="API keys, and who changed what."),

@@ -17,7 +17,16 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 
-from rul_core.errors import FleetError, RulError, Unavailable
+from rul_core.errors import (
+    Conflict,
+    FleetError,
+    Outdated,
+    RulError,
+    StepRefused,
+    Unavailable,
+    UnknownAdvisory,
+    UnknownUnit,
+)
 from rul_serving import tracing
 from rul_store.keys import redacted
 
@@ -36,17 +45,22 @@ class Kind(Enum):
     FORBIDDEN = 403, "The API key does not allow this"
     NOT_FOUND = 404, "There is nothing at this address"
     UNKNOWN_FLEET = 404, "There is no such fleet"
-    UNKNOWN_UNIT = 404, "There is no prognosis of such a unit"
+    UNKNOWN_UNIT = 404, "Nothing is kept of such a unit"
     UNKNOWN_MODEL = 404, "No such model answers"
+    UNKNOWN_ADVISORY = 404, "There is no such advisory"
     UNKNOWN_KEY = 404, "There is no such API key"
     METHOD_NOT_ALLOWED = 405, "This address does not take this method"
     KEY_CONFLICT = 409, "The API keys as they are do not allow this"
+    STEP_REFUSED = 409, "The advisory cannot take that step from where it is"
+    CONTRADICTION = 409, "What is kept says otherwise"
     IN_PROGRESS = 409, "The first request with this idempotency key is still being answered"
     ANSWER_LOST = 409, "The change was made, but its answer was lost"
+    PRECONDITION_FAILED = 412, "Something has happened to it since it was looked at"
     TOO_LARGE = 413, "That is more than one request may bring"
     UNSUPPORTED_MEDIA_TYPE = 415, "The body is of a type that is not read here"
     INVALID_READINGS = 422, "The readings contradict themselves or their fleet"
     IDEMPOTENCY_KEY_REUSED = 422, "The idempotency key was used for another request"
+    PRECONDITION_REQUIRED = 428, "The request must say which version it was decided on"
     RATE_LIMITED = 429, "That is more than this principal may ask for now"
     INTERNAL_ERROR = 500, "The service made a mistake"
     INVALID_FLEET = 500, "The fleet's description cannot be used"
@@ -78,6 +92,16 @@ _OF_STATUS = {
     for kind in (Kind.INVALID_REQUEST, Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED, Kind.TOO_LARGE)
 }
 """What the refusals of Litestar itself are."""
+
+
+_OF_ERROR: dict[type[Exception], Kind] = {
+    UnknownUnit: Kind.UNKNOWN_UNIT,
+    UnknownAdvisory: Kind.UNKNOWN_ADVISORY,
+    StepRefused: Kind.STEP_REFUSED,
+    Conflict: Kind.CONTRADICTION,
+    Outdated: Kind.PRECONDITION_FAILED,
+}
+"""What the errors below are that say enough by themselves."""
 
 
 class Reason(StrEnum):
@@ -152,6 +176,8 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     if isinstance(error, Refusal):
         kind, detail, flaws = error.kind, str(error), error.flaws
         headers.update(error.headers)
+    elif type(error) in _OF_ERROR:
+        kind, detail = _OF_ERROR[type(error)], str(error)
     elif isinstance(error, Unavailable):
         kind, detail = Kind.UNAVAILABLE, str(error)
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Self
 
 from rul_core.schema import Fleet
-from rul_serving import idempotency
 from rul_serving.access import Access
 from rul_serving.database import Database
 from rul_serving.fleetwide import FleetwideMetrics
@@ -25,13 +24,21 @@ from rul_serving.released import listen
 from rul_serving.served import ServedModels
 from rul_serving.settings import AccessMode, ServingSettings
 from rul_serving.threads import Lane
+from rul_serving.upkeep import keep_doing
 from rul_serving.writer import Writer
-from rul_store import fleets
+from rul_store import advisories, fleets, idempotency
 from rul_store.cache import connect_redis
 from rul_store.states import TIMEOUT_SECONDS, States
 
 REMEMBERED_SECONDS = 2.0
 """How old a fleet's description may be."""
+
+
+UPKEEP = (
+    ("idempotency_removal", idempotency.remove_expired, 600.0),
+    ("advisory_upkeep", advisories.tend, 5.0),
+)
+"""What is done again and again: its name, the work, how often."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,10 @@ class Service:
         writer = Writer(database, Ingest(settings.root, states), models)
         fleetwide = FleetwideMetrics(database)
         disk = Lane("the data root", 4, seconds)
-        background = [asyncio.create_task(idempotency.remove_expired(database))]
+        background = [
+            asyncio.create_task(keep_doing(work, database, every_seconds, called=name))
+            for name, work, every_seconds in UPKEEP
+        ]
         try:
             async with (
                 models.kept_current(settings.model_poll_seconds),

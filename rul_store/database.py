@@ -31,6 +31,8 @@ VERSION_TABLE = "rul_version"
 """Alembic's table under a name of our own: Dagster may share the database."""
 MIGRATION_LOCK = 0x52554C01
 """The advisory lock that migrations of one database take in turn."""
+FLEET_LOCK = 9031
+"""Seeds the hash of a fleet's name, which is the advisory lock that ``lock_fleet`` takes."""
 
 
 def connect(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> sa.Engine:
@@ -129,6 +131,18 @@ def create_database(url: str, name: str, *, template: str | None = None) -> str:
     finally:
         engine.dispose()
     return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def lock_fleet(connection: sa.Connection, fleet: str) -> None:
+    """Write in turn with all who do the same, to the end of the transaction.
+
+    Under this lock the positions of a fleet's ledger and events are given, so that they are in the
+    order of the commits. Take it before the rows that follow from prognoses are touched, and after
+    those of units and lives: then nobody waits in a circle.
+    """
+    connection.execute(
+        sa.select(sa.func.pg_advisory_xact_lock(FLEET_LOCK, sa.func.hashtext(fleet)))
+    )
 
 
 def migrate(engine: sa.Engine) -> str:

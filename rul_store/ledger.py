@@ -24,9 +24,10 @@ import sqlalchemy as sa
 
 from rul_core.errors import StoreError
 from rul_core.prognosis import Prognosis, Seen, State
+from rul_core.schema import RECENT_PROGNOSES
 from rul_store import cursors
 from rul_store.chain import Break, Link, hash_of, walk
-from rul_store.database import TIME_DTYPE, begin, microseconds, read_frame
+from rul_store.database import TIME_DTYPE, begin, lock_fleet, microseconds, read_frame
 from rul_store.tables import ledger
 
 PAGE = 1_000
@@ -134,7 +135,7 @@ def append(
     if not given:
         return {}
     rows = {ledger_id: _values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()}
-    connection.execute(sa.text(_LOCK), {"fleet": fleet})
+    lock_fleet(connection, fleet)
     position, before, known = connection.execute(
         sa.text(_HEAD), {"fleet": fleet, "ledger_id": list(rows)}
     ).one()
@@ -419,7 +420,6 @@ _TYPES = {
 _CHAINED_TYPES = {**_TYPES, "position": "bigint", "prev_hash": "bytea", "hash": "bytea"}
 _TOLD_TWICE = ("unit", "life", "cycle", "state", "model_version", "feature_spec", "engine")
 """Columns that say what the content says too."""
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(:fleet, 9031))"
 _HEAD = """
     SELECT
         coalesce((SELECT max(position) FROM ledger WHERE fleet = :fleet), 0),
@@ -443,23 +443,39 @@ _INSERT = f"""
         feature_spec, engine, readings_seen, computed_at, position, prev_hash, hash
     FROM {_given(_CHAINED_TYPES)}
 """  # noqa: S608 - the parts are constants
+_SPEAKS = "({0}.state IN ('estimated', 'beyond_horizon') AND {0}.safe_cycles IS NOT NULL)"
 _AGE = """(
     coalesce({0}.life, 0), coalesce({0}.cycle, '-Infinity'), {0}.computed_at, {0}.ledger_id
+)"""
+# Of the readings before this one: what was said of the same reading gives way to the newer.
+_EARLIER_SAFE = f"""(
+    CASE
+        WHEN kept.life IS DISTINCT FROM excluded.life THEN '{{}}'
+        WHEN kept.cycle IS NOT DISTINCT FROM excluded.cycle AND {_SPEAKS.format("kept")}
+            THEN trim_array(kept.recent_safe, least(1, cardinality(kept.recent_safe)))
+        ELSE kept.recent_safe[cardinality(kept.recent_safe) - {RECENT_PROGNOSES - 2}:]
+    END
 )"""
 _UPSERT_CURRENT = f"""
     INSERT INTO current_prognoses AS kept (
         fleet, unit, life, cycle, state, failure_probability, rul_cycles, safe_cycles, prognosis,
-        ledger_id, computed_at
+        ledger_id, computed_at, recent_safe
     )
     SELECT DISTINCT ON (unit) :fleet, unit, life, cycle, state, failure_probability, rul_cycles,
-        safe_cycles, CAST(prognosis AS json), ledger_id, computed_at
+        safe_cycles, CAST(prognosis AS json), ledger_id, computed_at,
+        CASE
+            WHEN NOT {_SPEAKS.format("given")} THEN '{{}}'
+            WHEN state = 'estimated' THEN ARRAY[safe_cycles]
+            ELSE ARRAY[CAST('Infinity' AS double precision)]
+        END
     FROM {_given(_TYPES)}
     ORDER BY unit, {_AGE.format("given")} DESC
     ON CONFLICT (fleet, unit) DO UPDATE SET
         life = excluded.life, cycle = excluded.cycle, state = excluded.state,
         failure_probability = excluded.failure_probability, rul_cycles = excluded.rul_cycles,
         safe_cycles = excluded.safe_cycles, prognosis = excluded.prognosis,
-        ledger_id = excluded.ledger_id, computed_at = excluded.computed_at
+        ledger_id = excluded.ledger_id, computed_at = excluded.computed_at,
+        recent_safe = {_EARLIER_SAFE} || excluded.recent_safe
     WHERE {_AGE.format("excluded")} > {_AGE.format("kept")}
 """  # noqa: S608
 _IN_SERVICE = """

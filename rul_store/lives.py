@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from rul_core.errors import StoreError
 from rul_core.schema import LIFE, LIVES_SCHEMA, UNIT, Outcome
-from rul_store import tables
+from rul_store import advisories, tables
 from rul_store.database import begin, read_frame
 
 
@@ -34,7 +34,7 @@ CONFLICTS_SCHEMA = pl.Schema(
 def upsert(engine: sa.Engine, fleet: str, lives: pl.DataFrame, *, source: str) -> pl.DataFrame:
     """Take in what a source says of lives; the same again changes nothing.
 
-    A running life may end; an ended life stays as it ended.
+    A running life may end; an ended life stays as it ended. The end of a life closes its advisory.
 
     Args:
         engine: The database.
@@ -58,7 +58,8 @@ def upsert(engine: sa.Engine, fleet: str, lives: pl.DataFrame, *, source: str) -
     parameters = {"fleet": fleet, "source": source, **given}
     with begin(engine) as connection:
         connection.execute(sa.text(_INSERT_UNITS), parameters)
-        connection.execute(sa.text(_UPSERT_LIVES), parameters)
+        if connection.execute(sa.text(_UPSERT_LIVES), parameters).rowcount:
+            advisories.end_lives(connection, fleet, given[UNIT], who=source)
         conflicts = connection.execute(sa.text(_CONFLICTS), parameters).all()
     return pl.DataFrame(conflicts, schema=CONFLICTS_SCHEMA, orient="row")
 

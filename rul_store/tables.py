@@ -22,9 +22,14 @@ units = sa.Table(
     sa.Column("fleet", _text, primary_key=True),
     sa.Column("unit", _text, primary_key=True),
     sa.Column("first_seen", _time, nullable=False, server_default=_now),
+    sa.Column("service_state", _text, nullable=False, server_default="in_service"),
+    sa.Column("service_since", _time),
+    sa.Column("service_by", _text),
+    sa.Column("service_why", _text),
 )
 
-# ``started_at`` and ``ended_at`` say when the platform learnt of it, not when it happened.
+# ``started_at`` and ``ended_at`` say when the platform learnt of it, ``start_time`` and
+# ``end_time`` when it happened, where somebody said so.
 # ``token`` names the transaction that last added a reading to the life: a state that is kept of the
 # life elsewhere is good while it bears the same.
 lives = sa.Table(
@@ -41,6 +46,8 @@ lives = sa.Table(
     sa.Column("updated_at", _time, nullable=False, server_default=_now),
     sa.Column("token", _int),
     sa.Column("heard_at", _time),
+    sa.Column("start_time", _time),
+    sa.Column("end_time", _time),
     sa.Index("ix_lives_ended_at", "fleet", "ended_at"),
 )
 
@@ -120,6 +127,8 @@ ledger = sa.Table(
     sa.Index("ix_ledger_unit", "fleet", "unit", "position"),
 )
 
+# ``recent_safe``: of the unit's last valid prognoses that were current in this life, one a reading,
+# the newest last; infinite where the model saw no end.
 current_prognoses = sa.Table(
     "current_prognoses",
     metadata,
@@ -134,6 +143,7 @@ current_prognoses = sa.Table(
     sa.Column("prognosis", JSON, nullable=False),
     sa.Column("ledger_id", UUID(as_uuid=True), nullable=False),
     sa.Column("computed_at", _time, nullable=False),
+    sa.Column("recent_safe", ARRAY(_float), nullable=False, server_default="{}"),
     sa.Index(
         "ix_current_prognoses_risk",
         "fleet",
@@ -241,4 +251,88 @@ idempotency_records = sa.Table(
     sa.Column("headers", _text),
     sa.Column("body", BYTEA),
     sa.Index("ix_idempotency_records_reserved_at", "reserved_at"),
+)
+
+# ``version`` counts the advisory's events; newer evidence alone does not change it. ``priority``:
+# 3 is the most urgent.
+advisories = sa.Table(
+    "advisories",
+    metadata,
+    sa.Column("advisory_id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("fleet", _text, nullable=False),
+    sa.Column("unit", _text, nullable=False),
+    sa.Column("life", _int, nullable=False),
+    sa.Column("version", _int, nullable=False),
+    sa.Column("state", _text, nullable=False),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("cycle", _float, nullable=False),
+    sa.Column("safe_cycles", _float, nullable=False),
+    sa.Column("until", _time),
+    sa.Column("until_event", _text),
+    sa.Column("held_end_cycle", _float),
+    sa.Column("prognoses", _int, nullable=False),
+    sa.Column("first_ledger_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("last_ledger_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("rule", JSON, nullable=False),
+    sa.Column("opened_at", _time, nullable=False),
+    sa.Column("changed_at", _time, nullable=False),
+    sa.Column("closed_at", _time),
+    sa.Index(
+        "uq_advisories_open",
+        "fleet",
+        "unit",
+        unique=True,
+        postgresql_where=sa.text("state <> 'closed'"),
+    ),
+    sa.Index("ix_advisories_order", "fleet", "priority", "opened_at", "advisory_id"),
+    sa.Index("ix_advisories_until", "until", postgresql_where=sa.text("until IS NOT NULL")),
+)
+
+# Insert only. Positions of a fleet are in the order of the commits (``database.lock_fleet``).
+advisory_events = sa.Table(
+    "advisory_events",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("position", _int, primary_key=True, autoincrement=False),
+    sa.Column(
+        "advisory_id", UUID(as_uuid=True), sa.ForeignKey("advisories.advisory_id"), nullable=False
+    ),
+    sa.Column("unit", _text, nullable=False),
+    sa.Column("version", _int, nullable=False),
+    sa.Column("kind", _text, nullable=False),
+    sa.Column("before", _text),
+    sa.Column("after", _text, nullable=False),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("cycle", _float, nullable=False),
+    sa.Column("safe_cycles", _float, nullable=False),
+    sa.Column("until", _time),
+    sa.Column("until_event", _text),
+    sa.Column("at", _time, nullable=False),
+    sa.Column("who", _text, nullable=False),
+    sa.Column("why", _text, nullable=False),
+    sa.UniqueConstraint("advisory_id", "version", name="uq_advisory_events_version"),
+)
+
+# Insert only; the newest of an advisory counts. ``outcome`` is that of the life as it was said
+# with the verdict: running where the unit went on.
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("verdict_id", UUID(as_uuid=True), primary_key=True),
+    sa.Column("fleet", _text, nullable=False),
+    sa.Column("unit", _text, nullable=False),
+    sa.Column("life", _int, nullable=False),
+    sa.Column("advisory_id", UUID(as_uuid=True), sa.ForeignKey("advisories.advisory_id")),
+    sa.Column("finding", _text, nullable=False),
+    sa.Column("mode", _text),
+    sa.Column("mechanism", _text),
+    sa.Column("cause", _text),
+    sa.Column("note", _text),
+    sa.Column("outcome", _text, nullable=False),
+    sa.Column("given_at", _time, nullable=False, server_default=_now),
+    sa.Column("given_by", _text, nullable=False),
+    sa.Index("ix_verdicts_unit", "fleet", "unit", "given_at"),
+    sa.Index("ix_verdicts_advisory", "advisory_id", "given_at"),
 )

@@ -24,7 +24,7 @@ from rul_core.drift import DriftReport
 from rul_core.prognose import not_configured
 from rul_core.prognosis import VALID_STATES
 from rul_core.schema import KEY, UNIT, Fleet
-from rul_store import champions, fleets, ledger, lives
+from rul_store import advisories, champions, fleets, ledger, lives
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel, load_model
 from rul_store.registry import BundleStore
@@ -71,7 +71,7 @@ def fleet_prognoses(
         core = lake.scan(CORE, fleet.name)
         said = outlook.prognoses(champion, core, running, now=now)
         drift = outlook.watch_drift(lake, fleet, champion, now=now)
-    new = ledger.record(engine, fleet.name, said)
+    new = advisories.record(engine, fleet, said)
     frame = outlook.as_frame(said)
     lake.write(PROGNOSES, fleet.name, context.run.run_id, frame, ticket=ticket)
     valid = sum(one.state in VALID_STATES for one in said)

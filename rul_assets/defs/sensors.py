@@ -24,8 +24,8 @@ from rul_assets.defs.jobs import retrain, take_in
 from rul_assets.partitions import FLEETS
 from rul_assets.retraining import DAY, History, Policy, Request, decide
 from rul_core.errors import FleetError
-from rul_core.schema import Fleet
-from rul_store import fleets, landing, readings
+from rul_core.schema import Fleet, Outcome
+from rul_store import fleets, landing, lives, readings
 from rul_store.lake import Lake
 
 EVIDENCE_TAG, DETAIL_TAG = "rul/evidence", "rul/detail"
@@ -113,7 +113,7 @@ def new_rows(
     engine: dg.ResourceParam[sa.Engine],
     lake: dg.ResourceParam[Lake],
 ) -> dg.SensorResult:
-    """Readings that were sent over HTTP since the last take.
+    """Readings that were sent over HTTP since the last take, and failures that people told of.
 
     Serving answers with each of them at once; the graph follows a minute later.
     """
@@ -122,6 +122,9 @@ def new_rows(
         new = readings.take_after(engine, fleet, intake.watermark(lake, fleet.name), rows=1)
         if not new.readings.is_empty():
             requests.append(_take_in(context, fleet.name, f"rows to {new.watermark}"))
+        elif situation.untold_failures(engine, lake, fleet.name):
+            failed = lives.count_ended(engine, fleet.name, outcome=Outcome.FAILED)
+            requests.append(_take_in(context, fleet.name, f"{failed} failed lives"))
     return _asked(requests, "no new row")
 
 

@@ -1,7 +1,6 @@
 """``/v1/audit``: who changed what."""
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 from litestar import Response, get
 from litestar.di import NamedDependency
@@ -9,6 +8,7 @@ from litestar.params import QueryParameter
 
 from rul_core.errors import StoreError, Unavailable
 from rul_serving import examples
+from rul_serving.paging import next_link
 from rul_serving.principal import ADMINISTER
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
@@ -46,8 +46,4 @@ async def list_audit(
         raise
     except StoreError as error:
         raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
-    headers = {}
-    if page.next_cursor is not None:
-        query = urlencode({"limit": limit, "cursor": page.next_cursor})
-        headers["Link"] = f'</v1/audit?{query}>; rel="next"'
-    return Response(page, headers=headers)
+    return Response(page, headers=next_link("/v1/audit", page.next_cursor, limit=limit))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote, urlencode
 
 from litestar import Response, get
 from litestar.di import NamedDependency
@@ -14,6 +13,7 @@ from rul_core.prognosis import VALID_STATES, Prognosis, State
 from rul_core.schema import NAME_PATTERN, Fleet
 from rul_serving import examples
 from rul_serving.answers import BrokenFleet, Fleets, FleetSummary, RankedUnits
+from rul_serving.paging import next_link
 from rul_serving.principal import ASK, READ, Principal
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
@@ -98,12 +98,8 @@ async def rank_units(
         ),
         next_cursor=page.cursor,
     )
-    headers = {}
-    if page.cursor is not None:
-        query = {"state": only, "limit": limit, "cursor": page.cursor}
-        given = urlencode({name: value for name, value in query.items() if value is not None})
-        headers["Link"] = f'</v1/fleets/{quote(fleet)}/units?{given}>; rel="next"'
-    return Response(answer, headers=headers)
+    link = next_link(f"/v1/fleets/{fleet}/units", page.cursor, state=only, limit=limit)
+    return Response(answer, headers=link)
 
 
 @get(

@@ -7,10 +7,12 @@ import polars as pl
 import pytest
 
 from rul_core import watch
-from rul_core.schema import LIVES_SCHEMA, TIME
+from rul_core.schema import LIVES_SCHEMA, TIME, Outcome
 from rul_core.simulator import Simulation, simulate, simulated_fleet
-from rul_store import champions, fleets, lives, readings
+from rul_store import champions, deeds, fleets, lives, readings
 from rul_store.database import begin
+from rul_store.deeds import Doer, End
+from rul_store.verdicts import Finding, Said
 
 FEW = Simulation(units=2, running_units=1, sensors=4, settings=1, mean_life_cycles=40, seed=5)
 TABLE = simulate(FEW).table
@@ -125,6 +127,47 @@ def test_rows_that_were_sent_ask_for_a_run_until_they_are_taken(house):
         readings.insert_many(connection, fleet, sent)
     (more,) = house.asks("new_rows")
     assert more.run_key != first.run_key
+
+
+def tell_of_a_failure(house, unit: str) -> None:
+    """As a person does, over HTTP, without another reading."""
+    deeds.change_lives(
+        house.engine,
+        "pumps",
+        unit,
+        end=End(outcome=Outcome.FAILED),
+        start=None,
+        introduces=False,
+        by=Doer(principal="ann", trace_id=""),
+    )
+
+
+def test_failures_that_people_tell_of_are_learnt_from(lived_in):
+    running = lives.read(lived_in.engine, "pumps").filter(pl.col("outcome") == "running")
+    for number, unit in enumerate(running["unit"][:3], 1):
+        tell_of_a_failure(lived_in, unit)
+        assert why(lived_in.look("retraining")).endswith("has failed since core_readings was made")
+        (request,) = lived_in.asks("new_rows")
+        assert request.tags["rul/evidence"] == f"{16 + number} failed lives"
+        lived_in.run("take_in", tags=request.tags)
+        lived_in.make("core_readings", "features")
+        assert lived_in.asks("new_rows") == []
+    (training,) = lived_in.asks("retraining")
+    assert training.tags["rul/detail"].startswith("3 lives have failed since ")
+
+
+def test_a_machine_that_people_replaced_is_no_reason_to_learn(lived_in):
+    unit = lives.read(lived_in.engine, "pumps").filter(pl.col("outcome") == "running")["unit"][0]
+    deeds.judge(
+        lived_in.engine,
+        "pumps",
+        unit,
+        Said(finding=Finding.FOUND_DAMAGE),
+        by=Doer(principal="tom", trace_id=""),
+        end=End(outcome=Outcome.REPLACED),
+    )
+    assert lived_in.asks("new_rows") == []
+    assert "0 of 3 newly failed lives" in why(lived_in.look("retraining"))
 
 
 def test_a_fleet_at_rest_asks_for_no_training_and_says_why(lived_in):

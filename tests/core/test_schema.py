@@ -7,6 +7,7 @@ from rul_core import errors
 from rul_core.errors import FleetError, ReadingsError, RulError
 from rul_core.schema import (
     RESERVED,
+    Advisories,
     Columns,
     FileRule,
     Fleet,
@@ -67,6 +68,12 @@ def fleets(draw: st.DrawFn) -> Fleet:
             uses_age=draw(st.booleans()),
         ),
         maintenance=Maintenance(lead_time_cycles=draw(positive), cost_failure=draw(positive)),
+        advisories=Advisories(
+            below=draw(st.integers(1, 3)),
+            of_last=draw(st.integers(3, 20)),
+            margin_share=draw(st.floats(0, 100)),
+            cause=draw(words.filter(bool)),
+        ),
         freshness_limit_seconds=draw(st.none() | positive),
         ranges=draw(st.dictionaries(st.sampled_from(names), limits, max_size=3)),
     )
@@ -130,6 +137,18 @@ def test_the_first_rule_that_matches_a_file_counts():
         ('unit = "pump"', "", r"missing required field `unit` - at `\$.columns`"),
         ('name = "pumps"', 'name = "a/b"', r"matching regex .* - at `\$.name`; correct that key"),
         ('name = "pumps"', "name = pumps", r" is not valid TOML: .*line 2"),
+        (
+            '"flow"]',
+            '"flow"]\n[advisories]\nbelow = 4',
+            r"advisories.below is 4 of the last 3; it cannot be more than advisories.of_last",
+        ),
+        (
+            '"flow"]',
+            '"flow"]\n[advisories]\nurgent_share = 0.6',
+            r"advisories.urgent_share is 0.6, more than high_share 0.5; the urgent ones",
+        ),
+        ('"flow"]', '"flow"]\n[advisories]\nof_last = 21', r"<= 20 - at `\$.advisories.of_last`"),
+        ('"flow"]', '"flow"]\n[advisories]\ncause = ""', r"length >= 1 - at `\$.advisories.cause`"),
         (
             '"flow"]',
             '"flow"]\n[learning]\nlabel_cap_cycles = 0',

@@ -75,6 +75,7 @@ class serving:  # noqa: N801 - reads as what it does
             RUL_DATABASE_URL=platform.settings.database_url.get_secret_value(),
             RUL_REDIS_URL=url.get_secret_value() if url else "",
             RUL_DATABASE_TIMEOUT_SECONDS="1",
+            RUL_ACCESS="open",
             RUL_PORT="0",
             **environment,
         )

@@ -12,7 +12,12 @@ from rul_serving.app import create_app
 from rul_serving.principal import READ, Role
 from rul_serving.schema import render
 
-PARAMETERS = {"fleet": "pumps", "unit": "a", "key_id": "nobody00"}
+PARAMETERS = {
+    "fleet": "pumps",
+    "unit": "a",
+    "key_id": "nobody00",
+    "advisory_id": "0b7cf4a2-6a4f-4a39-9f0e-0d5c4c3b8a11",
+}
 
 
 def operations() -> list[tuple[str, str, dict[str, Any]]]:
@@ -55,12 +60,14 @@ def test_every_cell_of_roles_and_operations_is_as_the_document_says(platform):
 
 def test_only_what_needs_no_key_is_public_and_only_admins_administer():
     public = {name["operationId"] for _, _, name in operations() if name["security"] == []}
-    assert public == {"live", "ready", "health", "explainProblem"}
+    probes = {"live", "ready", "health", "inferenceLive", "inferenceReady"}
+    assert public == probes | {"explainProblem", "inferenceServer"}
     for _, path, told in operations():
         if path.startswith(("/v1/keys", "/v1/audit")):
             assert told["x-roles"] == ["admin"]
         elif "ingest" in told.get("x-roles", ()):
-            assert told["operationId"] in {"sendReadings", "prognoseWindows", "currentPrognosis"}
+            asks = {"sendReadings", "prognoseWindows", "currentPrognosis"}
+            assert told["operationId"] in asks or path.startswith("/v2/models/")
 
 
 @pytest.mark.parametrize("opt", [{}, {"roles": frozenset()}, {"roles": READ, "public": True}])
@@ -96,6 +103,8 @@ def test_options_and_unknown_addresses_need_no_key(platform):
         ("GET", "/v1/fleets/fans/units", None),
         ("GET", "/v1/fleets/fans/units/a/prognosis", None),
         ("POST", "/v1/fleets/fans/readings", {}),
+        ("GET", "/v1/fleets/fans/advisories", None),
+        ("POST", "/v1/fleets/fans/units/a/lives", {}),
         ("POST", "/v1/prognoses", {"fleet": "fans", "units": [{"unit": "a", "readings": [
             {"cycle": 1, "values": {}}]}]}),
     ],

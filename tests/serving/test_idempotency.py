@@ -213,39 +213,6 @@ def test_an_answer_that_cannot_be_kept_is_given_and_counted(platform, monkeypatc
     assert swallowed.counts()["idempotency"] == before + 1
 
 
-def test_old_records_are_removed_in_the_background(platform, eventually, monkeypatch):
-    monkeypatch.setattr("rul_serving.idempotency.REMOVAL_SECONDS", 0.05)
-
-    def records() -> int:
-        with begin(platform.engine) as connection:
-            return connection.execute(
-                sa.text("SELECT count(*) FROM idempotency_records")
-            ).scalar_one()
-
-    with platform.client() as client:
-        create(client)
-        assert records() == 1
-        age(platform, "25 hours")
-        eventually(lambda: records() == 0)
-
-
-def test_a_removal_that_fails_is_counted_and_tried_again(platform, eventually, monkeypatch):
-    monkeypatch.setattr("rul_serving.idempotency.REMOVAL_SECONDS", 0.01)
-    remove, failures = idempotency.remove_expired, [Unavailable("away")] * 2
-    done = []
-
-    def badly(engine):
-        if failures:
-            raise failures.pop()
-        done.append(remove(engine))
-
-    monkeypatch.setattr(idempotency, "remove_expired", badly)
-    before = swallowed.counts().get("idempotency_removal", 0)
-    with platform.client():
-        eventually(lambda: bool(done))
-    assert swallowed.counts()["idempotency_removal"] == before + 2
-
-
 def test_the_trace_of_a_change_stands_in_the_audit(platform):
     with platform.client() as client:
         answer = client.post("/v1/keys", json=WANTED, headers={"x-request-id": "abc"})

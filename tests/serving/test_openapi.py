@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from jsonschema import Draft202012Validator
+from litestar.testing import TestClient
 
 from rul_core.prognosis import Prognosis, State
 from rul_serving.openapi import BODIES
@@ -16,7 +18,16 @@ from rul_serving.schema import render
 from rul_serving.settings import ServingSettings
 from rul_store import ledger
 from rul_store.settings import variable_of
+from tests.serving.test_advisories import BODIES as BODIES_OF_STEPS
+from tests.serving.test_advisories import say
 
+CHANGES = {
+    *(f"POST /v1/advisories/{{advisory_id}}/{step}" for step in (*BODIES_OF_STEPS, "verdict")),
+    *(
+        f"POST /v1/fleets/{{fleet}}/units/{{unit}}/{what}"
+        for what in ("lives", "service-state", "verdicts")
+    ),
+}
 PROBLEM = "#/components/schemas/Problem"
 COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
 
@@ -68,7 +79,7 @@ def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere(documen
 def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
     found = operations(document)
     names = [operation["operationId"] for operation in found.values()]
-    assert len(names) == len(set(names)) == 24
+    assert len(names) == len(set(names)) == 37
     for name, operation in found.items():
         assert operation["summary"], name
         assert operation["description"], name
@@ -83,7 +94,16 @@ def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
 
 
 def test_bodies_of_questions_forbid_unknown_fields_and_describe_the_known(document):
-    for name in ("PrognosisRequest", "UnitWindow", "WindowReading", "Reading", "KeyRequest"):
+    for name in (
+        "PrognosisRequest",
+        "UnitWindow",
+        "WindowReading",
+        "Reading",
+        "KeyRequest",
+        "Because",
+    ):
+        assert document["components"]["schemas"][name]["additionalProperties"] is False
+    for name in ("Because", "Shelving", "LifeChange", "Ending", "UnitVerdict"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False
     prognosis = document["components"]["schemas"]["Prognosis"]
     assert prognosis["properties"]["contributions"]["items"] == {
@@ -106,6 +126,35 @@ def test_every_example_is_what_its_schema_says(document):
     for schema, example in examples:
         assert set(example) <= {"summary", "description", "value"}
         check(document, schema, example["value"])
+
+
+def advisory_answers(client: TestClient) -> dict[str, httpx.Response]:
+    """Each operation on the one advisory, and each on its unit."""
+    (advisory,) = client.get("/v1/fleets/pumps/advisories").json()["advisories"]
+    path = f"/v1/advisories/{advisory['advisory_id']}"
+    unit, any_version = "/v1/fleets/pumps/units/ill", {"If-Match": "*"}
+    found = {"finding": "found_damage", "mode": "vibration"}
+    serves = {"state": "in_service", "reason": "it never left"}
+    answers = {
+        f"POST /v1/advisories/{{advisory_id}}/{step}": client.post(
+            f"{path}/{step}", json=body, headers=any_version
+        )
+        for step, body in BODIES_OF_STEPS.items()
+    }
+    return answers | {
+        "POST /v1/advisories/{advisory_id}/verdict": client.post(f"{path}/verdict", json=found),
+        "GET /v1/advisories/{advisory_id}": client.get(path),
+        "GET /v1/advisories/{advisory_id}/events": client.get(f"{path}/events"),
+        "POST /v1/fleets/{fleet}/units/{unit}/verdicts": client.post(
+            f"{unit}/verdicts", json=found
+        ),
+        "POST /v1/fleets/{fleet}/units/{unit}/service-state": client.post(
+            f"{unit}/service-state", json=serves
+        ),
+        "POST /v1/fleets/{fleet}/units/{unit}/lives": client.post(
+            f"{unit}/lives", json={"end": {"outcome": "replaced"}, "start": {}}
+        ),
+    }
 
 
 def test_answers_are_what_their_schemas_say(document, platform):
@@ -133,7 +182,10 @@ def test_answers_are_what_their_schemas_say(document, platform):
         "GET /v2/models/{fleet}/versions/{version}/ready": f"{one_version}/ready",
         "GET /v1/keys": "/v1/keys",
         "GET /v1/audit": "/v1/audit?limit=1",
+        "GET /v1/fleets/{fleet}/advisories": "/v1/fleets/pumps/advisories",
+        "GET /v1/fleets/{fleet}/units/{unit}/lives": "/v1/fleets/pumps/units/ill/lives",
     }
+    say(platform, "ill", 4.0, 3.0)
     found = operations(document)
     with platform.client() as client:
         question = platform.question("unit-000001", explain=True)
@@ -154,6 +206,7 @@ def test_answers_are_what_their_schemas_say(document, platform):
         for name in ("/v2/models/{fleet}", "/v2/models/{fleet}/versions/{version}"):
             path = name.format(fleet="pumps", version=version)
             answers[f"POST {name}/infer"] = client.post(f"{path}/infer", json={"inputs": [rows]})
+        answers |= advisory_answers(client)
         wrong = client.post("/v1/prognoses", json={})
         served = client.get("/schema/openapi.json")
     assert set(answers) == set(found)
@@ -178,7 +231,7 @@ def test_operations_say_which_keys_they_take_and_which_repeats_they_know(documen
         headers = {
             each["name"] for each in operation.get("parameters", ()) if each["in"] == "header"
         }
-        once = {"POST /v1/keys", "POST /v1/keys/{key_id}/rotate"}
+        once = {"POST /v1/keys", "POST /v1/keys/{key_id}/rotate", *CHANGES}
         assert ("Idempotency-Key" in headers) == (name in once), name
         if name in once:
             assert {"409", "422"} <= set(operation["responses"]), name
