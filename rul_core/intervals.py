@@ -10,10 +10,12 @@ as one observation is a unit at a random cut, never a row. Quantiles are read of
 residuals near the same predicted RUL, which needs no second model and cannot cross.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import msgspec
 import numpy as np
+from numba import njit
 
 from rul_core.errors import NotEnoughData
 
@@ -30,6 +32,8 @@ HORIZON = 1.2
 """Cuts up to this multiple of the cap count: beyond, every machine is healthy and easy."""
 LEAST_UNITS = 10
 """Fewer units cannot carry a 5 % quantile at all (the correction would be the whole range)."""
+TINY, NEARLY_ONE = float(np.finfo(float).tiny), 1.0 - float(np.finfo(float).epsneg)
+"""Between these lies a probability: nothing is certain."""
 
 
 class Bands(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +48,35 @@ class Bands(msgspec.Struct, frozen=True, kw_only=True):
 
     def at(self, predicted: np.ndarray) -> np.ndarray:
         """(n, levels) float64 quantiles in cycles, increasing along each row."""
-        table = np.asarray(self.quantiles)
-        return np.column_stack(
-            [np.interp(predicted, self.knots, table[:, k]) for k in range(len(self.levels))]
-        )
+        return self.table().at(predicted)
+
+    def table(self) -> "Table":
+        """The same as arrays, for whoever asks often."""
+        knots, quantiles = np.asarray(self.knots), np.asarray(self.quantiles)
+        slopes = np.diff(quantiles, axis=0) / np.diff(knots)[:, None]
+        return Table(knots, quantiles, np.vstack([slopes, np.zeros(len(self.levels))]))
 
     def column(self, level: float) -> int:
         """Which column of ``at`` holds a level."""
         return self.levels.index(level)
+
+
+@dataclass(frozen=True)
+class Table:
+    """``Bands`` as arrays."""
+
+    knots: np.ndarray
+    """(knots,)"""
+    quantiles: np.ndarray
+    """(knots, levels)"""
+    slopes: np.ndarray
+    """(knots, levels), from each knot to the next; none after the last."""
+
+    def at(self, predicted: np.ndarray) -> np.ndarray:
+        """As ``Bands.at``; the digits are those of ``np.interp``, column by column."""
+        before = np.maximum(np.searchsorted(self.knots, predicted, side="right") - 1, 0)
+        beyond = np.maximum(predicted - self.knots[before], 0.0)
+        return self.slopes[before] * beyond[:, None] + self.quantiles[before]
 
 
 def fit(
@@ -110,7 +135,8 @@ def into_band(points: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
         points: (n,) in cycles.
         quantiles: (n, ``LEVELS``) in cycles, of the bands at these points.
     """
-    return np.clip(points, quantiles[:, LEVELS.index(0.25)], quantiles[:, LEVELS.index(0.75)])
+    lower, upper = quantiles[:, LEVELS.index(0.25)], quantiles[:, LEVELS.index(0.75)]
+    return np.minimum(np.maximum(points, lower), upper)
 
 
 def failure_probability(
@@ -130,18 +156,32 @@ def failure_probability(
     Returns:
         (n,) in (0, 1).
     """
-    middle = levels.index(0.5)
-    lowest, highest = quantiles[:, 0], quantiles[:, -1]
-    floor = np.maximum(1e-9, 1e-3 * np.maximum(quantiles[:, -1], 1.0))
-    below = np.maximum(quantiles[:, middle] - lowest, floor) / np.log(0.5 / levels[0])
-    above = np.maximum(highest - quantiles[:, middle], floor) / np.log(0.5 / (1 - levels[-1]))
-    inside = np.array([np.interp(horizon_cycles, row, levels) for row in quantiles])
-    under = levels[0] * np.exp(-np.maximum(lowest - horizon_cycles, 0.0) / below)
-    over = 1.0 - (1.0 - levels[-1]) * np.exp(-np.maximum(horizon_cycles - highest, 0.0) / above)
-    risk = np.where(
-        horizon_cycles < lowest, under, np.where(horizon_cycles > highest, over, inside)
-    )
-    return np.clip(risk, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg)
+    risks = np.empty(len(quantiles))
+    table = np.ascontiguousarray(quantiles, dtype=np.float64)
+    _risks(table, np.array(levels), levels.index(0.5), float(horizon_cycles), risks)
+    return risks
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _risks(quantiles, levels, middle, horizon, risks):
+    """Writes ``failure_probability`` into ``risks`` (n,)."""
+    last = levels.shape[0] - 1
+    for i in range(quantiles.shape[0]):
+        row = quantiles[i]
+        floor = max(1e-9, 1e-3 * max(row[last], 1.0))
+        if horizon < row[0]:
+            scale = max(row[middle] - row[0], floor) / np.log(0.5 / levels[0])
+            risk = levels[0] * np.exp(-(row[0] - horizon) / scale)
+        elif horizon >= row[last]:
+            scale = max(row[last] - row[middle], floor) / np.log(0.5 / (1.0 - levels[last]))
+            risk = 1.0 - (1.0 - levels[last]) * np.exp(-(horizon - row[last]) / scale)
+        else:
+            k = 0
+            while row[k + 1] <= horizon:
+                k += 1
+            share = (horizon - row[k]) / (row[k + 1] - row[k])
+            risk = levels[k] + share * (levels[k + 1] - levels[k])
+        risks[i] = min(max(risk, TINY), NEARLY_ONE)
 
 
 def _table(

@@ -80,7 +80,7 @@ def prognose(
         model.pipeline,
         features,
         smoothed[life_starts(readings)[1:] - 1],
-        model.predict_rows(features)["rul_cycles"].to_numpy(),
+        model.figures(features)["rul_cycles"],
     )
     return [
         said if said.rul_cycles is None else msgspec.structs.replace(said, contributions=reasons[i])
@@ -112,7 +112,11 @@ def judge(
     """
     if not lives:
         return []
-    figures = model.predict_rows(np.stack([life.features for life in lives]))
+    said = model.figures(np.stack([life.features for life in lives]))
+    figures = [
+        dict(zip(said, figure, strict=True))
+        for figure in zip(*(column.tolist() for column in said.values()), strict=True)
+    ]
     faults, foreign = _sensor_faults(model, lives), _foreign(model, lives)
     return [
         _one(
@@ -133,7 +137,7 @@ def judge(
                 seen=seen,
             ),
         )
-        for i, (life, figure) in enumerate(zip(lives, figures.iter_rows(named=True), strict=True))
+        for i, (life, figure) in enumerate(zip(lives, figures, strict=True))
     ]
 
 

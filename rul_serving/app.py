@@ -12,7 +12,6 @@ from typing import Any
 from litestar import Litestar, Request, Router
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.plugins.prometheus import PrometheusConfig
 
 from rul_serving import guard, idempotency, openapi, problems, tracing
 from rul_serving.principal import Principal, principal_of
@@ -20,6 +19,7 @@ from rul_serving.routes import (
     advisories,
     audit,
     fleets,
+    inference,
     keys,
     lives,
     models,
@@ -76,9 +76,24 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
             audit.list_audit,
         ],
     )
+    protocol = Router(
+        "/v2",
+        route_handlers=[
+            inference.server,
+            inference.live,
+            inference.ready,
+            inference.model,
+            inference.model_version,
+            inference.model_ready,
+            inference.model_version_ready,
+            inference.infer,
+            inference.infer_version,
+        ],
+    )
     app = Litestar(
         route_handlers=[
             api,
+            protocol,
             probes.live,
             probes.ready,
             probes.summary,
@@ -93,7 +108,6 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
         guards=[guard.guard],
         before_request=idempotency.reserve,
         exception_handlers={Exception: problems.answer},
-        middleware=[PrometheusConfig(app_name="rul", prefix="rul", group_path=True).middleware],
         openapi_config=openapi.config(version("rul-platform")),
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,  # whoever owns the process configures logs: ``__main__``

@@ -32,6 +32,7 @@ from rul_serving.answers import (
     RankedUnits,
     Received,
 )
+from rul_serving.inference import InferenceResponse, OutputTensor
 from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.audit import AuditEntry, AuditPage
@@ -39,6 +40,27 @@ from rul_store.keys import ApiKey
 from rul_store.unit_lives import Life, UnitLives
 from rul_store.verdicts import AlarmRecord, Finding, Verdict
 
+INFERENCE = Example(
+    summary="Two rows of three features",
+    value={
+        "id": "a1",
+        "inputs": [
+            {
+                "name": "features",
+                "shape": [2, 3],
+                "datatype": "FP32",
+                "data": [141.0, -0.32, None, 142.0, -0.35, 1.8],
+            }
+        ],
+        "outputs": [{"name": "rul_cycles"}],
+    },
+)
+INFERRED = InferenceResponse(
+    model_name="pumps",
+    model_version="20261123T041500Z-0a1b2c",
+    outputs=[OutputTensor(name="rul_cycles", shape=[2], data=[38.2, 36.9])],
+    id="a1",
+)
 QUESTION: dict[str, Any] = {
     "fleet": "pumps",
     "units": [

@@ -1,7 +1,7 @@
-"""What Prometheus reads of prognoses and models; no label per unit.
+"""What Prometheus reads of prognoses, readings and models; no label per unit.
 
 What belongs here: the metrics of this process, and how they follow what happens. What does not:
-counts of requests (Litestar's middleware), gauges of whole fleets (``fleetwide``).
+requests (``counted``), gauges of whole fleets (``fleetwide``).
 """
 
 from collections import Counter as Counts
@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from rul_core.prognosis import Prognosis
 from rul_serving.batch import Receipt
+from rul_serving.counted import BUCKETS
 from rul_serving.served import Served
 from rul_store import swallowed
 
@@ -21,7 +22,7 @@ PREDICTIONS = Counter("rul_predictions", "Prognoses given, by state.", ("fleet",
 PREDICTION_SECONDS = Histogram(
     "rul_prediction_duration_seconds",
     "From readings to the prognoses of one question.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=BUCKETS,
 )
 MODEL_INFO = Gauge("rul_model_info", "1 for the model that answers.", ("fleet", "version"))
 MODEL_AGE_SECONDS = Gauge(

@@ -49,6 +49,15 @@ from rul_serving.deeds import (
     Shelving,
     UnitVerdict,
 )
+from rul_serving.inference import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
 from rul_serving.problems import Problem
 from rul_serving.routes.keys import KeyRequest, RotationRequest
 from rul_serving.rows import Reading
@@ -63,6 +72,8 @@ from rul_store.verdicts import Verdict
 BODIES = (
     PrognosisRequest, Prognoses, Prognosis, Fleets, RankedUnits, Models, Health, Alive, ProblemKind,
     Problem, Reading, Received, KeyRequest, RotationRequest, ApiKey, ApiKeys, NewApiKey, AuditPage,
+    InferenceRequest, InferenceResponse, ModelMetadata, ModelReady, ServerLive, ServerMetadata,
+    ServerReady,
     Acknowledgement, Planning, Shelving, Because, Advisory, Advisories, AdvisoryHistory,
     AdvisoryVerdict, UnitVerdict, Verdict, LifeChange, UnitLives, ServiceChange, UnitService,
 )  # fmt: skip
@@ -88,6 +99,7 @@ def config(version: str) -> OpenAPIConfig:
             Tag(name="advisories", description="Which units near their end, and what is done."),
             Tag(name="units", description="Their lives, their service, what was found."),
             Tag(name="models", description="Which model speaks for which fleet."),
+            Tag(name="inference", description="The Open Inference Protocol, version 2."),
             Tag(name="administration", description="API keys, and who changed what."),
             Tag(name="service", description="Whether the service works; errors explained."),
         ],

@@ -46,6 +46,7 @@ class Kind(Enum):
     NOT_FOUND = 404, "There is nothing at this address"
     UNKNOWN_FLEET = 404, "There is no such fleet"
     UNKNOWN_UNIT = 404, "Nothing is kept of such a unit"
+    UNKNOWN_MODEL = 404, "No such model answers"
     UNKNOWN_ADVISORY = 404, "There is no such advisory"
     UNKNOWN_KEY = 404, "There is no such API key"
     METHOD_NOT_ALLOWED = 405, "This address does not take this method"
@@ -150,6 +151,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Finds the request in the logs; also in the header ``X-Request-Id``."""
     errors: list[Flaw] = []
     """Each thing that is wrong, where the request is; the first twenty."""
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    """Below ``/v2`` the detail once more, where clients of the inference protocol look for it."""
 
 
 class Refusal(RulError):
@@ -189,15 +192,17 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     else:
         kind, detail = Kind.INTERNAL_ERROR, "the cause is in the log, under the trace id"
         _log.error("request failed", exc_info=error)
+    path = request.url.path
     problem = Problem(
         type=kind.type,
         title=kind.title,
         status=kind.status,
         # A key may have come where it does not belong, such as in the path.
         detail=redacted(detail),
-        instance=redacted(request.url.path),
+        instance=redacted(path),
         trace_id=tracing.trace_id(),
         errors=[msgspec.structs.replace(flaw, message=redacted(flaw.message)) for flaw in flaws],
+        error=redacted(detail) if path.startswith("/v2/") else msgspec.UNSET,
     )
     return Response(problem, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
 

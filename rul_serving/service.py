@@ -16,6 +16,7 @@ from rul_core.schema import Fleet
 from rul_serving.access import Access
 from rul_serving.database import Database
 from rul_serving.fleetwide import FleetwideMetrics
+from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
 from rul_serving.limits import Limit, Limits, Rate
 from rul_serving.problems import Kind, Refusal
@@ -52,6 +53,8 @@ class Service:
     writer: Writer
     fleetwide: FleetwideMetrics
     descriptions: "Descriptions"
+    gathering: Gathering
+    """For inference of a few rows."""
     disk: Lane
     """For small files of the data root."""
     computing: Lane
@@ -101,6 +104,7 @@ class Service:
                     writer=writer,
                     fleetwide=fleetwide,
                     descriptions=Descriptions(settings.root, disk),
+                    gathering=Gathering(),
                     disk=disk,
                     computing=Lane("inference", os.cpu_count() or 1),
                 )

@@ -1,19 +1,21 @@
 """One id for each request: in its logs, its problem and its answer's header.
 
-What belongs here: where the id comes from, where it is put, and the one log line a request gets.
-What does not: how lines are written (``logs``), spans and exporters.
+What belongs here: where the id comes from, where it is put, the one log line that a request gets,
+and that it is counted. What does not: how lines are written (``logs``), what is counted
+(``counted``), spans and exporters.
 """
 
+import os
 import re
-import uuid
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextvars import ContextVar
 from time import perf_counter
 
 import structlog
+from litestar.status_codes import HTTP_400_BAD_REQUEST, HTTP_500_INTERNAL_SERVER_ERROR
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
 
+from rul_serving import counted
 from rul_serving.principal import STATE
 
 HEADER = "x-request-id"
@@ -34,41 +36,45 @@ def trace_id() -> str:
 
 
 def traced(app: ASGIApp) -> ASGIApp:
-    """The application, with an id and a log line for every request, unknown addresses included."""
+    """The application, where every request has an id, a log line and is counted.
+
+    Requests for unknown addresses too, whose path stands as ``unmatched`` among the metrics.
+    """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         chosen = choose(scope["headers"])
+        header = (HEADER.encode(), chosen.encode())
         started, status = perf_counter(), 0
 
-        async def with_header(message: Message) -> None:
+        def with_header(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [
-                    *message.get("headers", []),
-                    *scope["state"].get(ANSWER_HEADERS, ()),
-                    (HEADER.encode(), chosen.encode()),
-                ]
-                message = {**message, "headers": headers}
-            await send(message)
+                told = (*message.get("headers", ()), *state.get(ANSWER_HEADERS, ()), header)
+                message = {**message, "headers": told}
+            return send(message)
 
+        method, path, state = scope["method"], scope["path"], scope.setdefault("state", {})
         token = _trace_id.set(chosen)
+        counted.IN_PROGRESS.inc()
         try:
-            with bound_contextvars(trace_id=chosen):
-                await app(scope, receive, with_header)
-                if status >= 400 or scope["path"] not in PROBES:
-                    _log.info(
-                        "request",
-                        method=scope["method"],
-                        path=scope["path"],
-                        principal=getattr(scope["state"].get(STATE), "name", None),
-                        status=status,
-                        duration_seconds=round(perf_counter() - started, 6),
-                    )
+            await app(scope, receive, with_header)
         finally:
+            counted.IN_PROGRESS.dec()
+            seconds, status = perf_counter() - started, status or HTTP_500_INTERNAL_SERVER_ERROR
+            counted.answered(method, scope.get("path_template", "unmatched"), status, seconds)
+            if status >= HTTP_400_BAD_REQUEST or path not in PROBES:
+                _log.info(
+                    "request",
+                    method=method,
+                    path=path,
+                    principal=getattr(state.get(STATE), "name", None),
+                    status=status,
+                    duration_seconds=round(seconds, 6),
+                )
             _trace_id.reset(token)
 
     return answer
@@ -85,4 +91,4 @@ def choose(headers: Iterable[tuple[bytes, bytes]]) -> str:
         return parent[1].decode()
     if _REQUEST_ID.fullmatch(given.get(HEADER.encode(), b"")):
         return given[HEADER.encode()].decode()
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

@@ -149,6 +149,17 @@ def test_units_without_a_cut_do_not_count_as_units():
         intervals.fit(predicted, true, weights, codes, codes % 5, CAP)
 
 
+@given(st.lists(st.floats(0.0, CAP), min_size=1, max_size=5))
+def test_between_knots_each_quantile_is_a_straight_line(predicted):
+    random = np.random.default_rng(3)
+    knots = tuple(np.linspace(0.0, CAP, 26).tolist())
+    table = np.sort(random.uniform(0.0, CAP, (26, len(LEVELS))), axis=1)
+    bands = Bands(levels=LEVELS, knots=knots, quantiles=tuple(tuple(row) for row in table.tolist()))
+    asked = np.array([*predicted, *knots])
+    lines = np.column_stack([np.interp(asked, knots, table[:, k]) for k in range(len(LEVELS))])
+    np.testing.assert_array_equal(bands.at(asked), lines)
+
+
 quantile_rows = st.lists(st.floats(0.0, 300.0), min_size=len(LEVELS), max_size=len(LEVELS)).map(
     lambda row: np.array([sorted(row)])
 )

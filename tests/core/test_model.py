@@ -231,6 +231,18 @@ def test_a_prediction_lies_within_the_cap_and_its_bands_nest(pumps):
     assert nested.item()
 
 
+def test_the_figures_of_a_row_are_the_same_alone_and_among_many(pumps):
+    model = pumps.training.model
+    rows = model.compiled.matrix(pumps.readings)[:200]
+    together = model.figures(rows)
+    for i, row in enumerate(rows):
+        alone = model.figures(row[None])
+        assert {name: found[0] for name, found in alone.items()} == {
+            name: found[i] for name, found in together.items()
+        }
+    assert model.predict_rows(rows).equals(pl.DataFrame(together))
+
+
 def test_a_prediction_knows_nothing_of_later_readings(pumps):
     whole = pumps.model.predict(pumps.running)
     soon = pumps.running.filter(pl.col("cycle") <= 15)

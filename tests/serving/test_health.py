@@ -87,6 +87,27 @@ def test_metrics_count_prognoses_by_state_and_name_the_model(platform):
     assert "never-seen" not in after
 
 
+def test_requests_are_counted_by_route_and_status_and_never_by_address(platform):
+    labels = '{method="GET",path="unmatched",status_code="404"} '
+    ready = '{method="GET",path="/readyz",status_code="503"} '
+    with platform.client() as client:
+        before = client.get("/metrics").text
+        client.get("/nobody/lives/here")
+        platform.root.rename(platform.root.with_name("gone"))
+        client.get("/readyz")
+        after = client.get("/metrics").text
+        platform.root.with_name("gone").rename(platform.root)
+    for series in (
+        f"rul_requests_total{labels}",
+        f"rul_request_duration_seconds_count{labels}",
+        f"rul_requests_total{ready}",
+        f"rul_requests_error_total{ready}",
+    ):
+        assert value(after, series) == value(before, series) + 1
+    assert value(after, "rul_requests_in_progress ") == 1
+    assert "/nobody" not in after
+
+
 def value(exposition: str, series: str) -> float:
     lines = [line for line in exposition.splitlines() if line.startswith(series)]
     return float(lines[0].removeprefix(series)) if lines else 0.0

@@ -326,7 +326,7 @@ def test_a_model_that_fails_is_an_answer_and_the_readings_are_kept(platform, uni
     platform.release()
     with platform.client() as client:
         # No input is known that a loaded model fails on, so the failure is put into it.
-        monkeypatch.setattr(RulModel, "predict_rows", lambda *_: 1 / 0)
+        monkeypatch.setattr(RulModel, "figures", lambda *_: 1 / 0)
         answer = send(client, body(platform, unit[:8]))
         assert said(answer).state == "model_error"
         assert answer["new"] == 8
