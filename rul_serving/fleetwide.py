@@ -3,8 +3,8 @@
 What belongs here: who tells, and the gauges. What does not: metrics of a process (``metrics``), the
 queries (``rul_store``).
 
-An instance that is scraped tells them while it holds the lease; when it is gone, the next that is
-scraped takes over. The figures are PostgreSQL's, so they are the same whoever tells.
+An instance tells them while it holds the lease, which it renews while it runs; when it is gone,
+another takes over. The figures are PostgreSQL's, so they are the same whoever tells.
 """
 
 import os
@@ -25,8 +25,10 @@ from rul_store import advisory_rows, leases, ledger, readings
 from rul_store.swallowed import swallow
 
 LEASE = "fleetwide_metrics"
-LEASE_SECONDS = 90.0
-"""Longer than between two scrapes; after it, another instance tells."""
+LEASE_SECONDS = 60.0
+"""After so long without a word from the holder, another instance tells."""
+TURN_SECONDS = 15.0
+"""How often an instance asks for its turn, or renews it."""
 FRESH_SECONDS = 5.0
 """How long figures are told again before they are asked anew."""
 
@@ -42,14 +44,21 @@ class FleetwideMetrics:
         self._database = database
         # The parent's number: the workers of an instance are one holder.
         self._holder = f"{socket.gethostname()}/{os.getppid()}"
-        self._told, self._until = b"", 0.0
+        self._told, self._until, self._my_turn = b"", 0.0, False
+
+    def take_turn(self, engine: sa.Engine) -> None:
+        """Hold the lease if nobody else does; to be done every ``TURN_SECONDS``."""
+        self._my_turn = False  # unless PostgreSQL says otherwise
+        self._my_turn = leases.hold(engine, LEASE, self._holder, LEASE_SECONDS)
 
     async def exposition(self) -> bytes:
         """The gauges as text; empty while another instance tells them, or PostgreSQL is away."""
+        if not self._my_turn:
+            return b""
         if time.monotonic() < self._until:
             return self._told
         try:
-            self._told = await self._database.ask(_tell, self._holder)
+            self._told = await self._database.ask(_tell)
         except Unavailable as error:
             swallow("fleetwide_metrics", error, "gauges of whole fleets are missing for now")
             self._told = b""
@@ -58,15 +67,15 @@ class FleetwideMetrics:
 
     async def give_back(self) -> None:
         """Let another instance tell."""
+        if not self._my_turn:
+            return
         try:
             await self._database.ask(leases.release, LEASE, self._holder)
-        except Unavailable as error:
+        except Exception as error:  # nothing may keep the service from stopping
             swallow("fleetwide_metrics", error, "the lease ends by itself")
 
 
-def _tell(engine: sa.Engine, holder: str) -> bytes:
-    if not leases.hold(engine, LEASE, holder, LEASE_SECONDS):
-        return b""
+def _tell(engine: sa.Engine) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Known(list(_families(engine))))
     return generate_latest(registry)

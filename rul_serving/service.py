@@ -15,7 +15,7 @@ from typing import Self
 from rul_core.schema import Fleet
 from rul_serving.access import Access
 from rul_serving.database import Database
-from rul_serving.fleetwide import FleetwideMetrics
+from rul_serving.fleetwide import TURN_SECONDS, FleetwideMetrics
 from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
 from rul_serving.limits import Limit, Limits, Rate
@@ -84,7 +84,10 @@ class Service:
         disk = Lane("the data root", 4, seconds)
         background = [
             asyncio.create_task(keep_doing(work, database, every_seconds, called=name))
-            for name, work, every_seconds in UPKEEP
+            for name, work, every_seconds in (
+                *UPKEEP,
+                ("fleetwide_turn", fleetwide.take_turn, TURN_SECONDS),
+            )
         ]
         try:
             async with (
