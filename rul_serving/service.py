@@ -18,6 +18,7 @@ from rul_serving.database import Database
 from rul_serving.fleetwide import FleetwideMetrics
 from rul_serving.ingest import Ingest
 from rul_serving.limits import Limit, Limits, Rate
+from rul_serving.past import Past
 from rul_serving.problems import Kind, Refusal
 from rul_serving.released import listen
 from rul_serving.served import ServedModels
@@ -51,6 +52,7 @@ class Service:
     limits: Limits
     writer: Writer
     fleetwide: FleetwideMetrics
+    past: Past
     descriptions: "Descriptions"
     disk: Lane
     """For small files of the data root."""
@@ -77,8 +79,9 @@ class Service:
             connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) if redis_url else None
         )
         writer = Writer(database, Ingest(settings.root, states), models)
-        fleetwide = FleetwideMetrics(database)
+        fleetwide = FleetwideMetrics(database, settings.root, models)
         disk = Lane("the data root", 4, seconds)
+        computing = Lane("inference", os.cpu_count() or 1)
         background = [
             asyncio.create_task(keep_doing(work, database, every_seconds, called=name))
             for name, work, every_seconds in UPKEEP
@@ -100,9 +103,10 @@ class Service:
                     limits=limits,
                     writer=writer,
                     fleetwide=fleetwide,
+                    past=Past(settings.root, database, computing, models),
                     descriptions=Descriptions(settings.root, disk),
                     disk=disk,
-                    computing=Lane("inference", os.cpu_count() or 1),
+                    computing=computing,
                 )
         finally:
             for task in background:
