@@ -11,7 +11,7 @@ import polars as pl
 from numpy import minimum
 
 from rul_assets.settings import Learning
-from rul_core import card, evaluation, pictures, release, watch
+from rul_core import card, evaluation, lookalikes, pictures, release, watch
 from rul_core.card import Card, Picture
 from rul_core.leakage import GateReport
 from rul_core.model import Training, sensor_shares
@@ -41,6 +41,8 @@ class Findings:
     metrics: Regimes
     gate: GateReport
     reference: LiveReference
+    trajectories: pl.DataFrame
+    """``lookalikes.learn``."""
     pictures: dict[str, bytes]
     """PNG by file name."""
     card: str
@@ -100,6 +102,7 @@ def examine(
         metrics=metrics,
         gate=gate,
         reference=watch.learn_reference(readings, model.pipeline.conditions),
+        trajectories=lookalikes.learn(readings, lives, model.fleet, model.pipeline),
         pictures=drawn,
         card=card.to_markdown(said),
     )

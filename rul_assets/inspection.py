@@ -24,14 +24,24 @@ def batches(readings: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     Args:
         readings: With ``unit``; a lazy scan, of which one batch is in memory.
     """
-    counted = readings.group_by(UNIT).len().sort(UNIT).collect()
-    batch = ((counted["len"].cum_sum() - counted["len"]) // BATCH_READINGS).rle_id()
-    if batch.n_unique() <= 1:
-        if counted.height:
-            yield readings.collect()
+    counted = readings.group_by(UNIT).agg(readings=pl.len()).sort(UNIT).collect()
+    parts = portions(counted)
+    if len(parts) == 1:
+        yield readings.collect()
         return
-    for (_,), units in counted.group_by(batch.alias("batch"), maintain_order=True):
+    for units in parts:
         yield readings.filter(pl.col(UNIT).is_in(units[UNIT].implode())).collect()
+
+
+def portions(counted: pl.DataFrame) -> list[pl.DataFrame]:
+    """The rows of a frame in order, shared out so that each part has ``BATCH_READINGS`` or so.
+
+    Args:
+        counted: With ``readings``, how many each row stands for.
+    """
+    before = counted["readings"].cum_sum() - counted["readings"]
+    number = (before // BATCH_READINGS).rle_id().alias("part")
+    return [part for _, part in counted.group_by(number, maintain_order=True)]
 
 
 class Inspection:

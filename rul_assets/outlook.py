@@ -9,14 +9,14 @@ from datetime import datetime
 import msgspec
 import polars as pl
 
-from rul_assets.inspection import batches
+from rul_assets.inspection import portions
 from rul_assets.tables import DRIFT, RAW_ROWS, VERSION
 from rul_core import quality, watch
 from rul_core.drift import DriftReport
-from rul_core.prognose import prognose
-from rul_core.prognosis import Prognosis, Provenance, State
+from rul_core.prognose import prognose, unread
+from rul_core.prognosis import Prognosis, Seen
 from rul_core.schema import LIFE, UNIT, Fleet, Outcome
-from rul_store.histories import RAW
+from rul_store import histories
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel
 
@@ -57,43 +57,31 @@ def in_service(lives: pl.DataFrame) -> pl.DataFrame:
 
 
 def prognoses(
-    champion: LoadedModel, core: pl.LazyFrame, running: pl.DataFrame, *, now: datetime
+    champion: LoadedModel, lake: Lake, running: pl.DataFrame, *, raw_rows: int, now: datetime
 ) -> list[Prognosis]:
     """The prognosis of every unit in service, also of those without a usable reading.
 
     Args:
-        champion: The released model.
-        core: Core readings.
+        champion: The released model. Its description of the fleet counts: a sensor that was lost
+            since the training is one that nobody reads any more.
+        lake: Has the raw readings.
         running: unit and life, one a unit.
+        raw_rows: How many of the raw readings count.
         now: For provenance, and to tell stale data by.
     """
-    fleet = champion.model.fleet
-    known = core.collect_schema()
-    # A sensor that the description has lost since the training is one that nobody reads any more.
-    readings = core.with_columns(
-        pl.lit(None, pl.Float64).alias(name) for name in fleet.channels if name not in known
-    ).join(running.lazy(), on=[UNIT, LIFE], how="semi")
-    said = [
-        one
-        for batch in batches(readings)
-        for one in prognose(
-            champion.model, batch, version=champion.version, now=now, explained=True
+    fleet, seen = champion.model.fleet, Seen(raw_rows=raw_rows)
+    counted = histories.count_raw(lake, fleet, running, raw_rows)
+    silent, said = [running.join(counted, on=[UNIT, LIFE], how="anti")], []
+    for some in portions(counted):
+        lives = some.select(UNIT, LIFE)
+        readings = histories.read_raw(lake, fleet, lives, raw_rows)
+        silent.append(lives.join(readings, on=[UNIT, LIFE], how="anti"))
+        said += prognose(
+            champion.model, readings, version=champion.version, now=now, explained=True, seen=seen
         )
-    ]
-    heard_of = {one.unit for one in said}
-    needed = fleet.learning.minimum_readings
     said += [
-        Prognosis(
-            fleet=fleet.name,
-            unit=unit,
-            life=life,
-            state=State.INSUFFICIENT_HISTORY,
-            detail=f"0 of {needed} readings collected",
-            computed_at=now,
-            provenance=Provenance(model_version=champion.version),
-        )
-        for unit, life in running.iter_rows()
-        if unit not in heard_of
+        unread(fleet, unit, life, version=champion.version, now=now, seen=seen)
+        for unit, life in pl.concat(silent).iter_rows()
     ]
     return said
 
@@ -125,7 +113,7 @@ def watch_drift(
     begin = int(champion.manifest.origin.data[RAW_ROWS])
     if kept is not None and kept.notes[VERSION] == champion.version:
         begin = int(kept.notes[RAW_ROWS])
-    window = lake.scan(RAW, fleet.name).slice(begin, WINDOW_ROWS).collect()
+    window = lake.scan(histories.RAW, fleet.name).slice(begin, WINDOW_ROWS).collect()
     conditions = champion.model.pipeline.conditions
     if not set(conditions.sensors).issubset(window.columns):
         return None

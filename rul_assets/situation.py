@@ -19,7 +19,6 @@ from rul_assets.tables import (
     DRIFT,
     FEATURES,
     LIVES,
-    OUTCOMES,
     RAW_ROWS,
     TRAINED_AT,
     VERSION,
@@ -27,7 +26,7 @@ from rul_assets.tables import (
 from rul_core import drift, watch
 from rul_core.drift import DriftReport
 from rul_core.schema import UNIT, Fleet, Outcome
-from rul_store import champions, lives
+from rul_store import champions, lives, outcomes
 from rul_store.histories import RAW
 from rul_store.lake import Lake
 from rul_store.lake_table import Table
@@ -105,9 +104,9 @@ def learnt(lake: Lake, fleet: str) -> Learnt | None:
 
 def outcomes_of(lake: Lake, fleet: str, version: str) -> pl.DataFrame:
     """What became of the version's prognoses, in ``watch.OUTCOMES_SCHEMA``."""
-    if lake.current(OUTCOMES, fleet) is None:
+    if lake.current(outcomes.ASSET, fleet) is None:
         return pl.DataFrame(schema=watch.OUTCOMES_SCHEMA)
-    return lake.scan(OUTCOMES, fleet).filter(pl.col("model_version") == version).collect()
+    return lake.scan(outcomes.ASSET, fleet).filter(pl.col("model_version") == version).collect()
 
 
 def drifted(lake: Lake, fleet: str, version: str) -> tuple[str, ...]:

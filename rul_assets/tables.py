@@ -14,7 +14,6 @@ CANDIDATES = "rul_model"
 PROGNOSES = "fleet_prognoses"
 DRIFT = "drift"
 """One row a window of raw readings that was compared with what a champion learnt from."""
-OUTCOMES = "realised_outcomes"
 
 WATERMARK = "watermark"
 """Of ``RAW``: how far the rows that were sent over HTTP were taken in."""

@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 from rich.markup import escape
 
-from rul_cli import audit, benchmark, demo, dev, fetch, fleet, keys, leakage, models
+from rul_cli import audit, benchmark, demo, dev, fetch, fleet, keys, leakage, ledger, models
 from rul_cli.console import console
 from rul_core.errors import RulError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(models.app, name="models")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(benchmark.app, name="benchmark")

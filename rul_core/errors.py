@@ -10,6 +10,7 @@ Each message names the thing, the value and what to do. Nothing here is caught t
       StepRefused       an advisory cannot take that step from where it is
       StoreError        something kept is missing, damaged or held by another
         BundleError     a bundle is damaged, or a pointer names one that is not there
+        ReplayError     what a prognosis was computed from is not there any more
         Conflict        what is kept does not allow the change: look at it, then decide again
         Outdated        it was decided on a state that another has changed since
         UnknownUnit     nothing is kept of a unit
@@ -79,6 +80,10 @@ class StoreError(RulError):
 
 class BundleError(StoreError):
     """A bundle is damaged, or a pointer names one that is not there."""
+
+
+class ReplayError(StoreError):
+    """What a prognosis was computed from is not there any more, or was never there."""
 
 
 class Conflict(StoreError):

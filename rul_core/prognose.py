@@ -16,7 +16,8 @@ from rul_core.conditions import MARGIN
 from rul_core.features import life_starts
 from rul_core.following import Followed
 from rul_core.model import RulModel
-from rul_core.prognosis import Prognosis, Provenance, Seen, State
+from rul_core.prognosis import VALID_STATES, Prognosis, Provenance, Seen, State
+from rul_core.quality import within_limits
 from rul_core.schema import LIFE, UNIT, Fleet
 from rul_core.trees import ENGINE
 
@@ -25,6 +26,7 @@ STUCK_FACTOR = 2
 STUCK_LEAST = 20
 """… and for at least this many readings."""
 UNKNOWN = Seen()
+HAVE_FIGURES = VALID_STATES | {State.STALE_DATA}
 MISSING_LEAST = 5
 """A sensor is lost once this many readings in a row lack it, and more than ever in training."""
 
@@ -42,6 +44,42 @@ def not_configured(fleet: Fleet, units: Sequence[str], now: datetime) -> list[Pr
         )
         for unit in units
     ]
+
+
+def unread(
+    fleet: Fleet, unit: str, life: int, *, version: str, now: datetime, seen: Seen = UNKNOWN
+) -> Prognosis:
+    """What is said of a life without a usable reading."""
+    return Prognosis(
+        fleet=fleet.name,
+        unit=unit,
+        life=life,
+        state=State.INSUFFICIENT_HISTORY,
+        detail=f"0 of {fleet.learning.minimum_readings} readings collected",
+        computed_at=now,
+        provenance=Provenance(model_version=version, seen=seen),
+    )
+
+
+def aged(said: Prognosis, limit_seconds: float | None, now: datetime) -> Prognosis:
+    """The same, or ``stale_data`` with its figures once its last reading is older than the limit.
+
+    Args:
+        said: Of any state; only one with figures can grow stale.
+        limit_seconds: The fleet's freshness limit, if it has one.
+        now: UTC.
+    """
+    read_at = said.provenance.last_read_at
+    if limit_seconds is None or read_at is None or said.state not in HAVE_FIGURES:
+        return said
+    age_seconds = (now - read_at).total_seconds()
+    if age_seconds <= limit_seconds:
+        return said
+    return msgspec.structs.replace(
+        said,
+        state=State.STALE_DATA,
+        detail=f"the last reading is {age_seconds:.0f} s old, the limit is {limit_seconds:.0f} s",
+    )
 
 
 def prognose(
@@ -73,7 +111,9 @@ def prognose(
     prognoses = judge(model, lives, version=version, now=now, trace_id=trace_id, seen=seen)
     if not explained or not lives:
         return prognoses
-    smoothed = projections.smooth(readings, model.pipeline.conditions, model.pipeline.smoothing)
+    smoothed = projections.smooth(
+        within_limits(readings, model.fleet), model.pipeline.conditions, model.pipeline.smoothing
+    )
     features = np.stack([life.features for life in lives])
     reasons = explain.contributions(
         model.booster,
@@ -132,6 +172,7 @@ def judge(
                 engine=ENGINE,
                 first_cycle=life.first_cycle,
                 last_cycle=life.cycle,
+                last_read_at=life.time,
                 readings=life.readings,
                 trace_id=trace_id,
                 seen=seen,
@@ -184,15 +225,7 @@ def _one(
         failure_probability=figure["failure_probability"],
         horizon_cycles=fleet.maintenance.lead_time_cycles,
     )
-    limit = fleet.freshness_limit_seconds
-    age_seconds = (now - life.time).total_seconds() if life.time is not None else 0.0
-    if limit is not None and age_seconds > limit:
-        return msgspec.structs.replace(
-            said,
-            state=State.STALE_DATA,
-            detail=f"the last reading is {age_seconds:.0f} s old, the limit is {limit:.0f} s",
-        )
-    return said
+    return aged(said, fleet.freshness_limit_seconds, now)
 
 
 def _sensor_faults(model: RulModel, lives: Sequence[Followed]) -> dict[int, str]:

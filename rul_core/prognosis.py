@@ -6,6 +6,7 @@ What does not: how the point and bands are computed (``model``), where prognoses
 
 from datetime import datetime
 from enum import StrEnum
+from uuid import UUID
 
 import msgspec
 
@@ -71,10 +72,42 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """What evaluated the model."""
     first_cycle: float | None = None
     last_cycle: float | None = None
+    last_read_at: datetime | None = None
+    """The last reading's time (UTC), where it has one: the figures grow stale from then on."""
     readings: int = 0
     """How many readings the window from first to last cycle held."""
     seen: Seen = Seen()
     trace_id: str | None = None
+    ledger_id: UUID | None = None
+    """Of its entry in the ledger; null where it was not recorded, as in a what-if answer."""
+
+
+class Lookalike(msgspec.Struct, frozen=True, kw_only=True):
+    """A life of the training that once stood near where the unit stands now."""
+
+    unit: str
+    life: int
+    cycle: float
+    """Where in its life it stood so."""
+    end_cycle: float
+    """Where it failed."""
+    rul_cycles: float
+    """What it had left then, as it turned out."""
+    distance: float
+    """From the unit, over the smoothed channels; 1 is as far as readings of training usually lie
+    apart in each."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the contributions of a prognosis can be trusted, and whom the unit resembles."""
+
+    stability: float | None
+    """0 to 1: the share of the contributions that the readings just before give too; null where
+    the model spoke at no reading before."""
+    readings: int
+    """How many readings before it were compared for that."""
+    lookalikes: tuple[Lookalike, ...]
+    """The nearest first, each of another life."""
 
 
 class Prognosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +139,8 @@ class Prognosis(msgspec.Struct, frozen=True, kw_only=True):
     failure_mode: str = "unspecified"
     assumed_operation: str = "as in the unit's recent readings"
     contributions: tuple[Contribution, ...] = ()
+    explanation: Explanation | None = None
+    """Only where it was asked for."""
     provenance: Provenance = Provenance()
     computed_at: datetime | None = None
     """UTC."""

@@ -46,6 +46,7 @@ __all__ = [
     "IssueKind",
     "inspect",
     "usual_repeats",
+    "within_limits",
 ]
 
 LARGEST = 1e100
@@ -96,6 +97,14 @@ def inspect(
         usable=kept.select(fleet.readings_schema.names()),
         set_aside=set_aside,
         issues=pl.concat(issues).sort(*KEY, "kind", "column", maintain_order=True),
+    )
+
+
+def within_limits(readings: pl.DataFrame, fleet: Fleet) -> pl.DataFrame:
+    """The readings with null for every value outside its physical limits."""
+    return readings.with_columns(
+        pl.when(pl.col(name).is_between(low, high)).then(name)
+        for name, (low, high) in fleet.ranges.items()
     )
 
 

@@ -4,16 +4,19 @@ What belongs here: types alone. What does not: bodies of questions (``windows``)
 (``problems``), what the platform's parts already have a type for (``rul_core``, ``rul_store``).
 """
 
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
 from rul_core.prognosis import Prognosis, State
 from rul_core.scoring import Regimes
+from rul_core.track_record import TrackRecord
 from rul_serving.problems import Flaw
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.champions import Champion
 from rul_store.keys import ApiKey
+from rul_store.ledger import Recorded
 from rul_store.models import Manifest
 from rul_store.verdicts import AlarmRecord, Verdict
 
@@ -83,13 +86,35 @@ class RankedUnits(msgspec.Struct, frozen=True, kw_only=True):
 
     fleet: str
     units: list[Prognosis]
-    """The current prognosis of each; those without a probability to fail come last."""
+    """What is said of each now; those without a probability to fail come last."""
     units_by_state: dict[State, int]
     """Of the whole fleet, whatever page and filter."""
     units_without_valid_prognosis: int
     """Of the whole fleet: in every state but ``estimated`` and ``beyond_horizon``."""
     next_cursor: str | None
     """For the next page; null on the last one."""
+
+
+class UnitHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of all that was ever said of a unit, the newest first."""
+
+    fleet: str
+    unit: str
+    entries: list[Recorded]
+    """As they stand in the ledger; empty where nothing was ever said of the unit."""
+    next_cursor: str | None
+    """For the next page; null on the last one."""
+
+
+class FleetTrackRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of the prognoses of a fleet's lives that have ended."""
+
+    fleet: str
+    as_of: datetime | None
+    """When it was last made, by `realised_outcomes`, which follows `fleet_prognoses`; null before
+    the first time."""
+    record: TrackRecord | None
+    """Null before the first time."""
 
 
 class FleetModel(msgspec.Struct, frozen=True, kw_only=True):

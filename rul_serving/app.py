@@ -21,11 +21,13 @@ from rul_serving.routes import (
     fleets,
     inference,
     keys,
+    ledger,
     lives,
     models,
     probes,
     prognoses,
     readings,
+    units,
 )
 from rul_serving.service import Service
 from rul_serving.settings import ServingSettings
@@ -54,7 +56,6 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
             readings.send_readings,
             fleets.list_fleets,
             fleets.rank_units,
-            fleets.current_prognosis,
             advisories.list_advisories,
             advisories.get_advisory,
             advisories.list_events,
@@ -68,6 +69,11 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
             lives.change_lives,
             lives.change_service_state,
             lives.judge_unit,
+            fleets.track_record,
+            units.current_prognosis,
+            units.list_prognoses,
+            ledger.ledger_entry,
+            ledger.replay_ledger_entry,
             models.list_models,
             keys.list_keys,
             keys.create_key,

@@ -20,23 +20,37 @@ from rul_core.advisory_terms import (
     ServiceState,
     Until,
 )
-from rul_core.prognosis import Contribution, Prognosis, Provenance, State
+from rul_core.metrics import Coverage
+from rul_core.prognosis import (
+    Contribution,
+    Explanation,
+    Lookalike,
+    Prognosis,
+    Provenance,
+    Seen,
+    State,
+)
 from rul_core.schema import Outcome
+from rul_core.track_record import Held, LeadError, TrackRecord, VersionRecord
 from rul_serving.answers import (
     Advisories,
     AdvisoryHistory,
     Fleets,
     FleetSummary,
+    FleetTrackRecord,
     NewApiKey,
     Prognoses,
     RankedUnits,
     Received,
+    UnitHistory,
 )
 from rul_serving.inference import InferenceResponse, OutputTensor
 from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.audit import AuditEntry, AuditPage
 from rul_store.keys import ApiKey
+from rul_store.ledger import Recorded
+from rul_store.replay import Replayed, ReplayVerdict
 from rul_store.unit_lives import Life, UnitLives
 from rul_store.verdicts import AlarmRecord, Finding, Verdict
 
@@ -74,6 +88,7 @@ QUESTION: dict[str, Any] = {
     ],
     "explain": True,
 }
+LEDGER_ID = UUID("8f14e45f-ceea-467f-a0b6-6dd9b0a3c2d1")
 PROGNOSIS = Prognosis(
     fleet="pumps",
     unit="pump-7",
@@ -92,13 +107,30 @@ PROGNOSIS = Prognosis(
         Contribution(group="typical", cycles=82.9),
         Contribution(group="vibration", cycles=-44.7),
     ),
+    explanation=Explanation(
+        stability=0.91,
+        readings=4,
+        lookalikes=(
+            Lookalike(
+                unit="pump-2",
+                life=1,
+                cycle=152.0,
+                end_cycle=187.0,
+                rul_cycles=35.0,
+                distance=0.21,
+            ),
+        ),
+    ),
     provenance=Provenance(
         model_version="20261123T041500Z-0a1b2c",
         feature_spec="acf71e6c44495883",
         first_cycle=1.0,
         last_cycle=141.0,
+        last_read_at=datetime(2026, 11, 23, 4, 14, tzinfo=UTC),
         readings=141,
+        seen=Seen(landed_rows=0, sent_seq=5120),
         trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        ledger_id=LEDGER_ID,
     ),
     computed_at=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
 )
@@ -124,6 +156,39 @@ RANKED = RankedUnits(
     units_by_state=dict.fromkeys(State, 0) | {State.ESTIMATED: 41, State.SENSOR_FAULT: 2},
     units_without_valid_prognosis=2,
     next_cursor="WzAuMTcsInB1bXAtNyJd",
+)
+RECORDED = Recorded(
+    ledger_id=LEDGER_ID,
+    position=812,
+    recorded_at=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
+    prognosis=PROGNOSIS,
+    prev_hash="3b" * 32,
+    hash="9c" * 32,
+)
+UNIT_HISTORY = UnitHistory(fleet="pumps", unit="pump-7", entries=[RECORDED], next_cursor="ODEy")
+REPLAYED = Replayed(ledger_id=LEDGER_ID, fleet="pumps", position=812, verdict=ReplayVerdict.EQUAL)
+_RECORD = VersionRecord(
+    lives=17,
+    censored_lives=3,
+    prognoses=1204,
+    coverage=(
+        Held(level=0.5, coverage=Coverage(share=0.53, low=0.28, high=0.77, n=17)),
+        Held(level=0.9, coverage=Coverage(share=0.91, low=0.66, high=0.99, n=17)),
+    ),
+    mean_abs_error_cycles=9.4,
+    alpha_lambda_share=0.58,
+    early_share=0.12,
+    late_share=0.08,
+    by_lead=(
+        LeadError(
+            from_cycles=0.0, to_cycles=12.5, lives=17, prognoses=201, mean_abs_error_cycles=3.1
+        ),
+    ),
+)
+TRACK_RECORD = FleetTrackRecord(
+    fleet="pumps",
+    as_of=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
+    record=TrackRecord(overall=_RECORD, versions=()),
 )
 FLEETS = Fleets(
     fleets=[

@@ -10,18 +10,23 @@ another takes over. The figures are PostgreSQL's, so they are the same whoever t
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rul_core.errors import Unavailable
+from rul_core.errors import StoreError, Unavailable
 from rul_core.prognosis import VALID_STATES
+from rul_core.track_record import VersionRecord
 from rul_serving.database import Database
-from rul_store import advisory_rows, leases, ledger, readings
+from rul_serving.present import NO_MODEL, View
+from rul_serving.served import Served, ServedModels
+from rul_store import advisory_rows, current, leases, outcomes, readings
+from rul_store.lake import Lake
 from rul_store.swallowed import swallow
 
 LEASE = "fleetwide_metrics"
@@ -38,10 +43,12 @@ class FleetwideMetrics:
 
     Args:
         database: Knows the figures, and whose turn it is.
+        root: The data root, which has the track records.
+        models: Those that answer.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, root: Path, models: ServedModels) -> None:
+        self._database, self._lake, self._models = database, Lake(root), models
         # The parent's number: the workers of an instance are one holder.
         self._holder = f"{socket.gethostname()}/{os.getppid()}"
         self._told, self._until, self._my_turn = b"", 0.0, False
@@ -58,7 +65,7 @@ class FleetwideMetrics:
         if time.monotonic() < self._until:
             return self._told
         try:
-            self._told = await self._database.ask(_tell)
+            self._told = await self._database.ask(_tell, self._lake, self._models.served)
         except Unavailable as error:
             swallow("fleetwide_metrics", error, "gauges of whole fleets are missing for now")
             self._told = b""
@@ -75,9 +82,9 @@ class FleetwideMetrics:
             swallow("fleetwide_metrics", error, "the lease ends by itself")
 
 
-def _tell(engine: sa.Engine) -> bytes:
+def _tell(engine: sa.Engine, lake: Lake, served: Mapping[str, Served]) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Known(list(_families(engine))))
+    registry.register(_Known([*_families(engine, served), *_came_true(lake, served)]))
     return generate_latest(registry)
 
 
@@ -89,7 +96,7 @@ class _Known(Collector):
         return self._families
 
 
-def _families(engine: sa.Engine) -> Iterator[Metric]:
+def _families(engine: sa.Engine, served: Mapping[str, Served]) -> Iterator[Metric]:
     units = GaugeMetricFamily(
         "rul_units",
         "Units in service by their safe bound: act is below the horizon, plan below twice.",
@@ -101,11 +108,17 @@ def _families(engine: sa.Engine) -> Iterator[Metric]:
         labels=("fleet", "reason"),
     )
     bands: dict[tuple[str, str], int] = {}
-    for outlook in ledger.outlooks(engine):
-        key = (outlook.fleet, outlook.band)
-        bands[key] = bands.get(key, 0) + outlook.units
-        if outlook.state not in VALID_STATES:
-            without.add_metric([outlook.fleet, outlook.state.value], outlook.units)
+    reasons: dict[tuple[str, str], int] = {}
+    for fleet in current.fleets(engine):
+        model = served.get(fleet)
+        now = View.of(model.loaded.model.fleet, model).conditions() if model else NO_MODEL
+        for outlook in current.outlooks(engine, fleet, **now):
+            bands[fleet, outlook.band] = bands.get((fleet, outlook.band), 0) + outlook.units
+            if outlook.state not in VALID_STATES:
+                reason = (fleet, outlook.state.value)
+                reasons[reason] = reasons.get(reason, 0) + outlook.units
+    for labels, count in reasons.items():
+        without.add_metric(labels, count)
     for labels, count in bands.items():
         units.add_metric(labels, count)
     yield units
@@ -123,3 +136,42 @@ def _families(engine: sa.Engine) -> Iterator[Metric]:
     for fleet, at in readings.last_heard(engine).items():
         staleness.add_metric([fleet], max(0.0, (now - at).total_seconds()))
     yield staleness
+
+
+def _came_true(lake: Lake, served: Mapping[str, Served]) -> Iterator[Metric]:
+    """What came of the prognoses of the models that answer."""
+    records: dict[str, VersionRecord] = {}
+    for fleet, model in served.items():
+        try:
+            known = outcomes.read(lake, fleet)
+        except StoreError as error:
+            swallow("fleetwide_metrics", error, "the fleet's track record is missing for now")
+            continue
+        record = known.record.of_version(model.loaded.version) if known else None
+        if record is not None:
+            records[fleet] = record
+    return of_track_records(records)
+
+
+def of_track_records(records: Mapping[str, VersionRecord]) -> Iterator[Metric]:
+    """Track records as gauges.
+
+    Args:
+        records: By fleet, of the version that answers.
+    """
+    coverage = GaugeMetricFamily(
+        "rul_interval_coverage_ratio",
+        "How often the bands held the truth of units that failed, by promised level.",
+        labels=("fleet", "level"),
+    )
+    error = GaugeMetricFamily(
+        "rul_realised_abs_error_cycles",
+        "Mean absolute error of points, by cycles before the failure.",
+        labels=("fleet", "lead"),
+    )
+    for fleet, record in records.items():
+        for held in record.coverage:
+            coverage.add_metric([fleet, f"{held.level:g}"], held.coverage.share)
+        for found in record.by_lead:
+            error.add_metric([fleet, found.lead], found.mean_abs_error_cycles)
+    yield from (coverage, error)

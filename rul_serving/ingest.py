@@ -183,5 +183,6 @@ def _failed(fleet: str, served: LoadedModel, life: Life, seen: Seen, now: dateti
 
 
 def _traced(prognosis: Prognosis, trace_id: str) -> Prognosis:
+    """As it stands in the ledger."""
     provenance = msgspec.structs.replace(prognosis.provenance, trace_id=trace_id)
-    return msgspec.structs.replace(prognosis, provenance=provenance)
+    return ledger.named(msgspec.structs.replace(prognosis, provenance=provenance))

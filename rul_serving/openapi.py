@@ -31,6 +31,7 @@ from rul_serving.answers import (
     Alive,
     ApiKeys,
     Fleets,
+    FleetTrackRecord,
     Health,
     Models,
     NewApiKey,
@@ -38,6 +39,7 @@ from rul_serving.answers import (
     Prognoses,
     RankedUnits,
     Received,
+    UnitHistory,
 )
 from rul_serving.deeds import (
     Acknowledgement,
@@ -66,6 +68,8 @@ from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory
 from rul_store.audit import AuditPage
 from rul_store.keys import ApiKey
+from rul_store.ledger import Recorded
+from rul_store.replay import Replayed
 from rul_store.unit_lives import UnitLives
 from rul_store.verdicts import Verdict
 
@@ -76,6 +80,7 @@ BODIES = (
     ServerReady,
     Acknowledgement, Planning, Shelving, Because, Advisory, Advisories, AdvisoryHistory,
     AdvisoryVerdict, UnitVerdict, Verdict, LifeChange, UnitLives, ServiceChange, UnitService,
+    UnitHistory, FleetTrackRecord, Recorded, Replayed,
 )  # fmt: skip
 """Every body of a question or an answer; a test says when one is missing."""
 REFERENCE = "#/components/schemas/{name}"
@@ -98,6 +103,7 @@ def config(version: str) -> OpenAPIConfig:
             Tag(name="fleets", description="Which fleets there are, ranked unit by unit."),
             Tag(name="advisories", description="Which units near their end, and what is done."),
             Tag(name="units", description="Their lives, their service, what was found."),
+            Tag(name="ledger", description="What was said, for good, and computed again."),
             Tag(name="models", description="Which model speaks for which fleet."),
             Tag(name="inference", description="The Open Inference Protocol, version 2."),
             Tag(name="administration", description="API keys, and who changed what."),

@@ -19,6 +19,7 @@ from rul_serving.fleetwide import TURN_SECONDS, FleetwideMetrics
 from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
 from rul_serving.limits import Limit, Limits, Rate
+from rul_serving.past import Past
 from rul_serving.problems import Kind, Refusal
 from rul_serving.released import listen
 from rul_serving.served import ServedModels
@@ -52,6 +53,7 @@ class Service:
     limits: Limits
     writer: Writer
     fleetwide: FleetwideMetrics
+    past: Past
     descriptions: "Descriptions"
     gathering: Gathering
     """For inference of a few rows."""
@@ -80,8 +82,9 @@ class Service:
             connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) if redis_url else None
         )
         writer = Writer(database, Ingest(settings.root, states), models)
-        fleetwide = FleetwideMetrics(database)
+        fleetwide = FleetwideMetrics(database, settings.root, models)
         disk = Lane("the data root", 4, seconds)
+        computing = Lane("inference", os.cpu_count() or 1)
         background = [
             asyncio.create_task(keep_doing(work, database, every_seconds, called=name))
             for name, work, every_seconds in (
@@ -106,10 +109,11 @@ class Service:
                     limits=limits,
                     writer=writer,
                     fleetwide=fleetwide,
+                    past=Past(settings.root, database, computing, models),
                     descriptions=Descriptions(settings.root, disk),
                     gathering=Gathering(),
                     disk=disk,
-                    computing=Lane("inference", os.cpu_count() or 1),
+                    computing=computing,
                 )
         finally:
             for task in background:

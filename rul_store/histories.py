@@ -5,7 +5,8 @@ state can be rebuilt and a prognosis computed again. What does not: taking readi
 (``rul_assets``, ``readings``), judging them (``rul_core.quality``).
 
 Both sources only grow, so two numbers name what was known at a moment for good: how many rows of
-files there were, and the ingestion number of the last row that was sent (``Seen``). Where both say
+files there were, and the ingestion number of the last row that was sent (``Seen``). The lake takes
+in both, in the order in which they come, so one number does where it alone is read. Where both say
 something of one cycle, the file counts.
 """
 
@@ -16,6 +17,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from rul_core import quality
+from rul_core.errors import StoreError
 from rul_core.issues import ROW, SOURCE
 from rul_core.prognosis import Seen
 from rul_core.schema import LIFE, UNIT, Fleet
@@ -57,20 +59,37 @@ def read(
 
     Returns:
         The fleet's readings schema, sorted by unit, life, cycle.
+
+    Raises:
+        StoreError: The lake holds fewer rows than had been seen, or a file of it is lost.
     """
     if not lives:
         return pl.DataFrame(schema=fleet.readings_schema)
     wanted = pl.DataFrame(lives, schema={UNIT: pl.String, LIFE: pl.Int64}, orient="row")
     if seen.raw_rows is not None:
-        known = _scan(lake, fleet, wanted, "", seen.raw_rows)
-    else:
-        known = pl.concat(
-            [
-                _scan(lake, fleet, wanted, FILE_RUN, seen.landed_rows or 0),
-                with_source(readings.of_lives(connection, fleet, wanted, seen.sent_seq or 0)),
-            ]
-        )
-    return quality.inspect(known, msgspec.structs.replace(fleet, ranges={})).usable
+        return read_raw(lake, fleet, wanted, seen.raw_rows)
+    landed = _scan(lake, fleet, wanted, FILE_RUN, seen.landed_rows or 0)
+    sent = readings.of_lives(connection, fleet, wanted, seen.sent_seq or 0)
+    return _usable(pl.concat([landed, with_source(sent)]), fleet)
+
+
+def read_raw(lake: Lake, fleet: Fleet, lives: pl.DataFrame, rows: int) -> pl.DataFrame:
+    """As ``read``, from the first so many rows of the raw readings alone.
+
+    Args:
+        lake: Has them.
+        fleet: Its description.
+        lives: unit and life.
+        rows: That count.
+    """
+    known = _scan(lake, fleet, lives, "", rows)
+    return _usable(known.sort(pl.col(SOURCE) == SENT, maintain_order=True), fleet)
+
+
+def count_raw(lake: Lake, fleet: Fleet, lives: pl.DataFrame, rows: int) -> pl.DataFrame:
+    """How many of the first so many raw readings are of some lives: unit, life, ``readings``."""
+    found = _rows(lake, fleet, "", rows).join(lives.lazy(), on=[UNIT, LIFE], how="semi")
+    return found.group_by(UNIT, LIFE).agg(readings=pl.len()).sort(UNIT, LIFE).collect()
 
 
 def with_source(sent: pl.DataFrame) -> pl.DataFrame:
@@ -80,6 +99,10 @@ def with_source(sent: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _usable(known: pl.DataFrame, fleet: Fleet) -> pl.DataFrame:
+    return quality.inspect(known, msgspec.structs.replace(fleet, ranges={})).usable
+
+
 def _scan(
     lake: Lake, fleet: Fleet, wanted: pl.DataFrame, run_prefix: str, rows: int
 ) -> pl.DataFrame:
@@ -87,7 +110,7 @@ def _scan(
     schema = pl.Schema({**fleet.readings_schema, SOURCE: pl.String, ROW: pl.Int64})
     if not rows:
         return pl.DataFrame(schema=schema)
-    raw = lake.scan(RAW, fleet.name, of=lambda run_id: run_id.startswith(run_prefix)).head(rows)
+    raw = _rows(lake, fleet, run_prefix, rows)
     known = raw.collect_schema()
     # A channel that the description has gained since is null in what came before.
     columns = [
@@ -95,7 +118,25 @@ def _scan(
         for name, dtype in schema.items()
     ]
     return (
-        raw.select(columns)
+        # The filter reaches into the files, so that memory holds these units; the join does not.
+        raw.filter(pl.col(UNIT).is_in(wanted[UNIT].unique().implode()))
+        .select(columns)
         .join(wanted.lazy(), on=[UNIT, LIFE], how="semi", maintain_order="left")
         .collect()
     )
+
+
+def _rows(lake: Lake, fleet: Fleet, run_prefix: str, rows: int) -> pl.LazyFrame:
+    """The first so many rows of the runs that are called so: whole runs, as they were counted."""
+    table = lake.current(RAW, fleet.name)
+    runs, counted = set(), 0
+    for run in table.runs if table else ():
+        if run.run_id.startswith(run_prefix) and counted < rows:
+            runs.add(run.run_id)
+            counted += run.rows
+    if counted != rows:
+        raise StoreError(
+            f"{rows} raw readings of fleet {fleet.name!r} had been seen, and the runs in the lake "
+            f"add up to {counted}; restore lake/{RAW}/{fleet.name} from a backup"
+        )
+    return lake.scan(RAW, fleet.name, of=runs.__contains__)

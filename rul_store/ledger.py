@@ -1,7 +1,8 @@
-"""Every prognosis ever given, written once, and the newest of each unit.
+"""Every prognosis ever given, written once.
 
-What belongs here: recording, ranking, looking up, walking the chain. What does not: making
-prognoses (``rul_core.prognose``), judging them against what happened (``realised_outcomes``).
+What belongs here: recording, looking up, walking the chain. What does not: making prognoses
+(``rul_core.prognose``), how it stands with each unit now (``current``), computing one again
+(``replay``), judging them against what happened (``realised_outcomes``).
 
 A prognosis is known by what it says and by the model and readings that it says it from; not by the
 moment, the trace, the words and reasons for people, nor by how far other readings had come. Saying
@@ -23,9 +24,8 @@ import polars as pl
 import sqlalchemy as sa
 
 from rul_core.errors import StoreError
-from rul_core.prognosis import Prognosis, Seen, State
+from rul_core.prognosis import Prognosis, Seen
 from rul_core.schema import RECENT_PROGNOSES
-from rul_store import cursors
 from rul_store.chain import Break, Link, hash_of, walk
 from rul_store.database import TIME_DTYPE, begin, lock_fleet, microseconds, read_frame
 from rul_store.tables import ledger
@@ -75,14 +75,6 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """Hexadecimal, of this entry and all before it."""
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the ranking."""
-
-    prognoses: tuple[Prognosis, ...]
-    cursor: str | None
-    """What to give as ``after`` for the next part; none after the last."""
-
-
 def ledger_id_of(prognosis: Prognosis) -> UUID:
     """What the ledger knows the prognosis by."""
     content = msgspec.structs.replace(
@@ -90,9 +82,17 @@ def ledger_id_of(prognosis: Prognosis) -> UUID:
         computed_at=None,
         detail="",
         contributions=(),
-        provenance=msgspec.structs.replace(prognosis.provenance, trace_id=None, seen=Seen()),
+        explanation=None,
+        provenance=msgspec.structs.replace(
+            prognosis.provenance, trace_id=None, seen=Seen(), ledger_id=None
+        ),
     )
     return UUID(bytes=hashlib.sha256(msgspec.json.encode(content)).digest()[:16])
+
+
+def named(prognosis: Prognosis) -> Prognosis:
+    """The prognosis as it stands in the ledger: it says what the ledger knows it by."""
+    return _with_id(prognosis, ledger_id_of(prognosis))
 
 
 def record(engine: sa.Engine, fleet: str, prognoses: Iterable[Prognosis]) -> int:
@@ -131,7 +131,7 @@ def append(
             )
         ledger_id, moment = ledger_id_of(prognosis), prognosis.computed_at
         if ledger_id not in given or given[ledger_id][0] < moment:
-            given[ledger_id] = (moment, prognosis)
+            given[ledger_id] = (moment, _with_id(prognosis, ledger_id))
     if not given:
         return {}
     rows = {ledger_id: _values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()}
@@ -194,83 +194,6 @@ def _links(engine: sa.Engine, fleet: str) -> Iterator[Link]:
             return
 
 
-def ranked(
-    engine: sa.Engine,
-    fleet: str,
-    *,
-    state: State | None = None,
-    limit: int = 50,
-    after: str | None = None,
-) -> Page:
-    """The current prognoses of units in service, the most likely to fail first.
-
-    Those without a probability come last; equal ones are sorted by unit.
-
-    Args:
-        engine: The database.
-        fleet: The fleet's name.
-        state: Only prognoses of this state.
-        limit: How many at most.
-        after: The cursor of the part before.
-
-    Raises:
-        StoreError: The cursor is none that ``ranked`` gave.
-        Unavailable: PostgreSQL does not answer.
-    """
-    probability, unit = _from_cursor(after) if after else (None, None)
-    parameters = {
-        "fleet": fleet,
-        "state": state.value if state else None,
-        "limit": limit + 1,
-        "probability": probability,
-        "unit": unit,
-    }
-    with begin(engine) as connection:
-        rows = connection.execute(sa.text(_RANKED), parameters).scalars().all()
-    prognoses = tuple(_prognosis(text) for text in rows[:limit])
-    cursor = _to_cursor(prognoses[-1]) if len(rows) > limit else None
-    return Page(prognoses=prognoses, cursor=cursor)
-
-
-class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """How many units of a fleet are in the same case."""
-
-    fleet: str
-    state: State
-    band: str
-    """How the safe bound lies to the fleet's horizon: ``act`` is below it, ``plan`` below twice,
-    ``well`` above, ``unknown`` where there is none."""
-    units: int
-
-
-def outlooks(engine: sa.Engine) -> list[Outlook]:
-    """Units in service by fleet, state and band."""
-    with begin(engine) as connection:
-        rows = connection.execute(sa.text(_OUTLOOKS)).all()
-    return [
-        Outlook(fleet=row.fleet, state=State(row.state), band=row.band, units=row.units)
-        for row in rows
-    ]
-
-
-def one(engine: sa.Engine, fleet: str, unit: str) -> Prognosis | None:
-    """The unit's current prognosis; none when it never had one."""
-    query = """
-        SELECT prognosis::text FROM current_prognoses WHERE fleet = :fleet AND unit = :unit
-    """
-    with begin(engine) as connection:
-        text = connection.execute(sa.text(query), {"fleet": fleet, "unit": unit}).scalar()
-    return None if text is None else _prognosis(text)
-
-
-def count_states(engine: sa.Engine, fleet: str) -> dict[State, int]:
-    """How many units in service have a current prognosis of each state."""
-    query = f"SELECT state, count(*) FROM {_IN_SERVICE} GROUP BY state"  # noqa: S608 - a constant
-    with begin(engine) as connection:
-        counted = {row[0]: row[1] for row in connection.execute(sa.text(query), {"fleet": fleet})}
-    return {state: counted.get(state.value, 0) for state in State}
-
-
 def history(
     engine: sa.Engine, fleet: str, unit: str, *, limit: int = 50, before: int | None = None
 ) -> tuple[Recorded, ...]:
@@ -287,6 +210,13 @@ def since(
     """What was said of the fleet's units after a position, in order."""
     query = _select_recorded().where(ledger.c.fleet == fleet, ledger.c.position > position)
     return _read_recorded(engine, query.order_by(ledger.c.position).limit(limit))
+
+
+def fleets(engine: sa.Engine) -> tuple[str, ...]:
+    """The fleets that the ledger has an entry of, sorted."""
+    query = sa.select(ledger.c.fleet).distinct().order_by(ledger.c.fleet)
+    with begin(engine) as connection:
+        return tuple(connection.execute(query).scalars())
 
 
 def head(engine: sa.Engine, fleet: str) -> int:
@@ -330,6 +260,11 @@ def ledger_frame(
         return read_frame(connection, query, parameters, LEDGER_SCHEMA)
 
 
+def _with_id(prognosis: Prognosis, ledger_id: UUID) -> Prognosis:
+    provenance = msgspec.structs.replace(prognosis.provenance, ledger_id=ledger_id)
+    return msgspec.structs.replace(prognosis, provenance=provenance)
+
+
 def _values(ledger_id: UUID, prognosis: Prognosis) -> dict[str, Any]:
     return {
         "ledger_id": ledger_id,
@@ -346,6 +281,7 @@ def _values(ledger_id: UUID, prognosis: Prognosis) -> dict[str, Any]:
         "failure_probability": prognosis.failure_probability,
         "rul_cycles": prognosis.rul_cycles,
         "safe_cycles": prognosis.safe_cycles,
+        "last_read_at": prognosis.provenance.last_read_at,
     }
 
 
@@ -382,14 +318,6 @@ def _read_recorded(engine: sa.Engine, query: sa.Select) -> tuple[Recorded, ...]:
     )
 
 
-def _to_cursor(prognosis: Prognosis) -> str:
-    return cursors.encode((prognosis.failure_probability, prognosis.unit))
-
-
-def _from_cursor(cursor: str) -> tuple[float | None, str]:
-    return cursors.decode(cursor, tuple[float | None, str], "this ranking")
-
-
 def _columns(rows: Iterable[dict[str, Any]], types: Mapping[str, str]) -> dict[str, list[object]]:
     """The rows as PostgreSQL takes many: an array a column."""
     kept = list(rows)
@@ -416,6 +344,7 @@ _TYPES = {
     "failure_probability": "double precision",
     "rul_cycles": "double precision",
     "safe_cycles": "double precision",
+    "last_read_at": "timestamptz",
 }
 _CHAINED_TYPES = {**_TYPES, "position": "bigint", "prev_hash": "bytea", "hash": "bytea"}
 _TOLD_TWICE = ("unit", "life", "cycle", "state", "model_version", "feature_spec", "engine")
@@ -459,10 +388,10 @@ _EARLIER_SAFE = f"""(
 _UPSERT_CURRENT = f"""
     INSERT INTO current_prognoses AS kept (
         fleet, unit, life, cycle, state, failure_probability, rul_cycles, safe_cycles, prognosis,
-        ledger_id, computed_at, recent_safe
+        ledger_id, computed_at, last_read_at, recent_safe
     )
     SELECT DISTINCT ON (unit) :fleet, unit, life, cycle, state, failure_probability, rul_cycles,
-        safe_cycles, CAST(prognosis AS json), ledger_id, computed_at,
+        safe_cycles, CAST(prognosis AS json), ledger_id, computed_at, last_read_at,
         CASE
             WHEN NOT {_SPEAKS.format("given")} THEN '{{}}'
             WHEN state = 'estimated' THEN ARRAY[safe_cycles]
@@ -475,38 +404,7 @@ _UPSERT_CURRENT = f"""
         failure_probability = excluded.failure_probability, rul_cycles = excluded.rul_cycles,
         safe_cycles = excluded.safe_cycles, prognosis = excluded.prognosis,
         ledger_id = excluded.ledger_id, computed_at = excluded.computed_at,
+        last_read_at = excluded.last_read_at,
         recent_safe = {_EARLIER_SAFE} || excluded.recent_safe
     WHERE {_AGE.format("excluded")} > {_AGE.format("kept")}
-"""  # noqa: S608
-_IN_SERVICE = """
-    current_prognoses AS present
-    LEFT JOIN lives USING (fleet, unit, life)
-    WHERE fleet = :fleet AND coalesce(lives.outcome, 'running') = 'running'
-"""
-_OUTLOOKS = """
-    SELECT fleet, state, band, count(*) AS units
-    FROM (
-        SELECT present.fleet, state,
-            CASE
-                WHEN safe_cycles IS NULL THEN 'unknown'
-                WHEN safe_cycles < (prognosis->>'horizon_cycles')::float THEN 'act'
-                WHEN safe_cycles < 2 * (prognosis->>'horizon_cycles')::float THEN 'plan'
-                ELSE 'well'
-            END AS band
-        FROM current_prognoses AS present LEFT JOIN lives USING (fleet, unit, life)
-        WHERE coalesce(lives.outcome, 'running') = 'running'
-    ) AS judged
-    GROUP BY fleet, state, band ORDER BY fleet, state, band
-"""
-_RANKED = f"""
-    SELECT prognosis::text FROM {_IN_SERVICE}
-        AND (CAST(:state AS text) IS NULL OR state = :state)
-        AND (
-            CAST(:unit AS text) IS NULL
-            OR failure_probability < CAST(:probability AS double precision)
-            OR (failure_probability IS NOT DISTINCT FROM :probability AND unit > :unit)
-            OR (failure_probability IS NULL AND :probability IS NOT NULL)
-        )
-    ORDER BY failure_probability DESC NULLS LAST, unit
-    LIMIT :limit
 """  # noqa: S608

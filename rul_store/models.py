@@ -9,6 +9,7 @@ live (``champions``).
     golden.json       a few windows of readings, and what the model says of every one of them
     evidence.parquet  out-of-fold predictions, which a challenger is compared by
     reference.json    what the training readings looked like, which drift is measured from
+    lookalikes.parquet  where failed lives of the training stood on their way, thinned
     metrics.json      every figure of the evidence, in both regimes
     gate.json         the leakage gate's report
     card.md, *.png    for people
@@ -20,6 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +43,7 @@ from rul_core.watch import LiveReference
 from rul_store.registry import REMEDY, Bundle, BundleStore
 
 Part = TypeVar("Part")
-FORMAT = 1
+FORMAT = 2
 GOLDEN_LIVES, GOLDEN_READINGS = 3, 30
 ENGINE_TOLERANCE = 1e-4
 """In cycles, between our evaluation of a model and CatBoost's."""
@@ -97,6 +99,11 @@ class LoadedModel:
         """What drift is measured from."""
         return _decoded(self.bundle, "reference.json", LiveReference)
 
+    @cached_property
+    def trajectories(self) -> pl.DataFrame:
+        """``lookalikes.learn`` of the lives that it learnt from."""
+        return pl.read_parquet(io.BytesIO(self.bundle.read("lookalikes.parquet")))
+
 
 class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     """All of a model but the booster."""
@@ -121,6 +128,7 @@ def save_model(
     origin: Origin,
     examples: pl.DataFrame,
     reference: LiveReference,
+    trajectories: pl.DataFrame,
     metrics: Regimes,
     gate: msgspec.Struct,
     card: str,
@@ -135,6 +143,7 @@ def save_model(
         origin: What it was made of.
         examples: Readings of a few lives at least, sorted; golden windows are taken from them.
         reference: What drift is measured from.
+        trajectories: ``lookalikes.learn`` of the lives that it learnt from.
         metrics: Of the evidence.
         gate: The leakage gate's report.
         card: Markdown.
@@ -152,6 +161,7 @@ def save_model(
         "golden.json": _json(_golden(model, examples)),
         "evidence.parquet": _parquet(training.out_of_fold),
         "reference.json": _json(reference),
+        "lookalikes.parquet": _parquet(trajectories),
         "metrics.json": _json(metrics),
         "gate.json": _json(gate),
         "card.md": card.encode(),

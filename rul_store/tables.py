@@ -143,6 +143,7 @@ current_prognoses = sa.Table(
     sa.Column("prognosis", JSON, nullable=False),
     sa.Column("ledger_id", UUID(as_uuid=True), nullable=False),
     sa.Column("computed_at", _time, nullable=False),
+    sa.Column("last_read_at", _time),
     sa.Column("recent_safe", ARRAY(_float), nullable=False, server_default="{}"),
     sa.Index(
         "ix_current_prognoses_risk",

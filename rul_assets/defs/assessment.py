@@ -111,6 +111,7 @@ def rul_model(
         origin=origin,
         examples=readings,
         reference=found.reference,
+        trajectories=found.trajectories,
         metrics=found.metrics,
         gate=found.gate,
         card=found.card,

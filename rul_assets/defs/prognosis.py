@@ -18,13 +18,14 @@ from rul_assets.defs.assessment import released_model
 from rul_assets.defs.manipulation import core_readings
 from rul_assets.failures import explained
 from rul_assets.partitions import FLEETS
-from rul_assets.tables import CORE, OUTCOMES, PROGNOSES
-from rul_core import pictures, watch
+from rul_assets.tables import CORE, PROGNOSES, RAW_ROWS
+from rul_core import pictures, track_record, watch
 from rul_core.drift import DriftReport
+from rul_core.errors import StoreError
 from rul_core.prognose import not_configured
 from rul_core.prognosis import VALID_STATES
 from rul_core.schema import KEY, UNIT, Fleet
-from rul_store import advisories, champions, fleets, ledger, lives
+from rul_store import advisories, champions, fleets, ledger, lives, outcomes
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel, load_model
 from rul_store.registry import BundleStore
@@ -58,7 +59,9 @@ def fleet_prognoses(
     """The champion's prognosis of every machine in service, at its newest reading.
 
     Each is written once to the ledger, and the newest of each unit to ``current_prognoses``, which
-    serving ranks. Without a champion each machine is told to be ``not_configured``.
+    serving ranks. They are computed from the raw readings that ``core_readings`` was made of, just
+    as prognoses over HTTP are, so that both say the same of the same readings and either can be
+    computed again. Without a champion each machine is told to be ``not_configured``.
     """
     fleet = fleets.load(root, context.partition_key)
     ticket = lake.ticket(PROGNOSES, fleet.name)
@@ -68,8 +71,8 @@ def fleet_prognoses(
     if champion is None:
         said, drift = not_configured(fleet, running[UNIT].to_list(), now), None
     else:
-        core = lake.scan(CORE, fleet.name)
-        said = outlook.prognoses(champion, core, running, now=now)
+        rows = _raw_rows(lake, fleet.name)
+        said = outlook.prognoses(champion, lake, running, raw_rows=rows, now=now)
         drift = outlook.watch_drift(lake, fleet, champion, now=now)
     new = advisories.record(engine, fleet, said)
     frame = outlook.as_frame(said)
@@ -101,7 +104,7 @@ def fleet_prognoses(
     check_specs=[
         dg.AssetCheckSpec(
             "bands_hold_in_life",
-            asset=OUTCOMES,
+            asset=outcomes.ASSET,
             partitions_def=FLEETS,
             description="The champion's bands held the truth of units that have failed since as "
             "often as promised, as far as chance lets one tell. Otherwise training is asked for.",
@@ -117,18 +120,21 @@ def realised_outcomes(
 ):
     """Every prognosis of a life that has failed since, beside what happened.
 
-    The error, whether the bands held, and how early the first warning came. Lives that were
-    replaced or removed are censored: nobody knows how long they would have lived.
+    The error, whether the bands held, and how early the first warning came; with them the track
+    record, which the service prints. Lives that were replaced or removed are censored: nobody knows
+    how long they would have lived.
     """
     fleet = fleets.load(root, context.partition_key)
     cap = fleet.learning.label_cap_cycles
-    ticket = lake.ticket(OUTCOMES, fleet.name)
+    ticket = lake.ticket(outcomes.ASSET, fleet.name)
     ended = ledger.ledger_frame(engine, fleet.name, ended=True)
-    outcomes = watch.match(ended, cap_cycles=cap)
-    lake.write(OUTCOMES, fleet.name, context.run.run_id, outcomes, ticket=ticket)
+    matched = watch.match(ended, cap_cycles=cap)
+    record = track_record.of(matched, ended, cap_cycles=cap)
+    outcomes.write(lake, fleet.name, context.run.run_id, matched, record, ticket=ticket)
     champion = champions.current(engine, fleet.name)
     version = champion.version if champion else ""
-    kept = watch.live_coverage(outcomes.filter(pl.col("model_version") == version), cap_cycles=cap)
+    spoken = record.of_version(version)
+    kept = {held.level: held.coverage for held in spoken.coverage} if spoken else {}
     figures = {
         f"{name}_{level * 100:.0f}": getattr(found, name)
         for level, found in kept.items()
@@ -137,13 +143,13 @@ def realised_outcomes(
     return dg.MaterializeResult(
         metadata=reports.table(
             lake,
-            OUTCOMES,
+            outcomes.ASSET,
             fleet.name,
-            lives=outcomes.select(pl.struct(KEY[:2]).n_unique()).item(),
+            lives=record.overall.lives,
             censored_prognoses=ended.filter(pl.col("outcome") != "failed").height,
-            mean_absolute_error_cycles=outcomes["error_cycles"].abs().mean(),
-            median_lead_cycles=outcomes.unique(KEY[:2])["lead_cycles"].median(),
-            **_outcomes_picture(outcomes, fleet),
+            mean_absolute_error_cycles=record.overall.mean_abs_error_cycles,
+            median_lead_cycles=matched.unique(KEY[:2])["lead_cycles"].median(),
+            **_outcomes_picture(matched, fleet),
         ),
         check_results=[
             dg.AssetCheckResult(
@@ -159,6 +165,14 @@ def realised_outcomes(
 def _champion(engine: sa.Engine, bundles: BundleStore, fleet: str) -> LoadedModel | None:
     champion = champions.current(engine, fleet)
     return load_model(bundles, fleet, champion.version) if champion else None
+
+
+def _raw_rows(lake: Lake, fleet: str) -> int:
+    """How many raw readings passed the checks of ``core_readings``."""
+    core = lake.current(CORE, fleet)
+    if core is None:
+        raise StoreError(f"fleet {fleet!r} has no {CORE} yet; materialise it first")
+    return int(core.notes[RAW_ROWS])
 
 
 def _most_at_risk(frame: pl.DataFrame, fleet: Fleet) -> dg.MarkdownMetadataValue:
@@ -220,8 +234,8 @@ def _drift_check(
     )
 
 
-def _outcomes_picture(outcomes: pl.DataFrame, fleet: Fleet) -> dict[str, dg.MarkdownMetadataValue]:
-    shown = outcomes.drop_nulls("error_cycles")
+def _outcomes_picture(matched: pl.DataFrame, fleet: Fleet) -> dict[str, dg.MarkdownMetadataValue]:
+    shown = matched.drop_nulls("error_cycles")
     if shown.is_empty():
         return {}
     cap = fleet.learning.label_cap_cycles

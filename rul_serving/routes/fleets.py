@@ -1,4 +1,4 @@
-"""``/v1/fleets``: which fleets there are, their units ranked by risk, the prognosis of each."""
+"""``/v1/fleets``: which fleets there are, their units ranked by risk, what became of prognoses."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,16 +9,24 @@ from litestar.params import PathParameter, QueryParameter
 from sqlalchemy.exc import DataError
 
 from rul_core.errors import FleetError, StoreError, Unavailable
-from rul_core.prognosis import VALID_STATES, Prognosis, State
+from rul_core.prognosis import VALID_STATES, State
 from rul_core.schema import NAME_PATTERN, Fleet
 from rul_serving import examples
-from rul_serving.answers import BrokenFleet, Fleets, FleetSummary, RankedUnits
+from rul_serving.answers import (
+    BrokenFleet,
+    Fleets,
+    FleetSummary,
+    FleetTrackRecord,
+    RankedUnits,
+)
 from rul_serving.paging import next_link
-from rul_serving.principal import ASK, READ, Principal
+from rul_serving.present import View
+from rul_serving.principal import READ, Principal
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
 from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN
-from rul_store import fleets, ledger
+from rul_store import current, fleets, outcomes
+from rul_store.lake import Lake
 
 FleetName = Annotated[str, PathParameter(pattern=NAME_PATTERN, description="The fleet's name.")]
 UnitName = Annotated[
@@ -75,23 +83,24 @@ async def rank_units(
         QueryParameter(max_length=1000, description="`next_cursor` of the page before."),
     ] = None,
 ) -> Response[RankedUnits]:
-    """The current prognoses of the units in service, by the probability to fail before the horizon.
+    """What is said of the units in service now, by the probability to fail before the horizon.
 
     The header `Link` has the address of the next page (`rel="next"`), while there is one.
     """
-    await service.fleet(fleet)
+    described = await service.fleet(fleet)
+    now = View.of(described, service.models.get(fleet))
     try:
         page = await service.database.ask(
-            ledger.ranked, fleet, state=only, limit=limit, after=cursor
+            current.ranked, fleet, state=only, limit=limit, after=cursor, **now.conditions()
         )
     except Unavailable:
         raise
     except (StoreError, DataError) as error:
         raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
-    by_state = await service.database.ask(ledger.count_states, fleet)
+    by_state = await service.database.ask(current.count_states, fleet, **now.conditions())
     answer = RankedUnits(
         fleet=fleet,
-        units=list(page.prognoses),
+        units=[now.told(unit) for unit in page.units],
         units_by_state=by_state,
         units_without_valid_prognosis=sum(
             count for state, count in by_state.items() if state not in VALID_STATES
@@ -103,33 +112,36 @@ async def rank_units(
 
 
 @get(
-    "/fleets/{fleet:str}/units/{unit:str}/prognosis",
-    operation_id="currentPrognosis",
-    summary="A unit's current prognosis",
-    tags=["prognoses"],
-    opt={"roles": ASK},
-    responses=examples.shown(examples.PROGNOSIS, "The current prognosis")
+    "/fleets/{fleet:str}/track-record",
+    operation_id="trackRecord",
+    summary="What came of a fleet's prognoses",
+    tags=["fleets"],
+    opt={"roles": READ},
+    responses=examples.shown(examples.TRACK_RECORD, "The track record")
     | declared(
         Kind.INVALID_REQUEST,
         Kind.UNKNOWN_FLEET,
-        Kind.UNKNOWN_UNIT,
         Kind.INVALID_FLEET,
         Kind.UNAVAILABLE,
     ),
 )
-async def current_prognosis(
-    fleet: FleetName, unit: UnitName, service: NamedDependency[Service]
-) -> Prognosis:
-    """The newest prognosis that the platform gave of the unit."""
+async def track_record(fleet: FleetName, service: NamedDependency[Service]) -> FleetTrackRecord:
+    """Valid prognoses of lives that have failed since, against what happened.
+
+    How often the bands held, with the binomial interval; how far points were off, by lead time; by
+    model version, and of all. In every figure a life counts once. It is as fresh as `as_of`: it is
+    made again after every run of `fleet_prognoses`, so also after every life that ends.
+    """
     await service.fleet(fleet)
-    prognosis = await service.database.ask(ledger.one, fleet, unit)
-    if prognosis is None:
-        detail = (
-            f"fleet {fleet!r} has no prognosis of a unit {unit!r}; see that the name is right, and "
-            "that fleet_prognoses ran since its readings came"
-        )
-        raise Refusal(Kind.UNKNOWN_UNIT, detail)
-    return prognosis
+    try:
+        known = await service.disk.run(outcomes.read, Lake(service.settings.root), fleet)
+    except StoreError as error:
+        raise Unavailable(str(error)) from error
+    return FleetTrackRecord(
+        fleet=fleet,
+        as_of=known.as_of if known else None,
+        record=known.record if known else None,
+    )
 
 
 def _described(root: Path) -> tuple[list[Fleet], list[BrokenFleet]]:

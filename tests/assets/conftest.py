@@ -191,7 +191,7 @@ def definitions() -> dg.Definitions:
 @pytest.fixture
 def empty_house(tmp_path: Path, database_url: str, definitions: dg.Definitions) -> Generator[House]:
     """A database with tables, and nothing else."""
-    with _living(tmp_path / "data", database_url, definitions) as made:
+    with living(tmp_path / "data", database_url, definitions) as made:
         yield made
 
 
@@ -209,7 +209,7 @@ def furnished(
     """Root and database of a house in which everything was made once."""
     root, name = tmp_path_factory.mktemp("furnished") / "data", "furnished"
     url = create_database(servers.database_url, name, template="rul_template")
-    with _living(root, url, definitions) as made:
+    with living(root, url, definitions) as made:
         made.describe()
         made.drop(simulate(SIMULATION).table, "first.parquet")
         made.run("everything")
@@ -227,13 +227,13 @@ def lived_in(
     root, template = furnished
     shutil.copytree(root, tmp_path / "data")
     url = create_database(servers.database_url, f"test_{uuid.uuid4().hex}", template=template)
-    with _living(tmp_path / "data", url, definitions) as made:
+    with living(tmp_path / "data", url, definitions) as made:
         made.instance.add_dynamic_partitions("fleet", [FLEET])
         yield made
 
 
 @contextmanager
-def _living(root: Path, url: str, definitions: dg.Definitions) -> Generator[House]:
+def living(root: Path, url: str, definitions: dg.Definitions) -> Generator[House]:
     engine = connect(url)
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
         for variable, value in SETTINGS.items():

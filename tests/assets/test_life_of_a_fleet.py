@@ -3,7 +3,7 @@
 import polars as pl
 
 from rul_core.simulator import Simulation, simulate, simulated_fleet
-from rul_store import champions, fleets, ledger
+from rul_store import champions, current, fleets
 
 SIMULATION = Simulation(
     units=16, running_units=4, sensors=4, settings=1, mean_life_cycles=40, seed=5
@@ -25,7 +25,7 @@ def test_new_data_is_learnt_from_and_the_new_champion_speaks(empty_house):
     ]
     first = champions.current(house.engine, "pumps")
     assert first is not None
-    said = ledger.ranked(house.engine, "pumps").prognoses
+    said = current.ranked(house.engine, "pumps").prognoses
     assert [one.unit for one in said] != []
     assert {one.provenance.model_version for one in said} == {first.version}
 
@@ -44,7 +44,7 @@ def test_new_data_is_learnt_from_and_the_new_champion_speaks(empty_house):
     assert second.version != first.version
     assert second.generation == 2
     assert second.reason.startswith("ended_lives; not worse than the champion")
-    now = ledger.ranked(house.engine, "pumps").prognoses
+    now = current.ranked(house.engine, "pumps").prognoses
     assert {one.unit for one in now} == {"unit-000031", "unit-000032"}
     assert {one.provenance.model_version for one in now} == {second.version}
     outcomes = house.lake.scan("realised_outcomes", "pumps").collect()
@@ -74,7 +74,7 @@ def test_a_fleet_without_a_champion_shows_its_units_as_not_configured(empty_hous
     running = simulate(SIMULATION).table.filter(pl.col("outcome") == "running")
     house.drop(running, "march.parquet")
     house.live()
-    said = ledger.ranked(house.engine, "pumps").prognoses
+    said = current.ranked(house.engine, "pumps").prognoses
     assert {(one.unit, one.state) for one in said} == {
         (f"unit-0000{number}", "not_configured") for number in (17, 18, 19, 20)
     }

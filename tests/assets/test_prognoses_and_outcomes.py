@@ -1,15 +1,15 @@
 """What is said of machines in service, what came of it, and whether they still are as learnt."""
 
 import dagster as dg
+import msgspec
 import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from rul_assets import outlook
 from rul_core import watch
 from rul_core.prognosis import State
 from rul_core.simulator import Simulation, simulate
-from rul_store import champions, ledger, lives
+from rul_store import champions, current, fleets, lives
 from rul_store.database import begin
 from rul_store.models import load_model
 
@@ -42,7 +42,7 @@ def count(house, table: str) -> int:
 
 
 def test_every_machine_in_service_has_one_current_prognosis(lived_in):
-    said = ledger.ranked(lived_in.engine, "pumps").prognoses
+    said = current.ranked(lived_in.engine, "pumps").prognoses
     assert sorted(one.unit for one in said) == RUNNING
     risks = [one.failure_probability or 0.0 for one in said]
     assert risks == sorted(risks, reverse=True)
@@ -57,7 +57,7 @@ def test_a_prognosis_equals_what_the_bundle_says_when_it_is_loaded_anew(lived_in
     assert champion is not None
     model = load_model(lived_in.bundles, "pumps", champion.version).model
     core = lived_in.lake.scan("core_readings", "pumps").collect()
-    for one in ledger.ranked(lived_in.engine, "pumps").prognoses:
+    for one in current.ranked(lived_in.engine, "pumps").prognoses:
         last = model.predict(core.filter(pl.col("unit") == one.unit)).row(-1, named=True)
         assert one.rul_cycles == last["rul_cycles"]
         assert one.safe_cycles == last["safe"]
@@ -86,8 +86,10 @@ def test_a_machine_without_a_usable_reading_is_not_hidden(lived_in):
     )
     lives.upsert(lived_in.engine, "pumps", unread, source="a person")
     result = lived_in.make("fleet_prognoses")
-    one = ledger.one(lived_in.engine, "pumps", "x")
-    assert one is not None
+    found = current.one(lived_in.engine, "pumps", "x")
+    assert found is not None
+    assert found.prognosis is not None
+    one = found.prognosis
     assert (one.state, one.detail) == (
         State.INSUFFICIENT_HISTORY,
         "0 of 5 readings collected",
@@ -98,11 +100,14 @@ def test_a_machine_without_a_usable_reading_is_not_hidden(lived_in):
 def test_a_sensor_that_is_described_no_more_is_a_sensor_fault_and_no_failed_run(lived_in):
     champion = champions.current(lived_in.engine, "pumps")
     assert champion is not None
-    loaded = load_model(lived_in.bundles, "pumps", champion.version)
-    lost = loaded.model.support.drivers[0]
-    core = lived_in.lake.scan("core_readings", "pumps").drop(lost)
-    running = outlook.in_service(lives.read(lived_in.engine, "pumps"))
-    said = outlook.prognoses(loaded, core, running, now=champion.promoted_at)
+    lost = load_model(lived_in.bundles, "pumps", champion.version).model.support.drivers[0]
+    fleet = fleets.load(lived_in.root, "pumps")
+    sensors = tuple(name for name in fleet.columns.sensors if name != lost)
+    columns = msgspec.structs.replace(fleet.columns, sensors=sensors)
+    fleets.save(lived_in.root, msgspec.structs.replace(fleet, columns=columns), replace=True)
+    go_on(lived_in, 0.99)
+    lived_in.make("fleet_prognoses")
+    said = current.ranked(lived_in.engine, "pumps").prognoses
     assert {one.state for one in said} == {State.SENSOR_FAULT}
     assert all(lost in one.detail for one in said)
 
@@ -126,7 +131,7 @@ def test_outcomes_stand_beside_what_was_said_once_the_machines_have_failed(lived
 def test_a_machine_that_has_failed_is_ranked_no_more(lived_in):
     go_on(lived_in, 1.0, "failed")
     lived_in.make("fleet_prognoses")
-    assert ledger.ranked(lived_in.engine, "pumps").prognoses == ()
+    assert current.ranked(lived_in.engine, "pumps").prognoses == ()
 
 
 def test_a_replaced_machine_is_censored(lived_in):

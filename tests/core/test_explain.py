@@ -1,13 +1,19 @@
 """Contributions in cycles: they add up to the point, and sensors share what directions add."""
 
+from datetime import UTC, datetime
+
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 from catboost import Pool
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rul_core import explain, projections
+from rul_core import explain, lookalikes, projections
 from rul_core.features import Feature
 from rul_core.labels import RUL
+from rul_core.prognose import prognose
 from rul_core.prognosis import Contribution
 
 
@@ -111,3 +117,87 @@ def test_without_directions_channels_are_explained_as_they_are(pumps):
     sums = by_channel(pumps, features)
     for group, column in sums.items():
         np.testing.assert_allclose([cycles_of(row, group) for row in parts], column)
+
+
+CYCLES = st.floats(-100, 100).map(lambda cycles: round(cycles, 3))
+REASONS = st.lists(CYCLES, min_size=3, max_size=3)
+"""What three sensors contribute."""
+
+
+def parts(cycles: list[float], typical: float = 90.0) -> tuple[Contribution, ...]:
+    named = [Contribution(group=f"s{i}", cycles=c) for i, c in enumerate(cycles)]
+    typically = Contribution(group="typical", cycles=typical)
+    return (typically, *named, Contribution(group="limits", cycles=-typical))
+
+
+def stability(now: list[float], *before: list[float]) -> float:
+    found = explain.stability(parts(now), [parts(one) for one in before])
+    assert found is not None
+    return found
+
+
+@given(now=REASONS, before=st.lists(REASONS, min_size=1, max_size=4), factor=st.floats(0.1, 10))
+def test_stability_is_a_share_that_knows_no_order_no_unit_and_no_side(now, before, factor):
+    found = stability(now, *before)
+    assert 0.0 <= found <= 1.0
+    assert stability(now, *reversed(before)) == pytest.approx(found)
+    assert stability(now[::-1], *(one[::-1] for one in before)) == pytest.approx(found)
+    for scale in (factor, -factor):
+        scaled = [[scale * c for c in one] for one in (now, *before)]
+        assert stability(*scaled) == pytest.approx(found)
+
+
+@given(now=REASONS, count=st.integers(1, 4))
+def test_readings_that_all_say_the_same_are_stable_and_only_they(now, count):
+    assert stability(now, *[now] * count) == 1.0
+    other = [now[0] + 1.0, *now[1:]]
+    assert stability(now, *[now] * count, other) < 1.0
+
+
+@given(now=REASONS, before=REASONS, share=st.floats(0.1, 0.9))
+def test_contributions_that_come_nearer_are_more_stable(now, before, share):
+    between = [share * a + (1 - share) * b for a, b in zip(now, before, strict=True)]
+    assert stability(now, between) >= stability(now, before) - 1e-9
+
+
+def test_the_stability_of_known_contributions():
+    assert stability([10.0, -5.0, 0.0], [10.0, 5.0, 0.0]) == pytest.approx(10 / 20)
+    assert stability([4.0, 0.0, 0.0], [-4.0, 0.0, 0.0]) == 0.0
+    assert stability([4.0, 0.0, 0.0], [2.0, 0.0, 0.0], [8.0, 0.0, 0.0]) == 0.5
+    assert stability([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]) == 1.0
+    one = parts([4.0, 0.0, 0.0])
+    assert explain.stability(one, [parts([4.0, 0.0, 0.0], typical=7.0)]) == 1.0
+    assert explain.stability(one, []) is None
+
+
+def test_an_explanation_holds_contributions_stability_and_lookalikes(pumps):
+    model, now = pumps.model, datetime(2026, 11, 23, tzinfo=UTC)
+    trajectories = lookalikes.learn(pumps.readings, pumps.lives, pumps.fleet, model.pipeline)
+    for unit in pumps.running["unit"].unique(maintain_order=True):
+        readings = pumps.readings.filter(pl.col("unit") == unit)
+        (said,) = prognose(model, readings, version="v", now=now)
+        (plainly,) = prognose(model, readings, version="v", now=now, explained=True)
+        whole = explain.explained(said, model, readings, trajectories)
+        assert msgspec.structs.replace(whole, explanation=None) == plainly
+        explanation = whole.explanation
+        assert explanation is not None
+        assert explanation.readings == explain.COMPARED
+        assert explanation.lookalikes == lookalikes.find(
+            trajectories, readings, pumps.fleet, model.pipeline
+        )
+        earlier = [
+            prognose(model, readings[:-back], version="v", now=now, explained=True)[0]
+            for back in range(1, explain.COMPARED + 1)
+        ]
+        expected = explain.stability(whole.contributions, [one.contributions for one in earlier])
+        assert explanation.stability == pytest.approx(expected)
+
+
+def test_the_first_prognosis_of_a_life_has_nothing_to_agree_with(pumps):
+    model, now = pumps.model, datetime(2026, 11, 23, tzinfo=UTC)
+    trajectories = lookalikes.learn(pumps.readings, pumps.lives, pumps.fleet, model.pipeline)
+    readings = pumps.readings[: pumps.fleet.learning.minimum_readings]
+    (said,) = prognose(model, readings, version="v", now=now)
+    whole = explain.explained(said, model, readings, trajectories)
+    assert whole.explanation is not None
+    assert (whole.explanation.stability, whole.explanation.readings) == (None, 0)

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from rul_core import explain, projections
 from rul_core.labels import RUL
 from rul_core.model import Recipe, RulModel, train
-from rul_core.prognose import MISSING_LEAST, STUCK_LEAST, not_configured, prognose
-from rul_core.prognosis import VALID_STATES, Contribution, Prognosis, Provenance, State
+from rul_core.prognose import (
+    MISSING_LEAST,
+    STUCK_LEAST,
+    aged,
+    not_configured,
+    prognose,
+    unread,
+)
+from rul_core.prognosis import VALID_STATES, Contribution, Prognosis, Provenance, Seen, State
 from rul_core.readers import conform
 from rul_core.schema import TIME, UNIT, Fleet
 from rul_core.simulator import Simulation, simulate, simulated_fleet
@@ -313,7 +320,43 @@ def test_stale_data_keep_their_figures_and_say_how_old_they_are(pumps, worn):
     assert fresh.state is State.ESTIMATED
     assert stale.state is State.STALE_DATA
     assert stale.detail == "the last reading is 3601 s old, the limit is 3600 s"
-    assert stale == msgspec.structs.replace(fresh, state=stale.state, detail=stale.detail)
+    assert stale == aged(stale, 3600.0, NOW)
+    provenance = msgspec.structs.replace(
+        fresh.provenance, last_read_at=NOW - timedelta(seconds=3601)
+    )
+    assert stale == msgspec.structs.replace(
+        fresh, state=stale.state, detail=stale.detail, provenance=provenance
+    )
+
+
+def test_what_was_said_grows_stale_by_itself_with_its_figures(pumps, worn):
+    read_at = NOW - timedelta(seconds=100)
+    said = only(said_of(pumps.model, timed(worn, read_at)))
+    assert said.provenance.last_read_at == read_at
+    for limit_seconds, seconds in ((None, 1e6), (100.0, 0.0), (101.0, 1.0), (100.0, -3600.0)):
+        assert aged(said, limit_seconds, NOW + timedelta(seconds=seconds)) == said
+    for seconds in (1, 500):
+        later = aged(said, 100.0, NOW + timedelta(seconds=seconds))
+        assert later.state is State.STALE_DATA
+        assert later.detail == f"the last reading is {100 + seconds} s old, the limit is 100 s"
+        assert later.rul_cycles == said.rul_cycles
+        again = aged(later, 100.0, NOW + timedelta(seconds=900))
+        assert again.detail == "the last reading is 1000 s old, the limit is 100 s"
+
+
+def test_what_has_no_figures_or_no_time_never_grows_stale(pumps, worn):
+    later = NOW + timedelta(days=9)
+    few = only(said_of(pumps.model, timed(worn[:2], NOW)))
+    assert few.state is State.INSUFFICIENT_HISTORY
+    timeless = only(said_of(pumps.model, worn))
+    for said in (few, timeless, not_configured(pumps.fleet, ["x"], NOW)[0]):
+        assert aged(said, 1.0, later) == said
+
+
+def test_a_life_without_a_reading_has_collected_none(pumps):
+    said = unread(pumps.fleet, "x", 2, version="v", now=NOW, seen=Seen(raw_rows=7))
+    assert (said.state, said.detail) == (State.INSUFFICIENT_HISTORY, "0 of 5 readings collected")
+    assert (said.unit, said.life, said.cycle, said.provenance.seen.raw_rows) == ("x", 2, None, 7)
 
 
 def test_no_data_are_stale_without_a_limit_or_without_a_clock(pumps, worn):

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from litestar.testing import TestClient
 from pydantic import SecretStr
 
-from rul_core import evaluation, watch
+from rul_core import evaluation, lookalikes, watch
 from rul_core.leakage_report import GateReport
 from rul_core.model import Recipe, Training, train
 from rul_core.schema import UNIT
@@ -41,6 +41,7 @@ class Learnt:
     readings: pl.DataFrame
     reference: LiveReference
     metrics: Regimes
+    trajectories: pl.DataFrame
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +56,9 @@ def learnt() -> Learnt:
         simulated.readings,
         watch.learn_reference(simulated.readings, training.model.pipeline.conditions),
         evaluation.score(training.out_of_fold, cap, repeats=20),
+        lookalikes.learn(
+            simulated.readings, simulated.lives, training.model.fleet, training.model.pipeline
+        ),
     )
 
 
@@ -78,12 +82,13 @@ class Platform:
             BundleStore(self.root),
             self.learnt.training,
             origin=Origin(
-                recipe=RECIPE, seed=0, readings=900, failed_lives=15, data={},
+                recipe=RECIPE, seed=0, readings=900, failed_lives=15, data={"raw_rows": "0"},
                 champion_generation=0, code_version="test",
             ),
             examples=self.learnt.readings,
             reference=self.learnt.reference,
             metrics=self.learnt.metrics,
+            trajectories=self.learnt.trajectories,
             gate=GateReport(findings=()),
             card="# Pumps",
             now=moment,

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from rul_core.schema import UNIT
 from rul_serving.settings import ServingSettings
-from rul_store import fleets, ledger
+from rul_store import current, fleets, ledger
 from rul_store.cache import connect_redis
 from rul_store.database import begin, connect, migrate
 from rul_store.embedded import EmbeddedServers
@@ -158,9 +158,10 @@ def assert_nothing_is_lost(platform: Platform, machines: Machines) -> None:
         kept = connection.execute(sa.text(query)).all()
     for (unit, count, last), acknowledged in zip(kept, machines.acknowledged, strict=True):
         assert acknowledged <= count == last
-        current = ledger.one(platform.engine, "pumps", unit)
-        assert current is not None
-        assert current.provenance.readings == count
+        found = current.one(platform.engine, "pumps", unit)
+        assert found is not None
+        assert found.prognosis is not None
+        assert found.prognosis.provenance.readings == count
     head = ledger.head(platform.engine, "pumps")
     assert [*ledger.verify(platform.engine, "pumps")][-1] == head
 

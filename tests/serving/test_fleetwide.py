@@ -3,15 +3,18 @@
 import asyncio
 from datetime import UTC, datetime
 
+import msgspec
 import polars as pl
 import pytest
 
 from rul_core.prognosis import Prognosis, State
 from rul_core.schema import UNIT
-from rul_serving import fleetwide
+from rul_serving import examples, fleetwide
 from rul_serving.database import Database
-from rul_serving.fleetwide import FleetwideMetrics
-from rul_store import ledger, lives
+from rul_serving.fleetwide import FleetwideMetrics, of_track_records
+from rul_serving.served import ServedModels
+from rul_store import ledger, lives, outcomes
+from rul_store.lake import Lake
 from tests.serving.test_health import NOBODY_LISTENS
 from tests.serving.test_readings import body, life_of, send
 
@@ -55,7 +58,8 @@ def test_one_instance_tells_until_it_is_gone(platform, monkeypatch, given_back):
 
     async def take_turns() -> list[bool]:
         database = Database(platform.settings.database_url.get_secret_value(), 5.0)
-        first, second = FleetwideMetrics(database), FleetwideMetrics(database)
+        models = ServedModels(platform.root, database)
+        first, second = (FleetwideMetrics(database, platform.root, models) for _ in range(2))
         second._holder = "another/1"
         told = []
         for one in (first, second, first):
@@ -74,10 +78,10 @@ def test_one_instance_tells_until_it_is_gone(platform, monkeypatch, given_back):
     assert asyncio.run(take_turns()) == [True, False, True, True]
 
 
-def test_without_postgresql_the_other_metrics_are_told_all_the_same():
+def test_without_postgresql_the_other_metrics_are_told_all_the_same(tmp_path):
     async def tell() -> bytes:
         database = Database(NOBODY_LISTENS, 1.0)
-        fleets = FleetwideMetrics(database)
+        fleets = FleetwideMetrics(database, tmp_path, ServedModels(tmp_path, database))
         fleets._my_turn = True  # it was, until PostgreSQL went away
         told = await fleets.exposition()
         await fleets.give_back()
@@ -85,3 +89,48 @@ def test_without_postgresql_the_other_metrics_are_told_all_the_same():
         return told
 
     assert asyncio.run(tell()) == b""
+
+
+def test_units_of_which_nothing_was_said_are_counted_too(platform):
+    waiting = pl.DataFrame([("w", 1, "running", None)], schema=lives.LIVES_SCHEMA, orient="row")
+    lives.upsert(platform.engine, "pumps", waiting, source="a person")
+    for reason in ("not_configured", "insufficient_history"):
+        with platform.client() as client:
+            told = client.get("/metrics").text
+        assert f'rul_units_without_prognosis{{fleet="pumps",reason="{reason}"}} 1.0' in told
+        platform.release()
+
+
+def test_what_came_true_is_told_of_the_model_that_answers(platform):
+    record = examples.TRACK_RECORD.record
+    assert record is not None
+    lake, name = Lake(platform.root), platform.release().version
+    for version, expected in (("another", False), (name, True)):
+        one = msgspec.structs.replace(record.overall, model_version=version)
+        told = msgspec.structs.replace(record, versions=(one,))
+        ticket = lake.ticket(outcomes.ASSET, "pumps")
+        frame = pl.DataFrame({"unit": ["a"]})
+        outcomes.write(lake, "pumps", "run", frame, told, ticket=ticket)
+        with platform.client() as client:
+            metrics = client.get("/metrics").text
+        coverage = 'rul_interval_coverage_ratio{fleet="pumps",level="0.9"} 0.91'
+        assert (coverage in metrics) is expected
+    lake.write(outcomes.ASSET, "pumps", "run", frame, notes={outcomes.RECORD: "spoilt"})
+    with platform.client() as client:
+        assert "rul_interval_coverage_ratio{" not in client.get("/metrics").text
+        problem = client.get("/v1/fleets/pumps/track-record")
+    assert (problem.status_code, problem.json()["type"]) == (503, "/problems/unavailable")
+    assert "make realised_outcomes again" in problem.json()["detail"]
+
+
+def test_a_track_record_as_metrics_has_no_label_for_a_unit():
+    overall = examples.TRACK_RECORD.record
+    assert overall is not None
+    coverage, error = of_track_records({"pumps": overall.overall})
+    assert [(sample.name, sample.labels, sample.value) for sample in coverage.samples] == [
+        ("rul_interval_coverage_ratio", {"fleet": "pumps", "level": "0.5"}, 0.53),
+        ("rul_interval_coverage_ratio", {"fleet": "pumps", "level": "0.9"}, 0.91),
+    ]
+    assert [(sample.name, sample.labels, sample.value) for sample in error.samples] == [
+        ("rul_realised_abs_error_cycles", {"fleet": "pumps", "lead": "0-12.5"}, 3.1)
+    ]

@@ -79,7 +79,7 @@ def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere(documen
 def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
     found = operations(document)
     names = [operation["operationId"] for operation in found.values()]
-    assert len(names) == len(set(names)) == 37
+    assert len(names) == len(set(names)) == 41
     for name, operation in found.items():
         assert operation["summary"], name
         assert operation["description"], name
@@ -164,10 +164,14 @@ def test_answers_are_what_their_schemas_say(document, platform):
         fleet="pumps", unit="a", state=State.NOT_CONFIGURED, computed_at=datetime.now(UTC)
     )
     ledger.record(platform.engine, "pumps", [given])
+    entry = f"/v1/ledger/{ledger.ledger_id_of(given)}"
     asked = {
         "GET /v1/fleets": "/v1/fleets",
         "GET /v1/fleets/{fleet}/units": "/v1/fleets/pumps/units?limit=1",
         "GET /v1/fleets/{fleet}/units/{unit}/prognosis": "/v1/fleets/pumps/units/a/prognosis",
+        "GET /v1/fleets/{fleet}/units/{unit}/prognoses": "/v1/fleets/pumps/units/a/prognoses",
+        "GET /v1/fleets/{fleet}/track-record": "/v1/fleets/pumps/track-record",
+        "GET /v1/ledger/{ledger_id}": entry,
         "GET /v1/models": "/v1/models",
         "GET /livez": "/livez",
         "GET /readyz": "/readyz",
@@ -207,6 +211,7 @@ def test_answers_are_what_their_schemas_say(document, platform):
             path = name.format(fleet="pumps", version=version)
             answers[f"POST {name}/infer"] = client.post(f"{path}/infer", json={"inputs": [rows]})
         answers |= advisory_answers(client)
+        answers["POST /v1/ledger/{ledger_id}/replay"] = client.post(f"{entry}/replay")
         wrong = client.post("/v1/prognoses", json={})
         served = client.get("/schema/openapi.json")
     assert set(answers) == set(found)

@@ -20,7 +20,7 @@ from rul_core.model import RulModel
 from rul_core.prognose import prognose
 from rul_core.prognosis import Prognosis, Provenance
 from rul_core.schema import CYCLE, KEY, UNIT
-from rul_store import fleets, histories, ledger, lives, readings, states
+from rul_store import current, fleets, histories, ledger, lives, readings, states
 from rul_store.cache import connect_redis
 from rul_store.database import begin
 from rul_store.lake import Lake
@@ -101,8 +101,8 @@ def test_a_reading_is_kept_and_prognosed_on_arrival(platform, unit, cached):
             assert (answer["new"], answer["repeated"], answer["errors"]) == (end - start, 0, [])
             assert plain(said(answer)) == expected(platform, version, unit[:end])
         name = unit[UNIT][0]
-        current = client.get(f"/v1/fleets/pumps/units/{name}/prognosis").json()
-        assert current == answer["prognoses"][0]
+        now = client.get(f"/v1/fleets/pumps/units/{name}/prognosis").json()
+        assert now == answer["prognoses"][0]
     assert ledger.head(platform.engine, "pumps") == 3
     assert list(ledger.verify(platform.engine, "pumps")) == [3]
 
@@ -190,8 +190,11 @@ def test_shuffled_readings_end_in_the_state_of_ordered_ones(platform, cached, da
         kept = readings.of_lives(connection, fleet, given_lives, 10**9)
     assert kept.sort(KEY).equals(rows.select(kept.columns).sort(KEY))
     for name in chosen:
-        current = ledger.one(platform.engine, "pumps", name)
-        assert plain(current) == expected(platform, version, rows.filter(pl.col(UNIT) == name))
+        found = current.one(platform.engine, "pumps", name)
+        assert found is not None
+        assert plain(found.prognosis) == expected(
+            platform, version, rows.filter(pl.col(UNIT) == name)
+        )
     spec = platform.learnt.training.model.feature_spec
     store = states.States(connect_redis(cached["redis_url"].get_secret_value()))
     ordered = platform.learnt.training.model.follower.follow_frame(rows)

@@ -31,6 +31,12 @@ ORIGIN = Origin(
 )
 
 
+TRAJECTORIES = pl.DataFrame(
+    {"unit": ["u"], "rul_cycles": [3.0], "position": [[0.5, -1.0]]},
+    schema_overrides={"position": pl.Array(pl.Float32, 2)},
+)
+
+
 class Gate(msgspec.Struct):
     passed: bool
 
@@ -59,6 +65,7 @@ def saved(store: BundleStore, learnt: tuple[Training, pl.DataFrame]) -> str:
         metrics=evaluation.score(
             training.out_of_fold, model.fleet.learning.label_cap_cycles, repeats=20
         ),
+        trajectories=TRAJECTORIES,
         gate=Gate(passed=True),
         card="# Pumps",
         pictures={"fan.png": b"png"},
@@ -88,6 +95,7 @@ def test_evidence_metrics_and_reference_travel_with_the_model(store, learnt):
     assert loaded.evidence().equals(training.out_of_fold)
     assert loaded.metrics().clipped.units == 15
     conditions = training.model.pipeline.conditions
+    assert loaded.trajectories.equals(TRAJECTORIES)
     assert loaded.reference() == watch.learn_reference(readings, conditions)
 
 
@@ -137,9 +145,9 @@ def test_a_bundle_of_a_later_format_is_refused(store, learnt):
     version = saved(store, learnt)
     folder = store.open("pumps", version).folder
     manifest = msgspec.json.decode((folder / "bundle.json").read_bytes())
-    (folder / "bundle.json").write_bytes(msgspec.json.encode(manifest | {"format": 2}))
+    (folder / "bundle.json").write_bytes(msgspec.json.encode(manifest | {"format": 3}))
     files.write_checksums(folder)
-    with pytest.raises(BundleError, match="has format 2, this version of the platform reads 1"):
+    with pytest.raises(BundleError, match="has format 3, this version of the platform reads 2"):
         load_model(store, "pumps", version)
 
 
@@ -148,7 +156,7 @@ def test_a_bundle_of_a_later_format_is_refused(store, learnt):
     [
         ("model.json", b"{}", "model.json cannot be read"),
         ("model.cbm", b"no model", "model.cbm cannot be read"),
-        ("bundle.json", b'{"format": 1}', "the manifest is wrong"),
+        ("bundle.json", b'{"format": 2}', "the manifest is wrong"),
     ],
 )
 def test_a_file_that_is_no_part_of_a_model_is_named(store, learnt, name, content, message):
