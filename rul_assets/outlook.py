@@ -115,7 +115,7 @@ def watch_drift(
         begin = int(kept.notes[RAW_ROWS])
     window = lake.scan(histories.RAW, fleet.name).slice(begin, WINDOW_ROWS).collect()
     conditions = champion.model.pipeline.conditions
-    if not set(conditions.sensors).issubset(window.columns):
+    if not set(conditions.sensors).issubset({*window.columns} & {*fleet.channels}):
         return None
     usable = quality.inspect(window, fleet).usable
     report = watch.compare(usable, champion.reference(), conditions)

@@ -24,8 +24,9 @@ from rul_core.drift import DriftReport
 from rul_core.errors import StoreError
 from rul_core.prognose import not_configured
 from rul_core.prognosis import VALID_STATES
-from rul_core.schema import KEY, UNIT, Fleet
-from rul_store import advisories, champions, fleets, ledger, lives, outcomes
+from rul_core.quality import within_limits
+from rul_core.schema import KEY, LIFE, UNIT, Fleet
+from rul_store import advisories, champions, fleets, histories, ledger, lives, outcomes
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel, load_model
 from rul_store.registry import BundleStore
@@ -201,14 +202,10 @@ def _fan(
     if champion is None or known.is_empty():
         return {}
     worst, model = known.row(-1, named=True), champion.model
-    readings = (
-        lake.scan(CORE, model.fleet.name)
-        .filter((pl.col(UNIT) == worst[UNIT]) & (pl.col(KEY[1]) == worst[KEY[1]]))
-        .sort(KEY)
-        .collect()
-    )
+    life = pl.DataFrame([worst]).select(UNIT, LIFE)
+    readings = histories.read_raw(lake, model.fleet, life, _raw_rows(lake, model.fleet.name))
     png = pictures.fan_of_one_life(
-        model.predict(readings),
+        model.predict(within_limits(readings, model.fleet)),
         cap_cycles=model.fleet.learning.label_cap_cycles,
         unit=worst[UNIT],
         unit_of_life=model.fleet.unit_of_life,

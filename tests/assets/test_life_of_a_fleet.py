@@ -2,8 +2,9 @@
 
 import polars as pl
 
+from rul_core.prognosis import State
 from rul_core.simulator import Simulation, simulate, simulated_fleet
-from rul_store import champions, current, fleets
+from rul_store import champions, current, fleets, ledger
 
 SIMULATION = Simulation(
     units=16, running_units=4, sensors=4, settings=1, mean_life_cycles=40, seed=5
@@ -74,10 +75,11 @@ def test_a_fleet_without_a_champion_shows_its_units_as_not_configured(empty_hous
     running = simulate(SIMULATION).table.filter(pl.col("outcome") == "running")
     house.drop(running, "march.parquet")
     house.live()
-    said = current.ranked(house.engine, "pumps").prognoses
+    said = [entry.prognosis for entry in ledger.since(house.engine, "pumps", 0)]
     assert {(one.unit, one.state) for one in said} == {
         (f"unit-0000{number}", "not_configured") for number in (17, 18, 19, 20)
     }
+    assert current.count_states(house.engine, "pumps")[State.NOT_CONFIGURED] == 4
 
 
 def _fields(simulation: Simulation) -> dict:

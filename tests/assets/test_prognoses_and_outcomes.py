@@ -19,11 +19,14 @@ RUNNING = ["unit-000017", "unit-000018", "unit-000019", "unit-000020"]
 WHOLE = simulate(FUTURE).table.filter(pl.col("unit").is_in(RUNNING))
 
 
-def go_on(house, share: float, outcome: str = "running") -> None:
-    """The running machines live on to a share of their life."""
+def go_on(house, share: float, outcome: str = "running", *, later: int = 0) -> None:
+    """The running machines live on to a share of their life, and some readings more."""
     ends = pl.col("cycle").max().over("unit")
     seen = WHOLE.filter(pl.col("cycle") <= (share * ends).ceil())
-    house.drop(seen.with_columns(outcome=pl.lit(outcome)), f"{outcome} {share}.parquet")
+    last = seen.filter(pl.col("cycle") == ends)
+    more = [last.with_columns(pl.col("cycle") + 1 + i) for i in range(later)]
+    table = pl.concat([seen, *more]).with_columns(outcome=pl.lit(outcome))
+    house.drop(table, f"{outcome} {share} {later}.parquet")
     house.make("raw_readings", "core_readings")
 
 
@@ -105,8 +108,9 @@ def test_a_sensor_that_is_described_no_more_is_a_sensor_fault_and_no_failed_run(
     sensors = tuple(name for name in fleet.columns.sensors if name != lost)
     columns = msgspec.structs.replace(fleet.columns, sensors=sensors)
     fleets.save(lived_in.root, msgspec.structs.replace(fleet, columns=columns), replace=True)
-    go_on(lived_in, 0.99)
-    lived_in.make("fleet_prognoses")
+    for later in (0, 9):  # at first some have hardly missed it
+        go_on(lived_in, 0.99, later=later)
+        lived_in.make("fleet_prognoses")
     said = current.ranked(lived_in.engine, "pumps").prognoses
     assert {one.state for one in said} == {State.SENSOR_FAULT}
     assert all(lost in one.detail for one in said)
