@@ -14,6 +14,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from rul_serving import guard, idempotency, openapi, problems, tracing
+from rul_serving.instance import Instance
 from rul_serving.principal import Principal, principal_of
 from rul_serving.routes import (
     advisories,
@@ -33,11 +34,14 @@ from rul_serving.service import Service
 from rul_serving.settings import ServingSettings
 
 
-def create_app(settings: ServingSettings | None = None) -> Litestar:
+def create_app(
+    settings: ServingSettings | None = None, instance: Instance | None = None
+) -> Litestar:
     """The ASGI application.
 
     Args:
         settings: From the environment unless given.
+        instance: That this process belongs to; one of its own unless given.
 
     Raises:
         SettingsError: A setting is missing or wrong.
@@ -46,7 +50,7 @@ def create_app(settings: ServingSettings | None = None) -> Litestar:
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncGenerator[None]:
-        async with Service.running(settings) as app.state.service:
+        async with Service.running(settings, instance or Instance()) as app.state.service:
             yield
 
     api = Router(

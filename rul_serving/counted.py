@@ -11,6 +11,8 @@ from functools import cache
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 from prometheus_client import Counter, Gauge, Histogram
 
+from rul_serving.shared_values import GAUGE_MODE
+
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """In seconds."""
 _OF_ROUTE = ("method", "path", "status_code")
@@ -19,7 +21,11 @@ REQUEST_ERRORS = Counter("rul_requests_error", "Requests answered with 500 and a
 REQUEST_SECONDS = Histogram(
     "rul_request_duration_seconds", "Until the answer was sent.", _OF_ROUTE, buckets=BUCKETS
 )
-IN_PROGRESS = Gauge("rul_requests_in_progress", "Requests that are being answered.")
+IN_PROGRESS = Gauge(
+    "rul_requests_in_progress",
+    "Requests that are being answered.",
+    multiprocess_mode=GAUGE_MODE,
+)
 
 
 def answered(method: str, path: str, status: int, seconds: float) -> None:

@@ -7,8 +7,6 @@ An instance tells them while it holds the lease, which it renews while it runs; 
 another takes over. The figures are PostgreSQL's, so they are the same whoever tells.
 """
 
-import os
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -23,6 +21,7 @@ from rul_core.errors import StoreError, Unavailable
 from rul_core.prognosis import VALID_STATES
 from rul_core.track_record import VersionRecord
 from rul_serving.database import Database
+from rul_serving.instance import Instance
 from rul_serving.present import NO_MODEL, View
 from rul_serving.served import Served, ServedModels
 from rul_store import advisory_rows, current, leases, outcomes, readings
@@ -45,18 +44,20 @@ class FleetwideMetrics:
         database: Knows the figures, and whose turn it is.
         root: The data root, which has the track records.
         models: Those that answer.
+        instance: Its workers are one holder.
     """
 
-    def __init__(self, database: Database, root: Path, models: ServedModels) -> None:
+    def __init__(
+        self, database: Database, root: Path, models: ServedModels, instance: Instance
+    ) -> None:
         self._database, self._lake, self._models = database, Lake(root), models
-        # The parent's number: the workers of an instance are one holder.
-        self._holder = f"{socket.gethostname()}/{os.getppid()}"
+        self._instance = instance
         self._told, self._until, self._my_turn = b"", 0.0, False
 
     def take_turn(self, engine: sa.Engine) -> None:
         """Hold the lease if nobody else does; to be done every ``TURN_SECONDS``."""
         self._my_turn = False  # unless PostgreSQL says otherwise
-        self._my_turn = leases.hold(engine, LEASE, self._holder, LEASE_SECONDS)
+        self._my_turn = leases.hold(engine, LEASE, self._instance.name, LEASE_SECONDS)
 
     async def exposition(self) -> bytes:
         """The gauges as text; empty while another instance tells them, or PostgreSQL is away."""
@@ -73,11 +74,11 @@ class FleetwideMetrics:
         return self._told
 
     async def give_back(self) -> None:
-        """Let another instance tell."""
-        if not self._my_turn:
+        """Let another instance tell, if this one ends."""
+        if not (self._my_turn and self._instance.ends):
             return
         try:
-            await self._database.ask(leases.release, LEASE, self._holder)
+            await self._database.ask(leases.release, LEASE, self._instance.name)
         except Exception as error:  # nothing may keep the service from stopping
             swallow("fleetwide_metrics", error, "the lease ends by itself")
 

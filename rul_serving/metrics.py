@@ -1,18 +1,20 @@
 """What Prometheus reads of prognoses, readings and models; no label per unit.
 
-What belongs here: the metrics of this process, and how they follow what happens. What does not:
-requests (``counted``), gauges of whole fleets (``fleetwide``).
+What belongs here: the metrics of an instance, and how they follow what happens. What does not:
+requests (``counted``), gauges of whole fleets (``fleetwide``), how workers' become one
+(``shared_values``).
 """
 
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rul_core.prognosis import Prognosis
+from rul_serving import shared_values
 from rul_serving.batch import Receipt
 from rul_serving.counted import BUCKETS
 from rul_serving.served import Served
@@ -24,12 +26,6 @@ PREDICTION_SECONDS = Histogram(
     "From readings to the prognoses of one question.",
     buckets=BUCKETS,
 )
-MODEL_INFO = Gauge("rul_model_info", "1 for the model that answers.", ("fleet", "version"))
-MODEL_AGE_SECONDS = Gauge(
-    "rul_model_age_seconds", "Since the model that answers was trained.", ("fleet",)
-)
-
-
 READINGS = Counter(
     "rul_readings_received", "Readings that were sent, by what became of them.", ("fleet", "fate")
 )
@@ -43,22 +39,20 @@ TRANSACTION_SECONDS = Histogram(
     "From the first lock to the commit.",
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-WAITING = Gauge("rul_ingest_waiting_readings", "Readings that wait for a transaction.")
-
-
-class _Swallowed(Collector):
-    def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(
-            "rul_swallowed_errors",
-            "Errors that were logged and survived on purpose.",
-            labels=("component",),
-        )
-        for component, count in swallowed.counts().items():
-            family.add_metric([component], count)
-        yield family
-
-
-REGISTRY.register(_Swallowed())
+WAITING = Gauge(
+    "rul_ingest_waiting_readings",
+    "Readings that wait for a transaction.",
+    multiprocess_mode=shared_values.GAUGE_MODE,
+)
+WORKERS = Gauge(
+    "rul_workers",
+    "Processes that answer, those that drain too.",
+    multiprocess_mode=shared_values.GAUGE_MODE,
+)
+SWALLOWED = Counter(
+    "rul_swallowed_errors", "Errors that were logged and survived on purpose.", ("component",)
+)
+swallowed.watch(lambda component: SWALLOWED.labels(component).inc())
 
 
 def count(prognoses: Iterable[Prognosis]) -> None:
@@ -82,12 +76,26 @@ def count_readings(fleet: str, receipts: Iterable[Receipt]) -> None:
 
 
 def exposition(served: Mapping[str, Served]) -> bytes:
-    """All metrics as text, the models' as they are now."""
-    MODEL_INFO.clear()
-    MODEL_AGE_SECONDS.clear()
-    now = datetime.now(UTC)
-    for fleet, model in served.items():
-        MODEL_INFO.labels(fleet, model.loaded.version).set(1)
-        age = now - model.loaded.manifest.created_at
-        MODEL_AGE_SECONDS.labels(fleet).set(age.total_seconds())
-    return generate_latest(REGISTRY)
+    """All metrics of the instance as text; models as the worker that is asked has them."""
+    models = CollectorRegistry()
+    models.register(_Models(served))
+    return generate_latest(shared_values.collected()) + generate_latest(models)
+
+
+class _Models(Collector):
+    def __init__(self, served: Mapping[str, Served]) -> None:
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(
+            "rul_model_info", "1 for the model that answers.", labels=("fleet", "version")
+        )
+        age = GaugeMetricFamily(
+            "rul_model_age_seconds", "Since the model that answers was trained.", labels=("fleet",)
+        )
+        now = datetime.now(UTC)
+        for fleet, model in self._served.items():
+            info.add_metric([fleet, model.loaded.version], 1)
+            trained_at = model.loaded.manifest.created_at
+            age.add_metric([fleet], (now - trained_at).total_seconds())
+        yield from (info, age)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Self
 
 from rul_core.schema import Fleet
+from rul_serving import metrics
 from rul_serving.access import Access
 from rul_serving.database import Database
 from rul_serving.fleetwide import TURN_SECONDS, FleetwideMetrics
 from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
+from rul_serving.instance import Instance
 from rul_serving.limits import Limit, Limits, Rate
 from rul_serving.past import Past
 from rul_serving.problems import Kind, Refusal
@@ -64,7 +66,7 @@ class Service:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, settings: ServingSettings) -> AsyncGenerator[Self]:
+    async def running(cls, settings: ServingSettings, instance: Instance) -> AsyncGenerator[Self]:
         """A service that follows the champions until the end of the context."""
         seconds = settings.database_timeout_seconds
         database = Database(settings.database_url.get_secret_value(), seconds)
@@ -81,8 +83,9 @@ class Service:
         states = States(
             connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) if redis_url else None
         )
+        metrics.WORKERS.set(1)
         writer = Writer(database, Ingest(settings.root, states), models)
-        fleetwide = FleetwideMetrics(database, settings.root, models)
+        fleetwide = FleetwideMetrics(database, settings.root, models, instance)
         disk = Lane("the data root", 4, seconds)
         computing = Lane("inference", os.cpu_count() or 1)
         background = [

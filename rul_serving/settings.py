@@ -66,8 +66,12 @@ class ServingSettings(StoreSettings):
     """How often the champions are looked at; a message on Redis makes it sooner."""
     database_timeout_seconds: Seconds = 3.0
     """After which a question to PostgreSQL is given up and answered with 503."""
+    workers: int = Field(default=1, ge=1, description="a whole number, at least 1")
+    """Processes that share the port; with more than one, another process watches over them."""
     shutdown_seconds: Seconds = 20.0
-    """How long running requests may take to end once the service is told to stop."""
+    """How long stopping may take in all; requests that still run then are cut."""
+    drain_seconds: Seconds = 5.0
+    """How long of it idle connections stay open for one more request, half of it at most."""
     max_body_bytes: int = Field(
         default=16 * 1024 * 1024, ge=1, description="the largest body in bytes, at least 1"
     )

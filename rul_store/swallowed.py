@@ -6,9 +6,11 @@ What belongs here: the count, by component, which ``/metrics`` shows as
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 _counts: Counter[str] = Counter()
+_watchers: list[Callable[[str], None]] = []
 
 
 def swallow(component: str, error: BaseException, consequence: str, *, told: bool = False) -> None:
@@ -21,8 +23,15 @@ def swallow(component: str, error: BaseException, consequence: str, *, told: boo
         told: It was logged already, or goes on from before: it is counted without a warning.
     """
     _counts[component] += 1
+    for watcher in _watchers:
+        watcher(component)
     level = logging.DEBUG if told else logging.WARNING
     _log.log(level, "%s: %s: %s", component, consequence, error, exc_info=error)
+
+
+def watch(watcher: Callable[[str], None]) -> None:
+    """Call it with the component at every error that is survived from now on."""
+    _watchers.append(watcher)
 
 
 def counts() -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Whether the service works, for containers, load balancers and Prometheus; problems explained."""
 
+import asyncio
+
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.enums import MediaType
@@ -62,8 +64,9 @@ async def summary(service: NamedDependency[Service]) -> Response[Health]:
 
 @get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, opt={"public": True})
 async def scrape(service: NamedDependency[Service]) -> Response[bytes]:
-    """For Prometheus: what this process counts, and what the instance tells of whole fleets."""
-    told = metrics.exposition(service.models.served) + await service.fleetwide.exposition()
+    """For Prometheus: what the instance counts, and what it tells of whole fleets."""
+    counted = await asyncio.to_thread(metrics.exposition, service.models.served)
+    told = counted + await service.fleetwide.exposition()
     return Response(told, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -12,6 +12,7 @@ from rul_core.schema import UNIT
 from rul_serving import examples, fleetwide
 from rul_serving.database import Database
 from rul_serving.fleetwide import FleetwideMetrics, of_track_records
+from rul_serving.instance import Instance
 from rul_serving.served import ServedModels
 from rul_store import ledger, lives, outcomes
 from rul_store.lake import Lake
@@ -59,8 +60,9 @@ def test_one_instance_tells_until_it_is_gone(platform, monkeypatch, given_back):
     async def take_turns() -> list[bool]:
         database = Database(platform.settings.database_url.get_secret_value(), 5.0)
         models = ServedModels(platform.root, database)
-        first, second = (FleetwideMetrics(database, platform.root, models) for _ in range(2))
-        second._holder = "another/1"
+        first, second = (
+            FleetwideMetrics(database, platform.root, models, Instance()) for _ in range(2)
+        )
         told = []
         for one in (first, second, first):
             await database.ask(one.take_turn)
@@ -81,7 +83,7 @@ def test_one_instance_tells_until_it_is_gone(platform, monkeypatch, given_back):
 def test_without_postgresql_the_other_metrics_are_told_all_the_same(tmp_path):
     async def tell() -> bytes:
         database = Database(NOBODY_LISTENS, 1.0)
-        fleets = FleetwideMetrics(database, tmp_path, ServedModels(tmp_path, database))
+        fleets = FleetwideMetrics(database, tmp_path, ServedModels(tmp_path, database), Instance())
         fleets._my_turn = True  # it was, until PostgreSQL went away
         told = await fleets.exposition()
         await fleets.give_back()
@@ -91,13 +93,13 @@ def test_without_postgresql_the_other_metrics_are_told_all_the_same(tmp_path):
     assert asyncio.run(tell()) == b""
 
 
-def test_units_of_which_nothing_was_said_are_counted_too(platform):
+def test_units_of_which_nothing_was_said_are_counted_too(platform, eventually):
     waiting = pl.DataFrame([("w", 1, "running", None)], schema=lives.LIVES_SCHEMA, orient="row")
     lives.upsert(platform.engine, "pumps", waiting, source="a person")
     for reason in ("not_configured", "insufficient_history"):
+        line = f'rul_units_without_prognosis{{fleet="pumps",reason="{reason}"}} 1.0'
         with platform.client() as client:
-            told = client.get("/metrics").text
-        assert f'rul_units_without_prognosis{{fleet="pumps",reason="{reason}"}} 1.0' in told
+            eventually(lambda line=line: line in client.get("/metrics").text)
         platform.release()
 
 
