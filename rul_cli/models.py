@@ -24,21 +24,22 @@ def list_models(
     root: Root = DEFAULT_ROOT,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Every version of the fleet's model, the live one marked."""
-    from rul_store import champions, fleets
+    """Every version of the fleet's model, and what it is: live, earlier, held back, damaged."""
+    from rul_store import fleets, versions
     from rul_store.registry import BundleStore
 
     fleets.load(root, fleet)
-    live = champions.read_live(root, fleet)
-    versions = BundleStore(root).list(fleet)
-    current = live.version if live else None
+    with opened(root) as laptop:
+        about = versions.known(laptop.engine, fleet)
+        found = versions.Inspector(BundleStore(laptop.root)).every(fleet, about)
     if json:
-        print_json([{"version": version, "live": version == current} for version in versions])
+        print_json(msgspec.to_builtins(found))
         return
-    table = Table("version", "")
-    for version in versions:
-        table.add_row(version, "live" if version == current else "")
-    console.print(table if versions else f"Fleet {fleet} has no model yet.")
+    table = Table(Column("version", no_wrap=True, overflow="fold"), "standing", "")
+    for model in found:
+        against = [*([model.damage] if model.damage else []), *model.held_back]
+        table.add_row(model.version, model.standing.replace("_", " "), "; ".join(against))
+    console.print(table if found else f"Fleet {fleet} has no model yet.")
 
 
 @app.command("show")
@@ -104,22 +105,23 @@ def promote(
     version: Annotated[str, typer.Argument(help="of `rul models list`")],
     reason: Annotated[str, typer.Option(help="for people, later")],
     root: Root = DEFAULT_ROOT,
+    despite_gate: Annotated[
+        bool, typer.Option("--despite-gate", help="also where the release gate speaks against it")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the new champion as JSON")] = False,
 ) -> None:
-    """Make a version live that a person chose, whatever the gate said of it."""
-    from rul_store import champions
+    """Make a version live that a person chose."""
+    from rul_store import versions
 
     with opened(root) as laptop:
-        before = champions.current(laptop.engine, fleet)
-        champion = champions.move(
+        champion = versions.promote(
             laptop.engine,
             laptop.root,
             fleet,
             version,
-            expected_generation=before.generation if before else 0,
-            action=champions.Action.PROMOTE,
-            by=user(),
+            by=f"cli:{user()}",
             reason=reason,
+            despite_gate=despite_gate,
             redis_client=laptop.redis_client,
         )
     _tell(champion, json=json)
@@ -140,7 +142,7 @@ def rollback(
             laptop.engine,
             laptop.root,
             fleet,
-            by=user(),
+            by=f"cli:{user()}",
             reason=reason,
             redis_client=laptop.redis_client,
         )

@@ -10,6 +10,9 @@ Each message names the thing, the value and what to do. Nothing here is caught t
       StepRefused       an advisory cannot take that step from where it is
       StoreError        something kept is missing, damaged or held by another
         BundleError     a bundle is damaged, or a pointer names one that is not there
+          UnknownVersion  a fleet has no model of that version
+        GateNotPassed   the release gate speaks against a model that shall become the champion
+        NotProjected    the champion moved, and the file that follows it could not be written
         ReplayError     what a prognosis was computed from is not there any more
         Conflict        what is kept does not allow the change: look at it, then decide again
         Outdated        it was decided on a state that another has changed since
@@ -18,6 +21,8 @@ Each message names the thing, the value and what to do. Nothing here is caught t
         Unavailable     a database or cache does not answer: trying again may help
       SettingsError     a setting is missing or wrong; names the variable
 """
+
+from typing import Any
 
 
 class RulError(Exception):
@@ -80,6 +85,27 @@ class StoreError(RulError):
 
 class BundleError(StoreError):
     """A bundle is damaged, or a pointer names one that is not there."""
+
+
+class UnknownVersion(BundleError):
+    """A fleet has no model of that version."""
+
+
+class GateNotPassed(StoreError):
+    """The release gate speaks against a model that shall become the champion; says what."""
+
+
+class NotProjected(StoreError):
+    """The champion moved, and the file that follows it could not be written.
+
+    Args:
+        message: What is wrong with the file.
+        champion: The new one.
+    """
+
+    def __init__(self, message: str, champion: Any) -> None:
+        super().__init__(message)
+        self.champion = champion
 
 
 class ReplayError(StoreError):

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+from rul_core.leakage_report import GateReport
 from rul_core.prognosis import Prognosis, State
 from rul_core.scoring import Regimes
 from rul_core.track_record import TrackRecord
@@ -19,6 +20,7 @@ from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
 from rul_store.models import Manifest
 from rul_store.verdicts import AlarmRecord, Verdict
+from rul_store.versions import ModelVersion
 
 
 class Prognoses(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +141,51 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
     """The models of all fleets, by fleet."""
 
     models: list[FleetModel]
+
+
+class ModelVersions(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the versions of a fleet's model, the newest first."""
+
+    fleet: str
+    generation: int
+    """How many times the champion moved; the `ETag` by which it is moved next."""
+    versions: list[ModelVersion]
+    next_cursor: str | None
+    """For the next page; null on the last one."""
+
+
+class ModelDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a fleet's model, and what is known of it."""
+
+    fleet: str
+    model: ModelVersion
+    manifest: Manifest | None
+    """What it was made of; null where its bundle cannot be used."""
+    metrics: Regimes | None
+    """How it did on units it had not seen, in training's cross-validation."""
+    gate: GateReport | None
+    """What the leakage gate found."""
+    pictures: list[str]
+    """The names of the card's pictures."""
+
+
+class ChampionHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the moves of a fleet's champion, the newest first."""
+
+    fleet: str
+    moves: list[Champion]
+    """Who moved it to which version, when, how and why."""
+    next_cursor: str | None
+    """For the next page; null on the last one."""
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
+    """The champion after it was moved; this server answers with it already."""
+
+    champion: Champion
+    warning: str
+    """What else is to be done, such as repairing the file that follows the champion; empty where
+    nothing is."""
 
 
 class ApiKeys(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The bodies by which people act on advisories and units.
+"""The bodies by which people act on advisories, units and models.
 
 What belongs here: their types, and what contradicts itself in them. What does not: what contradicts
 what is kept (``rul_store.deeds``).
@@ -63,6 +63,14 @@ class Because(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Why something is done."""
 
     reason: Words
+
+
+class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Why a version shall be live."""
+
+    reason: Words
+    despite_gate: bool = False
+    """Also where the release gate speaks against it; the audit says what it said."""
 
 
 class Ending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -35,9 +35,12 @@ from rul_core.track_record import Held, LeadError, TrackRecord, VersionRecord
 from rul_serving.answers import (
     Advisories,
     AdvisoryHistory,
+    ChampionHistory,
     Fleets,
     FleetSummary,
     FleetTrackRecord,
+    ModelVersions,
+    Moved,
     NewApiKey,
     Prognoses,
     RankedUnits,
@@ -48,11 +51,13 @@ from rul_serving.inference import InferenceResponse, OutputTensor
 from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.audit import AuditEntry, AuditPage
+from rul_store.champions import Action, Champion
 from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
 from rul_store.replay import Replayed, ReplayVerdict
 from rul_store.unit_lives import Life, UnitLives
 from rul_store.verdicts import AlarmRecord, Finding, Verdict
+from rul_store.versions import ModelVersion, Standing
 
 INFERENCE = Example(
     summary="Two rows of three features",
@@ -367,6 +372,40 @@ ACKNOWLEDGEMENT: dict[str, Any] = {"reason": "I shall look at it today", "until"
 PLANNING: dict[str, Any] = {"reason": "with the shutdown", "due_time": "2026-11-29T06:00:00Z"}
 SHELVING: dict[str, Any] = {"reason": "a known bad sensor", "until_time": "2026-12-01T06:00:00Z"}
 BECAUSE: dict[str, Any] = {"reason": "the bearing was greased"}
+
+
+CHAMPION = Champion(
+    fleet="pumps",
+    version="20261124T031500Z-5e1f02",
+    generation=4,
+    promoted_at=datetime(2026, 11, 26, 9, 0, tzinfo=UTC),
+    promoted_by="Mia Modeller",
+    reason="a week in the shadow: 3 cycles nearer",
+    action=Action.PROMOTE,
+)
+CHAMPIONS = ChampionHistory(fleet="pumps", moves=[CHAMPION], next_cursor="NA")
+VERSIONS = ModelVersions(
+    fleet="pumps",
+    generation=4,
+    versions=[
+        ModelVersion(
+            version="20261125T031500Z-77aa10",
+            standing=Standing.REFUSED,
+            made_at=datetime(2026, 11, 25, 3, 15, tzinfo=UTC),
+            held_back=("coverage: the 90% band held 71.0% of the truth",),
+        ),
+        ModelVersion(
+            version=CHAMPION.version,
+            standing=Standing.CHAMPION,
+            made_at=datetime(2026, 11, 24, 3, 15, tzinfo=UTC),
+            live_since=CHAMPION.promoted_at,
+        ),
+    ],
+    next_cursor="eyJ2ZXJzaW9uIjoiMjAyNjExMjRUMDMxNTAwWi01ZTFmMDIifQ",
+)
+PROMOTION: dict[str, Any] = {"reason": CHAMPION.reason}
+WORSE: dict[str, Any] = {"reason": "it sees damage where there is none"}
+MOVED = Moved(champion=CHAMPION, warning="")
 
 
 def shown(answer: msgspec.Struct, summary: str, status: int = 200) -> dict[int, ResponseSpec]:

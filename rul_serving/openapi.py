@@ -30,10 +30,14 @@ from rul_serving.answers import (
     AdvisoryHistory,
     Alive,
     ApiKeys,
+    ChampionHistory,
     Fleets,
     FleetTrackRecord,
     Health,
+    ModelDetail,
     Models,
+    ModelVersions,
+    Moved,
     NewApiKey,
     ProblemKind,
     Prognoses,
@@ -47,6 +51,7 @@ from rul_serving.deeds import (
     Because,
     LifeChange,
     Planning,
+    Promotion,
     ServiceChange,
     Shelving,
     UnitVerdict,
@@ -67,6 +72,7 @@ from rul_serving.windows import PrognosisRequest
 from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory
 from rul_store.audit import AuditPage
+from rul_store.champions import Champion
 from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
 from rul_store.replay import Replayed
@@ -81,6 +87,7 @@ BODIES = (
     Acknowledgement, Planning, Shelving, Because, Advisory, Advisories, AdvisoryHistory,
     AdvisoryVerdict, UnitVerdict, Verdict, LifeChange, UnitLives, ServiceChange, UnitService,
     UnitHistory, FleetTrackRecord, Recorded, Replayed,
+    ModelVersions, ModelDetail, Champion, ChampionHistory, Moved, Promotion,
 )  # fmt: skip
 """Every body of a question or an answer; a test says when one is missing."""
 REFERENCE = "#/components/schemas/{name}"

@@ -18,14 +18,17 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 
 from rul_core.errors import (
+    BundleError,
     Conflict,
     FleetError,
+    GateNotPassed,
     Outdated,
     RulError,
     StepRefused,
     Unavailable,
     UnknownAdvisory,
     UnknownUnit,
+    UnknownVersion,
 )
 from rul_serving import tracing
 from rul_store.keys import redacted
@@ -46,7 +49,7 @@ class Kind(Enum):
     NOT_FOUND = 404, "There is nothing at this address"
     UNKNOWN_FLEET = 404, "There is no such fleet"
     UNKNOWN_UNIT = 404, "Nothing is kept of such a unit"
-    UNKNOWN_MODEL = 404, "No such model answers"
+    UNKNOWN_MODEL = 404, "There is no such model"
     UNKNOWN_ENTRY = 404, "The ledger has no such entry"
     UNKNOWN_ADVISORY = 404, "There is no such advisory"
     UNKNOWN_KEY = 404, "There is no such API key"
@@ -54,6 +57,8 @@ class Kind(Enum):
     KEY_CONFLICT = 409, "The API keys as they are do not allow this"
     STEP_REFUSED = 409, "The advisory cannot take that step from where it is"
     CONTRADICTION = 409, "What is kept says otherwise"
+    DAMAGED_MODEL = 409, "The model's bundle cannot be used"
+    GATE_NOT_PASSED = 409, "The release gate speaks against the model"
     IN_PROGRESS = 409, "The first request with this idempotency key is still being answered"
     ANSWER_LOST = 409, "The change was made, but its answer was lost"
     IRREPRODUCIBLE = 409, "What this was computed from is not there any more"
@@ -100,6 +105,9 @@ _OF_ERROR: dict[type[Exception], Kind] = {
     UnknownUnit: Kind.UNKNOWN_UNIT,
     UnknownAdvisory: Kind.UNKNOWN_ADVISORY,
     StepRefused: Kind.STEP_REFUSED,
+    UnknownVersion: Kind.UNKNOWN_MODEL,
+    BundleError: Kind.DAMAGED_MODEL,
+    GateNotPassed: Kind.GATE_NOT_PASSED,
     Conflict: Kind.CONTRADICTION,
     Outdated: Kind.PRECONDITION_FAILED,
 }

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -44,6 +45,13 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Regimes
 
 
+class Proven(NamedTuple):
+    """A model that may answer."""
+
+    loaded: LoadedModel
+    metrics: Regimes
+
+
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """A champion that may not answer."""
 
@@ -69,6 +77,8 @@ class ServedModels:
         self._moved = asyncio.Event()
         self._served: dict[str, Served] = {}
         self._refused: dict[str, Refused] = {}
+        self._adoptions: dict[str, int] = {}
+        self._adopted = 0
 
     def get(self, fleet: str) -> Served | None:
         """What answers for the fleet; none when nothing was ever released or could be loaded."""
@@ -99,8 +109,27 @@ class ServedModels:
             following.cancel()
             await asyncio.wait([following])
 
+    async def prove(self, fleet: str, version: str) -> Proven:
+        """A version, loaded beside the one that answers, which proved to be as it was made.
+
+        Raises:
+            UnknownVersion: There is no such version.
+            BundleError: It may not answer.
+        """
+        return await self._loading.run(self._prove, fleet, version)
+
+    def adopt(self, champion: Champion, proven: Proven) -> None:
+        """Let a champion answer from now on that was made so here, without looking first."""
+        serving = self._served.get(champion.fleet)
+        if serving and serving.champion.generation > champion.generation:
+            return  # another moved it meanwhile
+        self._adopted += 1
+        self._adoptions[champion.fleet] = self._adopted
+        self._exchange(champion, proven)
+
     async def look(self) -> None:
         """Exchange every model whose champion moved; what goes wrong stays with its fleet."""
+        before = self._adopted
         try:
             decided = await self._database.ask(champions.current_all)
         except Unavailable as error:  # the readiness of PostgreSQL is told by ``health``
@@ -114,7 +143,7 @@ class ServedModels:
                 self._refuse(fleet, None, error)
                 continue
             if champion is not None:
-                await self._serve(champion)
+                await self._serve(champion, before)
 
     async def _follow(self, poll_seconds: float) -> None:
         while True:
@@ -142,8 +171,11 @@ class ServedModels:
             return serving.champion
         return champion
 
-    async def _serve(self, champion: Champion) -> None:
+    async def _serve(self, champion: Champion, adopted_before: int) -> None:
+        """Exchange the model, unless one was adopted since the database was asked."""
         fleet = champion.fleet
+        if self._adoptions.get(fleet, 0) > adopted_before:
+            return
         serving, refused = self._served.get(fleet), self._refused.get(fleet)
         if serving and serving.loaded.version == champion.version:
             self._refused.pop(fleet, None)
@@ -153,10 +185,19 @@ class ServedModels:
         if refused and refused.champion == champion and time.monotonic() < refused.until:
             return
         try:
-            self._served[fleet] = await self._loading.run(self._load, champion)
+            proven = await self._loading.run(self._prove, fleet, champion.version)
         except Exception as error:  # a bundle may be wrong in ways that nobody foresaw
             self._refuse(fleet, champion, error)
             return
+        if self._adoptions.get(fleet, 0) <= adopted_before:
+            self._exchange(champion, proven)
+
+    def _exchange(self, champion: Champion, proven: Proven) -> None:
+        fleet = champion.fleet
+        serving = self._served.get(fleet)
+        self._served[fleet] = Served(
+            champion=champion, loaded=proven.loaded, metrics=proven.metrics
+        )
         self._refused.pop(fleet, None)
         _log.info(
             "model served",
@@ -165,9 +206,9 @@ class ServedModels:
             instead_of=serving.loaded.version if serving else None,
         )
 
-    def _load(self, champion: Champion) -> Served:
-        loaded = load_model(self._store, champion.fleet, champion.version)
-        return Served(champion=champion, loaded=loaded, metrics=loaded.metrics())
+    def _prove(self, fleet: str, version: str) -> Proven:
+        loaded = load_model(self._store, fleet, version)
+        return Proven(loaded, loaded.metrics())
 
     def _refuse(self, fleet: str, champion: Champion | None, error: Exception) -> None:
         swallow("model_loading", error, "the model before stays", told=True)

@@ -21,6 +21,7 @@ from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
 from rul_serving.instance import Instance
 from rul_serving.limits import Limit, Limits, Rate
+from rul_serving.moves import Moves
 from rul_serving.past import Past
 from rul_serving.problems import Kind, Refusal
 from rul_serving.released import listen
@@ -31,7 +32,9 @@ from rul_serving.upkeep import keep_doing
 from rul_serving.writer import Writer
 from rul_store import advisories, fleets, idempotency
 from rul_store.cache import connect_redis
+from rul_store.registry import BundleStore
 from rul_store.states import TIMEOUT_SECONDS, States
+from rul_store.versions import Inspector
 
 REMEMBERED_SECONDS = 2.0
 """How old a fleet's description may be."""
@@ -51,6 +54,9 @@ class Service:
     settings: ServingSettings
     database: Database
     models: ServedModels
+    moves: Moves
+    bundles: BundleStore
+    inspector: Inspector
     access: Access
     limits: Limits
     writer: Writer
@@ -84,6 +90,8 @@ class Service:
             connect_redis(redis_url, timeout_seconds=TIMEOUT_SECONDS) if redis_url else None
         )
         metrics.WORKERS.set(1)
+        channel = connect_redis(redis_url) if redis_url else None
+        bundles = BundleStore(settings.root)
         writer = Writer(database, Ingest(settings.root, states), models)
         fleetwide = FleetwideMetrics(database, settings.root, models, instance)
         disk = Lane("the data root", 4, seconds)
@@ -108,6 +116,9 @@ class Service:
                     settings=settings,
                     database=database,
                     models=models,
+                    moves=Moves(settings.root, database, models, channel),
+                    bundles=bundles,
+                    inspector=Inspector(bundles),
                     access=access,
                     limits=limits,
                     writer=writer,

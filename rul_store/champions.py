@@ -10,7 +10,7 @@ without PostgreSQL; it is written under a lock that PostgreSQL holds, from the r
 inside the lock, so a slow writer cannot put an older champion over a newer one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,8 +19,8 @@ import msgspec
 import redis
 import sqlalchemy as sa
 
-from rul_core.errors import StoreError
-from rul_store import files
+from rul_core.errors import Conflict, NotProjected, Outdated, StoreError
+from rul_store import audit, files
 from rul_store.database import begin
 from rul_store.registry import FOLDER, BundleStore
 from rul_store.swallowed import swallow
@@ -67,9 +67,11 @@ def move(
     action: Action,
     by: str,
     reason: str,
+    despite: Collection[str] = (),
+    trace_id: str = "",
     redis_client: redis.Redis | None = None,
 ) -> Champion:
-    """Make the version live.
+    """Make the version live; the move and its entry in the audit are one transaction.
 
     Args:
         engine: The database, which decides.
@@ -80,13 +82,15 @@ def move(
         action: Why it moves.
         by: The person or run that moves it.
         reason: For people, later.
+        despite: What spoke against it, for the audit.
+        trace_id: Of the request that moves it, for the audit.
         redis_client: Told of the move. When it does not answer, serving learns of the move by
             looking for itself, seconds later.
 
     Raises:
         BundleError: The version's bundle is missing or damaged.
-        StoreError: Another moved the champion first; says who. Or the champion moved but
-            ``live.json`` could not be written.
+        Outdated: Another moved the champion first; says who.
+        NotProjected: The champion moved, but ``live.json`` could not be written.
         Unavailable: PostgreSQL does not answer.
     """
     BundleStore(root).open(fleet, version)
@@ -102,7 +106,8 @@ def move(
         statement = _UPDATE if expected_generation else _INSERT
         moved = connection.execute(sa.text(statement), parameters).first()
         if moved is None:
-            raise StoreError(_who_won(connection, fleet, version, expected_generation))
+            present = _current(connection, fleet)
+            raise Outdated(_who_won(present, fleet, version, f"{expected_generation}"))
         connection.execute(
             sa.insert(champion_history).values(
                 fleet=fleet,
@@ -114,6 +119,19 @@ def move(
                 action=parameters["action"],
             )
         )
+        audit.append(
+            connection,
+            principal=by,
+            action=f"model.{parameters['action']}",
+            target=version,
+            fleet=fleet,
+            detail={
+                "generation": moved.generation,
+                "why": reason,
+                **({"despite": list(despite)} if despite else {}),
+            },
+            trace_id=trace_id,
+        )
     champion = Champion(
         fleet=fleet,
         version=version,
@@ -123,18 +141,15 @@ def move(
         reason=reason,
         action=Action(action),
     )
+    _tell(redis_client, champion)
     try:
         repair_projection(engine, root, fleet)
     except (OSError, StoreError) as error:
-        raise StoreError(
+        raise NotProjected(
             f"the champion of fleet {fleet!r} is {version} now (generation {champion.generation}), "
-            f"but {LIVE} could not be written: {error}; repair the projection"
+            f"but {LIVE} could not be written: {error}; repair the projection",
+            champion,
         ) from error
-    if redis_client is not None:
-        try:
-            redis_client.publish(CHANNEL, msgspec.json.encode(champion))
-        except redis.RedisError as error:
-            swallow("release_channel", error, "serving learns of the move by looking")
     return champion
 
 
@@ -145,35 +160,89 @@ def rollback(
     *,
     by: str,
     reason: str,
+    expected: Collection[int] | None = None,
+    trace_id: str = "",
     redis_client: redis.Redis | None = None,
 ) -> Champion:
     """Make the version live that was so before the present one.
 
     Rolling back twice goes two versions back; what was rolled back is not returned to.
 
+    Args:
+        engine: The database, which decides.
+        root: The data root, with the bundles.
+        fleet: The fleet's name.
+        by: The person that moves it.
+        reason: For people, later.
+        expected: The generations that it was decided on; any where none.
+        trace_id: As of ``move``.
+        redis_client: As of ``move``.
+
     Raises:
         BundleError: The earlier version's bundle is missing or damaged.
-        StoreError: There is no earlier version, or another moved the champion meanwhile.
+        Conflict: There is no earlier version.
+        Outdated: Another moved the champion meanwhile.
+        NotProjected: As of ``move``.
         Unavailable: PostgreSQL does not answer.
     """
-    moves = history(engine, fleet)
-    standing = _standing(moves)
-    if len(standing) < 2:
-        raise StoreError(
-            f"fleet {fleet!r} has no version before {standing[0] if standing else 'its first'}; "
-            f"choose one with `rul models promote {fleet} VERSION`"
-        )
+    version, generation = way_back(history(engine, fleet), fleet, expected)
     return move(
         engine,
         root,
         fleet,
-        standing[-2],
-        expected_generation=moves[-1].generation,
+        version,
+        expected_generation=generation,
         action=Action.ROLLBACK,
         by=by,
         reason=reason,
+        trace_id=trace_id,
         redis_client=redis_client,
     )
+
+
+def way_back(
+    moves: Sequence[Champion], fleet: str, expected: Collection[int] | None = None
+) -> tuple[str, int]:
+    """The version that was live before the present one, and the present generation.
+
+    Args:
+        moves: Of the champion, oldest first.
+        fleet: Its fleet.
+        expected: The generations that the move was decided on; any where none.
+
+    Raises:
+        Outdated: Another moved the champion.
+        Conflict: There is no earlier version.
+    """
+    generation = require(moves[-1] if moves else None, fleet, "the version before", expected)
+    standing = _standing(moves)
+    if len(standing) < 2:
+        raise Conflict(
+            f"fleet {fleet!r} has no version before {standing[0] if standing else 'its first'}; "
+            f"choose one with `rul models promote {fleet} VERSION`"
+        )
+    return standing[-2], generation
+
+
+def require(
+    present: Champion | None, fleet: str, version: str, expected: Collection[int] | None
+) -> int:
+    """The present generation, 0 before the first champion, if it is one that was expected.
+
+    Args:
+        present: The champion.
+        fleet: Its fleet.
+        version: What it shall be moved to, for the message.
+        expected: The generations that the move was decided on; any where none.
+
+    Raises:
+        Outdated: Another moved the champion; says who.
+    """
+    generation = present.generation if present else 0
+    if expected is not None and generation not in expected:
+        wanted = " or ".join(str(one) for one in sorted(expected)) or "one that never was"
+        raise Outdated(_who_won(present, fleet, version, wanted))
+    return generation
 
 
 def current(engine: sa.Engine, fleet: str) -> Champion | None:
@@ -192,6 +261,18 @@ def history(engine: sa.Engine, fleet: str) -> tuple[Champion, ...]:
     """Every move of the fleet's champion, oldest first."""
     with begin(engine) as connection:
         return _read(connection, "fleet = :fleet ORDER BY generation", fleet=fleet)
+
+
+def moves_before(
+    engine: sa.Engine, fleet: str, *, limit: int, before: int | None = None
+) -> tuple[Champion, ...]:
+    """The newest moves first; ``before`` is the generation to go on from."""
+    condition = """
+        fleet = :fleet AND (CAST(:before AS bigint) IS NULL OR generation < :before)
+        ORDER BY generation DESC LIMIT :limit
+    """
+    with begin(engine) as connection:
+        return _read(connection, condition, fleet=fleet, before=before, limit=limit)
 
 
 def live_at(engine: sa.Engine, fleet: str, time: datetime) -> Champion | None:
@@ -262,8 +343,16 @@ def _read(connection: sa.Connection, condition: str, **parameters: object) -> tu
     return tuple(msgspec.convert(row._asdict(), Champion) for row in rows)
 
 
-def _who_won(connection: sa.Connection, fleet: str, version: str, expected: int) -> str:
-    winner = _current(connection, fleet)
+def _tell(client: redis.Redis | None, champion: Champion) -> None:
+    if client is None:
+        return
+    try:
+        client.publish(CHANNEL, msgspec.json.encode(champion))
+    except redis.RedisError as error:
+        swallow("release_channel", error, "serving learns of the move by looking")
+
+
+def _who_won(winner: Champion | None, fleet: str, version: str, expected: str) -> str:
     if winner is None:
         return (
             f"fleet {fleet!r} has no champion yet, and moving it to {version} expected generation "

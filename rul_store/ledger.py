@@ -388,10 +388,10 @@ _EARLIER_SAFE = f"""(
 _UPSERT_CURRENT = f"""
     INSERT INTO current_prognoses AS kept (
         fleet, unit, life, cycle, state, failure_probability, rul_cycles, safe_cycles, prognosis,
-        ledger_id, computed_at, last_read_at, recent_safe
+        ledger_id, computed_at, last_read_at, model_version, recent_safe
     )
     SELECT DISTINCT ON (unit) :fleet, unit, life, cycle, state, failure_probability, rul_cycles,
-        safe_cycles, CAST(prognosis AS json), ledger_id, computed_at, last_read_at,
+        safe_cycles, CAST(prognosis AS json), ledger_id, computed_at, last_read_at, model_version,
         CASE
             WHEN NOT {_SPEAKS.format("given")} THEN '{{}}'
             WHEN state = 'estimated' THEN ARRAY[safe_cycles]
@@ -404,7 +404,7 @@ _UPSERT_CURRENT = f"""
         failure_probability = excluded.failure_probability, rul_cycles = excluded.rul_cycles,
         safe_cycles = excluded.safe_cycles, prognosis = excluded.prognosis,
         ledger_id = excluded.ledger_id, computed_at = excluded.computed_at,
-        last_read_at = excluded.last_read_at,
+        last_read_at = excluded.last_read_at, model_version = excluded.model_version,
         recent_safe = {_EARLIER_SAFE} || excluded.recent_safe
     WHERE {_AGE.format("excluded")} > {_AGE.format("kept")}
 """  # noqa: S608

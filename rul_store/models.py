@@ -34,8 +34,10 @@ from rul_core.errors import BundleError
 from rul_core.features import Pipeline
 from rul_core.intervals import Bands
 from rul_core.issues import sentence
+from rul_core.leakage_report import GateOutcome, GateReport
 from rul_core.model import Recipe, RulModel, Support, Training
 from rul_core.prognose import prognose
+from rul_core.release import promised_band
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 from rul_core.scoring import Regimes
 from rul_core.trees import ENGINE
@@ -93,7 +95,7 @@ class LoadedModel:
 
     def metrics(self) -> Regimes:
         """Every figure of the evidence."""
-        return _decoded(self.bundle, "metrics.json", Regimes)
+        return metrics_of(self.bundle)
 
     def reference(self) -> LiveReference:
         """What drift is measured from."""
@@ -185,7 +187,7 @@ def load_model(store: BundleStore, fleet: str, version: str) -> LoadedModel:
             the platform, or the model answers otherwise than it did when it was trained.
     """
     bundle = store.open(fleet, version)
-    manifest = _manifest(bundle)
+    manifest = manifest_of(bundle)
     parts = _decoded(bundle, "model.json", _Parts)
     try:
         booster = CatBoostRegressor().load_model(blob=bundle.read("model.cbm"))
@@ -202,7 +204,54 @@ def load_model(store: BundleStore, fleet: str, version: str) -> LoadedModel:
     return LoadedModel(model=model, version=version, manifest=manifest, bundle=bundle)
 
 
-def _manifest(bundle: Bundle) -> Manifest:
+def hindrances(bundle: Bundle) -> tuple[str, ...]:
+    """What the release gate finds against a candidate by itself, whatever the champion is.
+
+    Raises:
+        BundleError: What the bundle says of it cannot be read.
+    """
+    if not {"gate.json", "metrics.json"} <= bundle.checksums.keys():
+        return ("leakage gate: the bundle has no report of it",)
+    found = gate_of(bundle).findings
+    failed = [
+        f"leakage gate, {test.name.replace('_', ' ')}: {test.detail}"
+        for test in found
+        if test.outcome is GateOutcome.FAILED
+    ]
+    if not any(test.outcome is GateOutcome.PASSED for test in found):
+        failed.append("leakage gate: no test of it was passed")
+    band = promised_band(metrics_of(bundle))
+    if not band.promise_kept:
+        failed.append(
+            f"coverage: the {band.level:.0%} band held {band.overall.share:.1%} of the truth"
+        )
+    return tuple(failed)
+
+
+def gate_of(bundle: Bundle) -> GateReport:
+    """What the leakage gate found.
+
+    Raises:
+        BundleError: It cannot be read.
+    """
+    return _decoded(bundle, "gate.json", GateReport)
+
+
+def metrics_of(bundle: Bundle) -> Regimes:
+    """Every figure of the evidence.
+
+    Raises:
+        BundleError: They cannot be read.
+    """
+    return _decoded(bundle, "metrics.json", Regimes)
+
+
+def manifest_of(bundle: Bundle) -> Manifest:
+    """What an opened bundle says of itself.
+
+    Raises:
+        BundleError: It is of another version of the platform, or wrong.
+    """
     found = bundle.manifest.get("format")
     if found != FORMAT:
         raise BundleError(

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from rul_core.errors import BundleError, StoreError
+from rul_core.errors import BundleError, StoreError, UnknownVersion
 from rul_store import files
 
 FOLDER, MANIFEST = "models", "bundle.json"
@@ -115,12 +115,13 @@ class BundleStore:
         """The bundle, once every file has its checksum.
 
         Raises:
-            BundleError: There is no such version, or a file differs, is missing or is extra.
+            UnknownVersion: There is no such version.
+            BundleError: A file differs, is missing or is extra.
         """
         folder = self._folder(fleet) / files.safe_name(version, "version")
         if not folder.is_dir():
             known = ", ".join(self.list(fleet)[-3:]) or "none"
-            raise BundleError(
+            raise UnknownVersion(
                 f"{folder} is not there (newest versions of fleet {fleet!r}: {known}); "
                 "name one that is, or restore it from a backup"
             )
@@ -133,6 +134,14 @@ class BundleStore:
             ) from error
         return Bundle(
             fleet=fleet, version=version, folder=folder, manifest=manifest, checksums=checksums
+        )
+
+    def fingerprint(self, fleet: str, version: str) -> tuple[tuple[str, int, int], ...]:
+        """What the version's files look like without being read: name, size, time of change."""
+        folder = self._folder(fleet) / files.safe_name(version, "version")
+        found = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
+        return tuple(
+            sorted((path.as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in found)
         )
 
     def list(self, fleet: str) -> tuple[str, ...]:

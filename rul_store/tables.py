@@ -4,7 +4,7 @@ What belongs here: columns, keys, indexes and what they mean. What does not: how
 (``migrations/versions``), queries (each concern's module).
 
 All times are ``timestamptz``, all figures ``double precision``. The platform removes nothing but
-idempotency records.
+idempotency records, and what challengers said that are none any more.
 """
 
 import sqlalchemy as sa
@@ -145,6 +145,7 @@ current_prognoses = sa.Table(
     sa.Column("computed_at", _time, nullable=False),
     sa.Column("last_read_at", _time),
     sa.Column("recent_safe", ARRAY(_float), nullable=False, server_default="{}"),
+    sa.Column("model_version", _text),
     sa.Index(
         "ix_current_prognoses_risk",
         "fleet",
@@ -183,6 +184,44 @@ champion_history = sa.Table(
     sa.Column("reason", _text, nullable=False),
     sa.Column("action", _text, nullable=False),
     sa.Index("ix_champion_history_from_at", "fleet", "from_at"),
+)
+
+# The newest ruling on each candidate: whether it may take the champion's place.
+rulings = sa.Table(
+    "rulings",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("version", _text, primary_key=True),
+    sa.Column("ruled_at", _time, nullable=False, server_default=_now),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("why", _text, nullable=False),
+)
+
+# The one version of a fleet that speaks beside the champion; who nominated which is in the audit.
+challengers = sa.Table(
+    "challengers",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("version", _text, nullable=False),
+    sa.Column("since", _time, nullable=False, server_default=_now),
+    sa.Column("nominated_by", _text, nullable=False),
+    sa.Column("reason", _text, nullable=False),
+)
+
+# What a challenger says, which nobody was told. ``step`` counts stretches of a life, of which the
+# last prognosis is kept, so a life has few; ``ledger_id`` is what the champion said at that cycle.
+shadow_prognoses = sa.Table(
+    "shadow_prognoses",
+    metadata,
+    sa.Column("fleet", _text, primary_key=True),
+    sa.Column("version", _text, primary_key=True),
+    sa.Column("unit", _text, primary_key=True),
+    sa.Column("life", _int, primary_key=True, autoincrement=False),
+    sa.Column("step", _int, primary_key=True, autoincrement=False),
+    sa.Column("cycle", _float, nullable=False),
+    sa.Column("ledger_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("prognosis", JSON, nullable=False),
+    sa.Column("computed_at", _time, nullable=False),
 )
 
 # The same content may lie under several paths; it is taken once.

@@ -42,12 +42,13 @@ from rul_core.model import Prepared, train
 from rul_core.release import Contender, Ruling
 from rul_core.schema import KEY, LIFE, UNIT, Outcome
 from rul_core.scoring import BandReport
-from rul_store import champions, fleets, lives
+from rul_store import champions, fleets, lives, versions
 from rul_store.champions import Champion
 from rul_store.lake import Lake
 from rul_store.lake_table import Table
 from rul_store.models import LoadedModel, Origin, load_model, save_model
 from rul_store.registry import BundleStore
+from rul_store.versions import Ruled
 
 REASON_TAG = "rul/reason"
 BY_HAND = "asked for by a person"
@@ -257,6 +258,8 @@ def released_model(
             _readings_of_failed(lake, fleet, known),
             known,
         )
+    ruled = Ruled(passed=ruling.released, why=ruling.why)
+    versions.keep_ruling(engine, fleet, challenger.version, ruled)
     if not ruling.released:
         context.log.warning("%s is not released: %s", challenger.version, ruling.why)
         return _told(champion, ruling)

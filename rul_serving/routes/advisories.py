@@ -1,14 +1,12 @@
 """``/v1/advisories``: which units near their end, and what people do about it."""
 
-import re
-from collections.abc import Collection
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
-from litestar.params import FromPath, HeaderParameter, QueryParameter, RawBody
+from litestar.params import FromPath, QueryParameter, RawBody
 from litestar.status_codes import HTTP_200_OK
 
 from rul_core.advisory_terms import (
@@ -28,6 +26,7 @@ from rul_serving.answers import Advisories, AdvisoryHistory
 from rul_serving.bodies import takes
 from rul_serving.deeds import Acknowledgement, Because, Planning, Shelving
 from rul_serving.paging import next_link
+from rul_serving.preconditions import IfMatch, tag, wanted
 from rul_serving.principal import PLAN, READ, WORK, Principal
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.routes.fleets import FleetName
@@ -37,15 +36,6 @@ from rul_store import advisory_rows, deeds, verdicts
 from rul_store.advisory_rows import Advisory, Filter
 from rul_store.deeds import Doer
 
-_TAG = re.compile(r'"([0-9]{1,18})"')
-IfMatch = Annotated[
-    str | None,
-    HeaderParameter(
-        name="If-Match",
-        max_length=1000,
-        description="The `ETag` of the advisory as it was looked at; needed.",
-    ),
-]
 Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many on a page at most.")]
 Cursor = Annotated[
     str | None, QueryParameter(max_length=1000, description="`next_cursor` of the page before.")
@@ -342,7 +332,7 @@ async def _act(
     decided: _Decision,
     step: ByPeople,
 ) -> Response[Advisory]:
-    expected = _versions(decided.if_match)
+    expected = wanted(decided.if_match)
     await visible(service, principal, decided.advisory_id)
     advisory = await service.database.ask(
         deeds.act,
@@ -355,20 +345,5 @@ async def _act(
     return _tagged(advisory)
 
 
-def _versions(if_match: str | None) -> Collection[int] | None:
-    """The versions that ``If-Match`` names (RFC 9110, 13.1.1); None for ``*``, which is any.
-
-    Raises:
-        Refusal: The header is missing.
-    """
-    if if_match is None:
-        detail = "the header If-Match is missing; send the ETag of the advisory as you looked at it"
-        raise Refusal(Kind.PRECONDITION_REQUIRED, detail)
-    tags = {tag.strip() for tag in if_match.split(",")}
-    if "*" in tags:
-        return None
-    return {int(found[1]) for tag in tags if (found := _TAG.fullmatch(tag))}
-
-
 def _tagged(advisory: Advisory) -> Response[Advisory]:
-    return Response(advisory, headers={"ETag": f'"{advisory.version}"'})
+    return Response(advisory, headers=tag(advisory.version))

@@ -12,7 +12,7 @@ from PIL import Image
 from rul_core import release
 from rul_core.leakage import GateOutcome, GateReport, GateTest
 from rul_core.simulator import Simulation, simulate
-from rul_store import champions, files
+from rul_store import champions, files, versions
 from rul_store.champions import Action, Champion
 from rul_store.models import load_model
 
@@ -80,6 +80,8 @@ def test_a_challenger_that_is_worse_stays_unreleased_and_the_run_is_no_failure(
     assert len(lived_in.bundles.list("pumps")) == 2
     told = metadata_of(result, "released_model")
     assert told["released"] is False
+    rulings = versions.known(lived_in.engine, "pumps").rulings
+    assert [ruled.why for ruled in rulings.values() if not ruled.passed] == [told["why"]]
     assert told["why"].startswith("worse than the champion: RMSE +")
     assert told["champion"] == before.version
     assert told["low_cycles"] > 0

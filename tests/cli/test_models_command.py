@@ -77,11 +77,15 @@ def released(root: Path, engine: sa.Engine) -> list[str]:
 
 def test_versions_are_listed_and_the_live_one_is_marked(released):
     told = json.loads(run("list", FLEET, "--json").stdout)
-    assert told == [{"version": version, "live": version == released[2]} for version in released]
+    assert [one["version"] for one in told] == released
+    assert [one["standing"] for one in told] == [*["earlier_champion"] * 2, "champion"]
     lines = run("list", FLEET).stderr.splitlines()
     assert [any(version in line for line in lines) for version in released] == [True] * 3
     assert [
-        version for version in released for line in lines if version in line and "live" in line
+        version
+        for version in released
+        for line in lines
+        if version in line and "│ champion" in line
     ] == [released[2]]
 
 
@@ -211,7 +215,7 @@ def test_who_has_no_name_is_told_by_number(released, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
     told = json.loads(run("rollback", FLEET, "--reason", "worse", "--json").stdout)
-    assert told["promoted_by"] == "user 987654321"
+    assert told["promoted_by"] == "cli:user 987654321"
 
 
 def test_a_database_that_does_not_answer_is_named_without_its_password(root, tmp_path, monkeypatch):

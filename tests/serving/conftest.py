@@ -15,7 +15,7 @@ from litestar.testing import TestClient
 from pydantic import SecretStr
 
 from rul_core import evaluation, lookalikes, watch
-from rul_core.leakage_report import GateReport
+from rul_core.leakage_report import GateReport, passed
 from rul_core.model import Recipe, Training, train
 from rul_core.schema import UNIT
 from rul_core.scoring import Regimes
@@ -31,6 +31,7 @@ from rul_store.registry import BundleStore
 
 SIMULATION = Simulation(units=15, running_units=3, sensors=4, settings=1, mean_life_cycles=60)
 RECIPE = Recipe(iterations=30, folds=3, threads=1)
+SOUND = GateReport(findings=(passed("renamed_units", "the features are the same"),))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Platform:
     def root(self) -> Path:
         return self.settings.root
 
-    def train(self) -> str:
+    def train(self, gate: GateReport = SOUND, pictures: dict[str, bytes] | None = None) -> str:
         """Write a bundle; give its version."""
         moment = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(seconds=next(self._moments))
         return save_model(
@@ -89,8 +90,9 @@ class Platform:
             reference=self.learnt.reference,
             metrics=self.learnt.metrics,
             trajectories=self.learnt.trajectories,
-            gate=GateReport(findings=()),
+            gate=gate,
             card="# Pumps",
+            pictures=pictures,
             now=moment,
         )  # fmt: skip
 

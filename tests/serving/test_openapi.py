@@ -28,6 +28,15 @@ CHANGES = {
         for what in ("lives", "service-state", "verdicts")
     ),
 }
+MOVES = {
+    "POST /v1/fleets/{fleet}/models/{version}/promote",
+    "POST /v1/fleets/{fleet}/champion/rollback",
+}
+FILES = {
+    "GET /v1/fleets/{fleet}/models/{version}/card": "text/markdown",
+    "GET /v1/fleets/{fleet}/models/{version}/{picture}": "image/png",
+}
+"""Operations that do not answer in JSON."""
 PROBLEM = "#/components/schemas/Problem"
 COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
 
@@ -79,7 +88,7 @@ def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere(documen
 def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
     found = operations(document)
     names = [operation["operationId"] for operation in found.values()]
-    assert len(names) == len(set(names)) == 41
+    assert len(names) == len(set(names)) == 49
     for name, operation in found.items():
         assert operation["summary"], name
         assert operation["description"], name
@@ -88,7 +97,8 @@ def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
         for status, response in operation["responses"].items():
             problem = response["content"].get("application/problem+json")
             if int(status) < 400 or (status == "503" and problem is None):
-                assert "application/json" in response["content"], (name, status)
+                kind = FILES.get(name, "application/json")
+                assert kind in response["content"], (name, status)
             else:
                 assert problem["schema"] == {"$ref": PROBLEM}, (name, status)
 
@@ -157,7 +167,32 @@ def advisory_answers(client: TestClient) -> dict[str, httpx.Response]:
     }
 
 
+def model_answers(client: TestClient, before: str) -> dict[str, httpx.Response]:
+    """Each operation on a fleet's champion and models; back and forth, so that all is as it was."""
+    fleet = "/v1/fleets/pumps"
+    any_generation = {"If-Match": "*"}
+    because = {"reason": "a test"}
+    now = client.get(f"{fleet}/champion")
+    back = client.post(f"{fleet}/champion/rollback", json=because, headers=any_generation)
+    forth = f"{fleet}/models/{now.json()['version']}/promote"
+    return {
+        "GET /v1/fleets/{fleet}/champion": now,
+        "POST /v1/fleets/{fleet}/champion/rollback": back,
+        "POST /v1/fleets/{fleet}/models/{version}/promote": client.post(
+            forth, json=because, headers=any_generation
+        ),
+        "GET /v1/fleets/{fleet}/champion/history": client.get(f"{fleet}/champion/history"),
+        "GET /v1/fleets/{fleet}/models": client.get(f"{fleet}/models?limit=1"),
+        "GET /v1/fleets/{fleet}/models/{version}": client.get(f"{fleet}/models/{before}"),
+        "GET /v1/fleets/{fleet}/models/{version}/card": client.get(f"{fleet}/models/{before}/card"),
+        "GET /v1/fleets/{fleet}/models/{version}/{picture}": client.get(
+            f"{fleet}/models/{before}/coverage.png"
+        ),
+    }
+
+
 def test_answers_are_what_their_schemas_say(document, platform):
+    before = platform.promote(platform.train(pictures={"coverage.png": b"a picture"})).version
     version = platform.release().version
     one_version = f"/v2/models/pumps/versions/{version}"
     given = Prognosis(
@@ -211,6 +246,7 @@ def test_answers_are_what_their_schemas_say(document, platform):
             path = name.format(fleet="pumps", version=version)
             answers[f"POST {name}/infer"] = client.post(f"{path}/infer", json={"inputs": [rows]})
         answers |= advisory_answers(client)
+        answers |= model_answers(client, before)
         answers["POST /v1/ledger/{ledger_id}/replay"] = client.post(f"{entry}/replay")
         wrong = client.post("/v1/prognoses", json={})
         served = client.get("/schema/openapi.json")
@@ -218,6 +254,10 @@ def test_answers_are_what_their_schemas_say(document, platform):
     for name, answer in answers.items():
         assert answer.status_code in {200, 201}, (name, answer.text)
         told = found[name]["responses"][str(answer.status_code)]
+        if name in FILES:
+            assert answer.headers["content-type"].startswith(FILES[name])
+            assert list(told["content"]) == [FILES[name]]
+            continue
         content = told["content"]["application/json"]
         check(document, content["schema"], answer.json())
     check(document, {"$ref": PROBLEM}, wrong.json())
@@ -236,7 +276,7 @@ def test_operations_say_which_keys_they_take_and_which_repeats_they_know(documen
         headers = {
             each["name"] for each in operation.get("parameters", ()) if each["in"] == "header"
         }
-        once = {"POST /v1/keys", "POST /v1/keys/{key_id}/rotate", *CHANGES}
+        once = {"POST /v1/keys", "POST /v1/keys/{key_id}/rotate", *CHANGES, *MOVES}
         assert ("Idempotency-Key" in headers) == (name in once), name
         if name in once:
             assert {"409", "422"} <= set(operation["responses"]), name
