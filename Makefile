@@ -65,11 +65,20 @@ fuzz: setup ## the property tests on examples that are new each time
 bench: setup ## feature speed against pandas, Polars and tsfresh
 	$(BIN)/python -m benchmarks.features $(ARGS)
 
+.PHONY: bench-serving
+bench-serving: setup ## speed of serving against BentoML, MLServer, FastAPI and a limit
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+.PHONY: soak
+soak: setup ## the same, with a million requests before memory is looked at again
+	$(BIN)/python -m benchmarks.serving --soak $(ARGS)
+
 .PHONY: lock
 lock: $(UV) ## compile the pins from pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra assets --extra serving --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra assets pyproject.toml -o requirements/assets.txt
 	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra serving pyproject.toml -o requirements/serving.txt
+	for peer in bentoml fastapi mlserver; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/benchmark-$$peer.in -o requirements/benchmark-$$peer.txt; done
 
 .PHONY: clean
 clean: ## remove what the project made here, but not what it learnt (.rul/)

@@ -1,0 +1,152 @@
+"""What happens to requests while a model is swapped, Redis restarts and workers are replaced.
+
+What belongs here: the load, the events, and judging every answer. What does not: speed.
+
+Two loads run at once at a modest rate: feature rows, whose figures must be those of the version
+that the answer names; and readings, each of which must be kept with a prognosis. Any other answer
+has failed, 503 with ``Retry-After`` too.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections import Counter
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import redis
+
+from benchmarks.serving_load import Check, at_rate, post
+from benchmarks.serving_peers import infer_bodies
+from benchmarks.serving_readings import Machines, encoded, kept_and_said
+from benchmarks.serving_stage import FLEET, BenchmarkError, Server, Stage, figure_of
+from rul_store.embedded import EmbeddedServers
+
+TOLERANCE = 1e-4
+WORKERS = 2
+ROWS_PER_SECOND, READINGS_PER_SECOND = 300.0, 100.0
+SWAP_SECONDS = 20.0
+"""Within so long a version that was promoted must answer."""
+
+
+async def ride(stage: Stage, rows: np.ndarray, swaps: int) -> dict[str, Any]:
+    """Every event in turn under load; counts what failed.
+
+    Args:
+        stage: With both versions saved.
+        rows: Feature rows.
+        swaps: How often the model is exchanged.
+    """
+    figures = {
+        version: figure_of(training.model, rows)
+        for version, training in zip(
+            stage.versions, (stage.learnt.champion, stage.learnt.challenger), strict=True
+        )
+    }
+    if np.abs(np.subtract(*figures.values())).max() < 1.0:
+        raise BenchmarkError("both versions say the same, so a wrong answer would not show")
+    seen: Counter[str] = Counter()
+    requests = [
+        post(f"/v2/models/{FLEET}/infer", body, key=stage.key) for body in infer_bodies(rows)
+    ]
+    check = of_a_version(requests, figures, seen)
+    machines = Machines(stage.learnt, "steady", 200)
+    readings = encoded(machines.one_by_one(stage.key), 30_000)
+    stop = asyncio.Event()
+    with stage.serving("workers", RUL_WORKERS=str(WORKERS)) as (server, address):
+        loads = [
+            asyncio.create_task(
+                at_rate(
+                    address,
+                    many,
+                    per_second=rate,
+                    seconds=250,
+                    connections=16,
+                    check=how,
+                    stop=stop,
+                )
+            )
+            for many, rate, how in (
+                (cycle(requests), ROWS_PER_SECOND, check),
+                (readings, READINGS_PER_SECOND, kept_and_said),
+            )
+        ]
+        events = await _events(stage, server, seen, swaps)
+        stop.set()
+        rows_load, readings_load = await asyncio.gather(*loads)
+    stage.acknowledged += readings_load.answered
+    failures = rows_load.failures + readings_load.failures
+    return {
+        "failures": failures.total(),
+        "by_failure": dict(+failures),
+        "answered": rows_load.answered + readings_load.answered,
+        "reconnected": rows_load.reconnected + readings_load.reconnected,
+        "workers": WORKERS,
+        "events": events,
+        "worst_ms": {
+            "rows": rows_load.latency_ms(1.0), "readings": readings_load.latency_ms(1.0)
+        },
+    }  # fmt: skip
+
+
+def of_a_version(
+    requests: list[bytes], figures: dict[str, np.ndarray], seen: Counter[str]
+) -> Check:
+    """Whether an answer says what the version that it names says.
+
+    Args:
+        requests: One a feature row.
+        figures: By version, one a feature row.
+        seen: Counts answers by version.
+    """
+    places = {request: place for place, request in enumerate(requests)}
+
+    def check(request: bytes, body: bytes) -> str:
+        answer = json.loads(body)
+        version, said = answer["model_version"], answer["outputs"][0]["data"][0]
+        seen[version] += 1
+        expected = figures[version][places[request]]
+        return "" if abs(said - expected) <= TOLERANCE else f"{said} is not {expected} of {version}"
+
+    return check
+
+
+async def _events(
+    stage: Stage, server: Server, seen: Counter[str], swaps: int
+) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+
+    async def note(name: str, began: float) -> None:
+        told.append({"event": name, "seconds": round(time.monotonic() - began, 3)})
+        await asyncio.sleep(1)
+
+    await asyncio.sleep(2)
+    for turn in range(swaps):
+        version, began = stage.versions[(turn + 1) % 2], time.monotonic()
+        before = seen[version]
+        await asyncio.to_thread(stage.promote, version)
+        async with asyncio.timeout(SWAP_SECONDS):
+            while seen[version] == before:
+                await asyncio.sleep(0.01)
+        await note("model swapped", began)
+    began = time.monotonic()
+    await asyncio.to_thread(restart_redis, stage.servers)
+    await note("Redis restarted", began)
+    began, before_workers = time.monotonic(), server.children()
+    os.kill(server.pid, signal.SIGHUP)
+    async with asyncio.timeout(120):
+        while len(now := server.children()) != WORKERS or now & before_workers:
+            await asyncio.sleep(0.05)
+    await note("every worker replaced", began)
+    return told
+
+
+def restart_redis(servers: EmbeddedServers) -> None:
+    """Stop Redis and start it again on what it had saved."""
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.shutdown(save=True)
+    with EmbeddedServers(servers.folder):  # starts what does not run; the first user stays
+        return
