@@ -48,12 +48,14 @@ from rul_serving.answers import (
     UnitHistory,
 )
 from rul_serving.inference import InferenceResponse, OutputTensor
+from rul_serving.live import MEDIA_TYPE, EndReason, StreamEnd, StreamReset, event
 from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.audit import AuditEntry, AuditPage
 from rul_store.champions import Action, Champion
 from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
+from rul_store.news import Cursor, Place
 from rul_store.replay import Replayed, ReplayVerdict
 from rul_store.unit_lives import Life, UnitLives
 from rul_store.verdicts import AlarmRecord, Finding, Verdict
@@ -372,6 +374,41 @@ ACKNOWLEDGEMENT: dict[str, Any] = {"reason": "I shall look at it today", "until"
 PLANNING: dict[str, Any] = {"reason": "with the shutdown", "due_time": "2026-11-29T06:00:00Z"}
 SHELVING: dict[str, Any] = {"reason": "a known bad sensor", "until_time": "2026-12-01T06:00:00Z"}
 BECAUSE: dict[str, Any] = {"reason": "the bearing was greased"}
+_THEN = Place(40, "51f0a9e2")
+_AT = Cursor(prognosis=Place(812, "9c9c9c9c"), advisory=Place(39, "08d2c5aa"))
+EVENTS = {
+    "prognosis": Recorded,
+    "advisory": AdvisoryEvent,
+    "reset": StreamReset,
+    "end": StreamEnd,
+}
+"""What the data of each event of a stream is."""
+STREAM = b"".join(
+    (
+        b"retry: 2000\nid: 811.4be01a77-39.08d2c5aa\n\n",
+        event("prognosis", msgspec.json.encode(RECORDED), _AT),
+        event(
+            "advisory",
+            msgspec.json.encode(HISTORY.events[0]),
+            msgspec.structs.replace(_AT, advisory=_THEN),
+        ),
+        b": nothing new\nid: 812.9c9c9c9c-40.51f0a9e2\n\n",
+        event("end", msgspec.json.encode(StreamEnd(reason=EndReason.STOPPING))),
+    )
+).decode()
+
+
+def streamed() -> dict[int, ResponseSpec]:
+    """The stream as an example, for ``responses=`` of a handler."""
+    return {
+        200: ResponseSpec(
+            str,
+            generate_examples=False,
+            description="Events, until the client leaves or `end` says why",
+            media_type=MEDIA_TYPE,
+            examples=[Example(summary="A prognosis opens an advisory", value=STREAM)],
+        )
+    }
 
 
 CHAMPION = Champion(

@@ -11,6 +11,7 @@ A handler says in its ``opt``:
 - ``naturally_idempotent``: True, where calling an unsafe operation twice is calling it once; other
   unsafe operations take an idempotency key.
 - ``shown_once``: a field of the answer that is not kept for repeats.
+- ``events``: what the data of each event of a stream is, by its name.
 """
 
 from collections.abc import Iterator
@@ -147,7 +148,12 @@ def _more(opt: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
     parameters = list(operation.get("parameters", []))
     if opt.get(TAKES_KEY):
         parameters.append(IDEMPOTENCY_KEY)
+    told = {
+        name: {"$ref": f"#/components/schemas/{type_.__name__}"}
+        for name, type_ in opt.get("events", {}).items()
+    }
     return {
+        **({"x-events": told} if told else {}),
         "security": [{name: []} for name in SECURITY_SCHEMES],
         "x-roles": [role.value for role in Role if role in opt["roles"]],
         **({"parameters": parameters} if parameters else {}),

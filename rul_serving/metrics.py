@@ -49,6 +49,15 @@ WORKERS = Gauge(
     "Processes that answer, those that drain too.",
     multiprocess_mode=shared_values.GAUGE_MODE,
 )
+STREAMS = Gauge(
+    "rul_event_streams",
+    "Streams of events that are open.",
+    multiprocess_mode=shared_values.GAUGE_MODE,
+)
+EVENTS_SENT = Counter("rul_events_sent", "Events that were put into streams.", ("type",))
+GAPS_FILLED = Counter(
+    "rul_event_gaps_filled", "Times that a stream read from PostgreSQL what it had missed."
+)
 SWALLOWED = Counter(
     "rul_swallowed_errors", "Errors that were logged and survived on purpose.", ("component",)
 )

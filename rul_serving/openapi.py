@@ -65,16 +65,18 @@ from rul_serving.inference import (
     ServerMetadata,
     ServerReady,
 )
+from rul_serving.live import StreamEnd, StreamReset
 from rul_serving.problems import Problem
 from rul_serving.routes.keys import KeyRequest, RotationRequest
 from rul_serving.rows import Reading
 from rul_serving.windows import PrognosisRequest
 from rul_store.advisories import UnitService
-from rul_store.advisory_rows import Advisory
+from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.audit import AuditPage
 from rul_store.champions import Champion
 from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
+from rul_store.news import NewsKind
 from rul_store.replay import Replayed
 from rul_store.unit_lives import UnitLives
 from rul_store.verdicts import Verdict
@@ -88,8 +90,10 @@ BODIES = (
     AdvisoryVerdict, UnitVerdict, Verdict, LifeChange, UnitLives, ServiceChange, UnitService,
     UnitHistory, FleetTrackRecord, Recorded, Replayed,
     ModelVersions, ModelDetail, Champion, ChampionHistory, Moved, Promotion,
+    AdvisoryEvent, StreamReset, StreamEnd, NewsKind,
 )  # fmt: skip
-"""Every body of a question or an answer; a test says when one is missing."""
+"""Every body of a question or an answer, and types that stand in none; a test says when one is
+missing."""
 REFERENCE = "#/components/schemas/{name}"
 DESCRIPTION = """How long the machines of a fleet will live: a state, a point, bands and reasons.
 

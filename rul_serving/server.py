@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: Litestar, settings: ServingSettings, *, announces: bool = True) -> None:
-        self._announces = announces
+        self._app, self._announces = app, announces
         self._drain_seconds = min(settings.drain_seconds, settings.shutdown_seconds / 2)
         for_requests = settings.shutdown_seconds * (1 - CLOSING_SHARE) - self._drain_seconds
         super().__init__(
@@ -96,6 +96,7 @@ class Server(uvicorn.Server):
             server.close()
         for listener in sockets or ():
             listener.close()
+        self._app.state.service.live.stop()  # clients of streams go on elsewhere
         until = asyncio.get_running_loop().time() + self._drain_seconds
         while self.server_state.connections and asyncio.get_running_loop().time() < until:
             self._close_with_the_next_answer()

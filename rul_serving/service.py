@@ -21,6 +21,7 @@ from rul_serving.gathering import Gathering
 from rul_serving.ingest import Ingest
 from rul_serving.instance import Instance
 from rul_serving.limits import Limit, Limits, Rate
+from rul_serving.live import Live
 from rul_serving.moves import Moves
 from rul_serving.past import Past
 from rul_serving.problems import Kind, Refusal
@@ -59,6 +60,7 @@ class Service:
     inspector: Inspector
     access: Access
     limits: Limits
+    live: Live
     writer: Writer
     fleetwide: FleetwideMetrics
     past: Past
@@ -92,7 +94,14 @@ class Service:
         metrics.WORKERS.set(1)
         channel = connect_redis(redis_url) if redis_url else None
         bundles = BundleStore(settings.root)
-        writer = Writer(database, Ingest(settings.root, states), models)
+        live = Live(
+            database,
+            access,
+            redis_url,
+            most=settings.max_streams,
+            most_of_one=settings.max_streams_of_one,
+        )
+        writer = Writer(database, Ingest(settings.root, states), models, live.tell)
         fleetwide = FleetwideMetrics(database, settings.root, models, instance)
         disk = Lane("the data root", 4, seconds)
         computing = Lane("inference", os.cpu_count() or 1)
@@ -108,6 +117,7 @@ class Service:
                 models.kept_current(settings.model_poll_seconds),
                 access.kept_current(settings.admin_key),
                 limits.connected(),
+                live.running(),
                 writer.running(),
             ):
                 if redis_url is not None:
@@ -121,6 +131,7 @@ class Service:
                     inspector=Inspector(bundles),
                     access=access,
                     limits=limits,
+                    live=live,
                     writer=writer,
                     fleetwide=fleetwide,
                     past=Past(settings.root, database, computing, models),

@@ -79,6 +79,13 @@ class ServingSettings(StoreSettings):
     max_readings: int = Field(
         default=50_000, ge=1, description="readings in one question, at least 1"
     )
+    max_streams: int = Field(
+        default=1_000, ge=1, description="streams of events in one process, at least 1"
+    )
+    max_streams_of_one: int = Field(
+        default=50, ge=1, description="streams of events of one principal, at least 1"
+    )
+    """In one process."""
 
     @field_validator("access")
     @classmethod

@@ -21,6 +21,9 @@ from rul_serving.principal import STATE
 HEADER = "x-request-id"
 ANSWER_HEADERS = "answer_headers"
 """Under this name a connection's state holds headers that its answer shall have, whatever it is."""
+GOES_ON = "goes_on"
+"""Under this name a connection's state says that its answer is a stream: it is answered once it
+begins, and what it takes in all is how long the client stays."""
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked every few seconds; an answer below 400 is not worth a line."""
 
@@ -49,10 +52,17 @@ def traced(app: ASGIApp) -> ASGIApp:
         header = (HEADER.encode(), chosen.encode())
         started, status = perf_counter(), 0
 
+        def count() -> None:
+            counted.IN_PROGRESS.dec()
+            template = scope.get("path_template", "unmatched")
+            counted.answered(method, template, status, perf_counter() - started)
+
         def with_header(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if GOES_ON in state:
+                    count()
                 told = (*message.get("headers", ()), *state.get(ANSWER_HEADERS, ()), header)
                 message = {**message, "headers": told}
             return send(message)
@@ -63,9 +73,10 @@ def traced(app: ASGIApp) -> ASGIApp:
         try:
             await app(scope, receive, with_header)
         finally:
-            counted.IN_PROGRESS.dec()
+            was_counted = status and GOES_ON in state
             seconds, status = perf_counter() - started, status or HTTP_500_INTERNAL_SERVER_ERROR
-            counted.answered(method, scope.get("path_template", "unmatched"), status, seconds)
+            if not was_counted:
+                count()
             if status >= HTTP_400_BAD_REQUEST or path not in PROBES:
                 _log.info(
                     "request",

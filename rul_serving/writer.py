@@ -9,7 +9,7 @@ each at once, and a busy one pays for a commit once in many requests. What is an
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -43,10 +43,18 @@ class Writer:
         database: Where they are kept.
         ingest: What is done with them.
         models: Which model answers.
+        tell: Told the fleet's name once something new is said of its units; must not wait.
     """
 
-    def __init__(self, database: Database, ingest: Ingest, models: ServedModels) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ingest: Ingest,
+        models: ServedModels,
+        tell: Callable[[str], None],
+    ) -> None:
         self._database, self._ingest, self._models = database, ingest, models
+        self._tell = tell
         self._waiting: dict[str, deque[_Waiting]] = {}
         self._waiting_rows = 0
         self._some = asyncio.Event()
@@ -141,6 +149,8 @@ class Writer:
             receipts = await self._database.ask(
                 self._ingest.take, fleet, loaded, sent, atomic=atomic
             )
+        if any(receipt.prognoses for receipt in receipts):
+            self._tell(fleet.name)
         metrics.TRANSACTION_REQUESTS.observe(len(sent))
         metrics.count_readings(fleet.name, receipts)
         return receipts

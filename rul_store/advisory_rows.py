@@ -242,6 +242,25 @@ def count_open(engine: sa.Engine) -> dict[tuple[Priority, AdvisoryState], int]:
     }
 
 
+def events_since(
+    connection: sa.Connection,
+    fleet: str,
+    position: int,
+    mark: sa.ColumnElement[str],
+    limit: int,
+    unit: str | None = None,
+) -> list[tuple[AdvisoryEvent, str]]:
+    """What happened to the fleet's advisories after a position, in order, each with its mark."""
+    table = tables.advisory_events.c
+    query = sa.select(tables.advisory_events, mark.label("mark")).where(
+        table.fleet == fleet, table.position > position
+    )
+    if unit is not None:
+        query = query.where(table.unit == unit)
+    rows = connection.execute(query.order_by(table.position).limit(limit))
+    return [(_event(row), row.mark) for row in rows]
+
+
 def last_position(connection: sa.Connection, fleet: str) -> int:
     """The position of the fleet's newest event; 0 before the first."""
     table = tables.advisory_events.c

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import polars as pl
+import redis
 import sqlalchemy as sa
 
 from rul_assets import outlook, reports, situation
@@ -26,7 +27,7 @@ from rul_core.prognose import not_configured
 from rul_core.prognosis import VALID_STATES
 from rul_core.quality import within_limits
 from rul_core.schema import KEY, LIFE, UNIT, Fleet
-from rul_store import advisories, champions, fleets, histories, ledger, lives, outcomes
+from rul_store import advisories, champions, fleets, histories, ledger, lives, news, outcomes
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel, load_model
 from rul_store.registry import BundleStore
@@ -56,6 +57,7 @@ def fleet_prognoses(
     engine: dg.ResourceParam[sa.Engine],
     lake: dg.ResourceParam[Lake],
     bundles: dg.ResourceParam[BundleStore],
+    release_channel: dg.ResourceParam[redis.Redis | None],
 ):
     """The champion's prognosis of every machine in service, at its newest reading.
 
@@ -76,6 +78,7 @@ def fleet_prognoses(
         said = outlook.prognoses(champion, lake, running, raw_rows=rows, now=now)
         drift = outlook.watch_drift(lake, fleet, champion, now=now)
     new = advisories.record(engine, fleet, said)
+    news.announce(release_channel, fleet.name)
     frame = outlook.as_frame(said)
     lake.write(PROGNOSES, fleet.name, context.run.run_id, frame, ticket=ticket)
     valid = sum(one.state in VALID_STATES for one in said)

@@ -342,6 +342,7 @@ async def _act(
         by=Doer(principal=principal.name, trace_id=tracing.trace_id()),
         expected=expected,
     )
+    service.live.tell(advisory.fleet)
     return _tagged(advisory)
 
 

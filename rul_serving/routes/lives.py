@@ -74,7 +74,7 @@ async def change_lives(
     """
     said = bodies.read(request, body, LifeChange)
     described = await service.descriptions.get(fleet)
-    return await service.database.ask(
+    told = await service.database.ask(
         deeds.change_lives,
         fleet,
         unit,
@@ -83,6 +83,8 @@ async def change_lives(
         introduces=described.unknown_units == "create",
         by=_doer(principal),
     )
+    service.live.tell(fleet)
+    return told
 
 
 @post(
@@ -106,9 +108,11 @@ async def change_service_state(
     """No advisory opens while it is not; one that is open steps aside until it is again."""
     said = bodies.read(request, body, ServiceChange)
     await service.descriptions.get(fleet)
-    return await service.database.ask(
+    told = await service.database.ask(
         deeds.serve, fleet, unit, said.state, why=said.reason, by=_doer(principal)
     )
+    service.live.tell(fleet)
+    return told
 
 
 @post(
@@ -134,7 +138,7 @@ async def judge_unit(
     said = bodies.read(request, body, UnitVerdict)
     _refuse_ending(principal, said)
     await service.descriptions.get(fleet)
-    return await service.database.ask(
+    told = await service.database.ask(
         deeds.judge,
         fleet,
         unit,
@@ -143,6 +147,8 @@ async def judge_unit(
         life=said.life,
         end=said.end.end() if said.end else None,
     )
+    service.live.tell(fleet)
+    return told
 
 
 @post(
@@ -179,7 +185,7 @@ async def judge_advisory(
     said = bodies.read(request, body, AdvisoryVerdict)
     _refuse_ending(principal, said)
     advisory = await visible(service, principal, advisory_id)
-    return await service.database.ask(
+    told = await service.database.ask(
         deeds.judge,
         advisory.fleet,
         advisory.unit,
@@ -189,6 +195,8 @@ async def judge_advisory(
         life=advisory.life,
         end=said.end.end() if said.end else None,
     )
+    service.live.tell(advisory.fleet)
+    return told
 
 
 def _refuse_ending(principal: Principal, said: AdvisoryVerdict) -> None:

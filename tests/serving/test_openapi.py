@@ -33,6 +33,7 @@ MOVES = {
     "POST /v1/fleets/{fleet}/champion/rollback",
 }
 FILES = {
+    "GET /v1/fleets/{fleet}/events": "text/event-stream",
     "GET /v1/fleets/{fleet}/models/{version}/card": "text/markdown",
     "GET /v1/fleets/{fleet}/models/{version}/{picture}": "image/png",
 }
@@ -56,6 +57,14 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def check(document: dict[str, Any], schema: dict[str, Any], value: object) -> None:
     Draft202012Validator({**schema, "components": document["components"]}).validate(value)
+
+
+def check_events(document: dict[str, Any], schemas: dict[str, Any], text: str) -> set[str]:
+    """Which events there are, once each is what its schema says."""
+    found = re.findall(r"event: (.*)\n(?:id: .*\n)?data: (.*)\n\n", text)
+    for name, data in found:
+        check(document, schemas[name], json.loads(data))
+    return {name for name, _ in found}
 
 
 def bodies(node: object) -> list[dict[str, Any]]:
@@ -88,7 +97,7 @@ def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere(documen
 def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
     found = operations(document)
     names = [operation["operationId"] for operation in found.values()]
-    assert len(names) == len(set(names)) == 49
+    assert len(names) == len(set(names)) == 50
     for name, operation in found.items():
         assert operation["summary"], name
         assert operation["description"], name
@@ -136,6 +145,16 @@ def test_every_example_is_what_its_schema_says(document):
     for schema, example in examples:
         assert set(example) <= {"summary", "description", "value"}
         check(document, schema, example["value"])
+
+
+def test_the_example_of_a_stream_has_events_as_their_schemas_say(document):
+    streams = [one for one in operations(document).values() if "x-events" in one]
+    assert len(streams) == 1
+    for operation in streams:
+        content = operation["responses"]["200"]["content"]["text/event-stream"]
+        (example,) = content["examples"].values()
+        found = check_events(document, operation["x-events"], example["value"])
+        assert found == {"prognosis", "advisory", "end"}
 
 
 def advisory_answers(client: TestClient) -> dict[str, httpx.Response]:
@@ -206,6 +225,7 @@ def test_answers_are_what_their_schemas_say(document, platform):
         "GET /v1/fleets/{fleet}/units/{unit}/prognosis": "/v1/fleets/pumps/units/a/prognosis",
         "GET /v1/fleets/{fleet}/units/{unit}/prognoses": "/v1/fleets/pumps/units/a/prognoses",
         "GET /v1/fleets/{fleet}/track-record": "/v1/fleets/pumps/track-record",
+        "GET /v1/fleets/{fleet}/events": "/v1/fleets/pumps/events?follow=false",
         "GET /v1/ledger/{ledger_id}": entry,
         "GET /v1/models": "/v1/models",
         "GET /livez": "/livez",
@@ -257,6 +277,8 @@ def test_answers_are_what_their_schemas_say(document, platform):
         if name in FILES:
             assert answer.headers["content-type"].startswith(FILES[name])
             assert list(told["content"]) == [FILES[name]]
+            if "x-events" in found[name]:
+                check_events(document, found[name]["x-events"], answer.text)
             continue
         content = told["content"]["application/json"]
         check(document, content["schema"], answer.json())
