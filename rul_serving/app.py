@@ -34,6 +34,7 @@ from rul_serving.routes import (
 )
 from rul_serving.service import Service
 from rul_serving.settings import ServingSettings
+from rul_serving.shortcut import shortened
 
 
 def create_app(
@@ -135,7 +136,7 @@ def create_app(
     )
     guard.check(app)
     # Around the router: requests to unknown addresses never reach a middleware.
-    app.asgi_handler = tracing.traced(idempotency.kept(app.asgi_handler))
+    app.asgi_handler = tracing.traced(shortened(idempotency.kept(app.asgi_handler)))
     return app
 
 

@@ -18,6 +18,7 @@ from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet, Outcome
 from rul_serving.problems import Flaw, Reason
 from rul_serving.rows import Rows
 from rul_store import histories, lives, readings
+from rul_store.copying import NewReadings
 from rul_store.lives import Standing
 from rul_store.readings import Outcome as Fate
 
@@ -159,9 +160,11 @@ class Batch:
                 else:
                     ahead.append(row)
                     before = row
+        fates: list[Fate] = []
         if ahead:
-            readings.append_new(self.connection, self.fleet, self._frame(ahead))
-        fates = readings.insert_many(self.connection, self.fleet, self._frame(others))
+            readings.append_new(self.connection, self.fleet, self._columns(ahead))
+        if others:
+            fates = readings.insert_many(self.connection, self.fleet, self._frame(others))
         for row in ahead:
             self._decide(row, Fate.NEW)
         for row, fate in zip(others, fates, strict=True):
@@ -193,6 +196,15 @@ class Batch:
             values=values[:, [known.get(name, -1) for name in channels]],
             starts=np.cumsum([0, *map(len, rows)]),
             times=[of_life[-1].time for of_life in rows],
+        )
+
+    def _columns(self, rows: Sequence[Row]) -> NewReadings:
+        return NewReadings(
+            units=[row.life[0] for row in rows],
+            lives=[row.life[1] for row in rows],
+            cycles=[row.cycle for row in rows],
+            times=[row.time for row in rows],
+            values=_values(rows, len(self.fleet.channels)),
         )
 
     def _frame(self, rows: Sequence[Row]) -> pl.DataFrame:

@@ -159,7 +159,8 @@ def _follow(
     onward = [life for life in batch.grown if life not in batch.late]
     following = batch.following(onward, served.model.fleet.channels)
     followed = follower.follow([known[life].life for life in onward], following)
-    followed += follower.follow_frame(whole)
+    if batch.late:
+        followed += follower.follow_frame(whole)
     return {(life.unit, life.life): life for life in followed}
 
 

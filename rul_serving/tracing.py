@@ -5,10 +5,10 @@ and that it is counted. What does not: how lines are written (``logs``), what is
 (``counted``), spans and exporters.
 """
 
-import os
 import re
 from collections.abc import Awaitable, Iterable
 from contextvars import ContextVar
+from random import getrandbits
 from time import perf_counter
 
 import structlog
@@ -102,4 +102,4 @@ def choose(headers: Iterable[tuple[bytes, bytes]]) -> str:
         return parent[1].decode()
     if _REQUEST_ID.fullmatch(given.get(HEADER.encode(), b"")):
         return given[HEADER.encode()].decode()
-    return os.urandom(16).hex()
+    return f"{getrandbits(128):032x}"  # a name, no secret, and no call of the system

@@ -97,7 +97,7 @@ def judge(connection: sa.Connection, fleet: Fleet, units: Iterable[str]) -> list
         "of_last": rule.of_last,
         "horizon": rule.horizon_cycles,
     }
-    found = connection.execute(sa.text(_WORTH_A_LOOK), parameters).all()
+    found = connection.execute(_WORTH_A_LOOK, parameters).all()
     if not found:
         return []
     units = [row.unit for row in found]
@@ -360,7 +360,7 @@ _SPEAKS = """
 """
 _RUNS = "coalesce(lives.outcome, 'running') = 'running'"
 _SERVES = "coalesce(units.service_state, 'in_service') = 'in_service'"
-_WORTH_A_LOOK = f"""
+_WORTH_A_LOOK = sa.text(f"""
     SELECT present.unit, present.life, present.cycle, present.recent_safe, present.ledger_id,
         {_SPEAKS} AS speaks, {_RUNS} AS runs, {_SERVES} AS serves, clock_timestamp() AS now
     FROM current_prognoses AS present
@@ -381,7 +381,7 @@ _WORTH_A_LOOK = f"""
             )
         )
     ORDER BY present.unit
-"""  # noqa: S608 - the parts are constants
+""")  # noqa: S608 - the parts are constants
 _SERVE = """
     UPDATE units SET
         service_since = CASE WHEN service_state = :state THEN service_since

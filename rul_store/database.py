@@ -33,6 +33,7 @@ MIGRATION_LOCK = 0x52554C01
 """The advisory lock that migrations of one database take in turn."""
 FLEET_LOCK = 9031
 """Seeds the hash of a fleet's name, which is the advisory lock that ``lock_fleet`` takes."""
+_LOCK_FLEET = sa.text("SELECT pg_advisory_xact_lock(:lock, hashtext(:fleet))")
 
 
 def connect(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> sa.Engine:
@@ -140,9 +141,7 @@ def lock_fleet(connection: sa.Connection, fleet: str) -> None:
     order of the commits. Take it before the rows that follow from prognoses are touched, and after
     those of units and lives: then nobody waits in a circle.
     """
-    connection.execute(
-        sa.select(sa.func.pg_advisory_xact_lock(FLEET_LOCK, sa.func.hashtext(fleet)))
-    )
+    connection.execute(_LOCK_FLEET, {"lock": FLEET_LOCK, "fleet": fleet})
 
 
 def migrate(engine: sa.Engine) -> str:

@@ -14,7 +14,7 @@ batch at a time.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -137,7 +137,7 @@ def append(
     rows = {ledger_id: _values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()}
     lock_fleet(connection, fleet)
     position, before, known = connection.execute(
-        sa.text(_HEAD), {"fleet": fleet, "ledger_id": list(rows)}
+        _HEAD, {"fleet": fleet, "ledger_id": list(rows)}
     ).one()
     fresh = [row for ledger_id, row in rows.items() if ledger_id not in known]
     for row in fresh:
@@ -145,10 +145,8 @@ def append(
         row["position"], row["prev_hash"] = position, before
         before = hash_of(before, fleet, position, row["ledger_id"], row["prognosis"])
         row["hash"] = before
-    if fresh:
-        connection.execute(sa.text(_INSERT), {"fleet": fleet, **_columns(fresh, _CHAINED_TYPES)})
-    current = {"fleet": fleet, **_columns(rows.values(), _TYPES)}
-    connection.execute(sa.text(_UPSERT_CURRENT), current)
+    written = msgspec.json.encode(list(rows.values())).decode()
+    connection.execute(_WRITE, {"fleet": fleet, "rows": written})
     return {row["ledger_id"]: given[row["ledger_id"]][1] for row in fresh}
 
 
@@ -318,17 +316,6 @@ def _read_recorded(engine: sa.Engine, query: sa.Select) -> tuple[Recorded, ...]:
     )
 
 
-def _columns(rows: Iterable[dict[str, Any]], types: Mapping[str, str]) -> dict[str, list[object]]:
-    """The rows as PostgreSQL takes many: an array a column."""
-    kept = list(rows)
-    return {name: [row[name] for row in kept] for name in types}
-
-
-def _given(types: Mapping[str, str]) -> str:
-    arrays = ", ".join(f"CAST(:{name} AS {dtype}[])" for name, dtype in types.items())
-    return f"unnest({arrays}) AS given ({', '.join(types)})"
-
-
 _TYPES = {
     "ledger_id": "uuid",
     "unit": "text",
@@ -345,11 +332,14 @@ _TYPES = {
     "rul_cycles": "double precision",
     "safe_cycles": "double precision",
     "last_read_at": "timestamptz",
+    "position": "bigint",
+    "prev_hash": "text",
+    "hash": "text",
 }
-_CHAINED_TYPES = {**_TYPES, "position": "bigint", "prev_hash": "bytea", "hash": "bytea"}
+"""Of the rows as JSON has them, bytes in base64; what is in the ledger already has no position."""
 _TOLD_TWICE = ("unit", "life", "cycle", "state", "model_version", "feature_spec", "engine")
 """Columns that say what the content says too."""
-_HEAD = """
+_HEAD = sa.text("""
     SELECT
         coalesce((SELECT max(position) FROM ledger WHERE fleet = :fleet), 0),
         coalesce(
@@ -357,20 +347,11 @@ _HEAD = """
             decode(repeat('00', 32), 'hex')
         ),
         ARRAY(SELECT ledger_id FROM ledger WHERE ledger_id = ANY(CAST(:ledger_id AS uuid[])))
-"""
+""")
 _CHAIN = f"""
     SELECT position, ledger_id, prognosis::text AS prognosis, prev_hash, hash,
         {", ".join(_TOLD_TWICE)}
     FROM ledger WHERE fleet = :fleet AND position > :after ORDER BY position LIMIT {PAGE}
-"""  # noqa: S608 - the parts are constants
-_INSERT = f"""
-    INSERT INTO ledger (
-        ledger_id, fleet, unit, life, cycle, state, prognosis, model_version, feature_spec,
-        engine, readings_seen, computed_at, position, prev_hash, hash
-    )
-    SELECT ledger_id, :fleet, unit, life, cycle, state, CAST(prognosis AS json), model_version,
-        feature_spec, engine, readings_seen, computed_at, position, prev_hash, hash
-    FROM {_given(_CHAINED_TYPES)}
 """  # noqa: S608 - the parts are constants
 _SPEAKS = "({0}.state IN ('estimated', 'beyond_horizon') AND {0}.safe_cycles IS NOT NULL)"
 _AGE = """(
@@ -385,7 +366,21 @@ _EARLIER_SAFE = f"""(
         ELSE kept.recent_safe[cardinality(kept.recent_safe) - {RECENT_PROGNOSES - 2}:]
     END
 )"""
-_UPSERT_CURRENT = f"""
+# All rows in one document: an array a column costs the client more than everything else here.
+_WRITE = sa.text(f"""
+    WITH given AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(CAST(:rows AS json))
+            AS given ({", ".join(f"{name} {dtype}" for name, dtype in _TYPES.items())})
+    ), chained AS (
+        INSERT INTO ledger (
+            ledger_id, fleet, unit, life, cycle, state, prognosis, model_version, feature_spec,
+            engine, readings_seen, computed_at, position, prev_hash, hash
+        )
+        SELECT ledger_id, :fleet, unit, life, cycle, state, CAST(prognosis AS json), model_version,
+            feature_spec, engine, readings_seen, computed_at, position,
+            decode(prev_hash, 'base64'), decode(hash, 'base64')
+        FROM given WHERE position IS NOT NULL ORDER BY position
+    )
     INSERT INTO current_prognoses AS kept (
         fleet, unit, life, cycle, state, failure_probability, rul_cycles, safe_cycles, prognosis,
         ledger_id, computed_at, last_read_at, model_version, recent_safe
@@ -397,7 +392,7 @@ _UPSERT_CURRENT = f"""
             WHEN state = 'estimated' THEN ARRAY[safe_cycles]
             ELSE ARRAY[CAST('Infinity' AS double precision)]
         END
-    FROM {_given(_TYPES)}
+    FROM given
     ORDER BY unit, {_AGE.format("given")} DESC
     ON CONFLICT (fleet, unit) DO UPDATE SET
         life = excluded.life, cycle = excluded.cycle, state = excluded.state,
@@ -407,4 +402,4 @@ _UPSERT_CURRENT = f"""
         last_read_at = excluded.last_read_at, model_version = excluded.model_version,
         recent_safe = {_EARLIER_SAFE} || excluded.recent_safe
     WHERE {_AGE.format("excluded")} > {_AGE.format("kept")}
-"""  # noqa: S608
+""")  # noqa: S608

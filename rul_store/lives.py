@@ -114,7 +114,7 @@ def lock(
         units: Their names; unknown ones are not among the answers.
     """
     found: dict[str, dict[int, Standing]] = {}
-    rows = connection.execute(sa.text(_LOCK), {"fleet": fleet, "unit": list(units)})
+    rows = connection.execute(_LOCK, {"fleet": fleet, "unit": list(units)})
     for unit, life, outcome, end_cycle, token in rows:
         standing = Standing(outcome=Outcome(outcome), end_cycle=end_cycle, token=token)
         found.setdefault(unit, {})[life] = standing
@@ -154,7 +154,7 @@ def mark(
         UNIT: [unit for unit, _ in given],
         LIFE: [life for _, life in given],
     }
-    connection.execute(sa.text(_MARK), parameters)
+    connection.execute(_MARK, parameters)
 
 
 def known_units(connection: sa.Connection, fleet: str, units: Iterable[str]) -> set[str]:
@@ -164,16 +164,16 @@ def known_units(connection: sa.Connection, fleet: str, units: Iterable[str]) -> 
     return set(connection.execute(query).scalars())
 
 
-_LOCK = """
+_LOCK = sa.text("""
     SELECT unit, life, outcome, end_cycle, token FROM lives
     WHERE fleet = :fleet AND unit = ANY(CAST(:unit AS text[]))
     ORDER BY unit, life FOR UPDATE
-"""
-_MARK = """
+""")
+_MARK = sa.text("""
     UPDATE lives SET token = :token, heard_at = clock_timestamp()
     FROM unnest(CAST(:unit AS text[]), CAST(:life AS bigint[])) AS given (unit, life)
     WHERE lives.fleet = :fleet AND lives.unit = given.unit AND lives.life = given.life
-"""
+""")
 _GIVEN = """
     unnest(
         CAST(:unit AS text[]), CAST(:life AS bigint[]),

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
+import numpy as np
 import polars as pl
 import sqlalchemy as sa
 from msgspec import Struct
 
 from rul_core.errors import StoreError
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
+from rul_store.copying import NewReadings, binary
 from rul_store.database import begin, microseconds, read_frame
 
 TAKE_ROWS = 1_000_000
@@ -77,35 +79,32 @@ def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame)
     return _compared(given, kept.unique(KEY), {tuple(row) for row in new})
 
 
-def append_new(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) -> None:
+def append_new(connection: sa.Connection, fleet: Fleet, given: NewReadings) -> None:
     """Keep readings of which none is kept yet, and of which none comes twice, as fast as can be.
 
     Args:
         connection: An open transaction that holds the lives' rows, so that nobody else adds to
             them.
         fleet: The fleet they are of.
-        readings: The columns of the fleet's readings schema; others are left out.
+        given: In the order in which they are kept.
 
     Raises:
-        StoreError: As ``insert_many``.
+        StoreError: A cycle is not finite; nothing was kept.
         psycopg.errors.UniqueViolation: A reading is kept already; the transaction is lost.
     """
-    given = _sound(fleet, readings)
-    lines = given.select(
-        pl.lit(fleet.name).alias("fleet"),
-        *KEY,
-        TIME,
-        pl.lit(_layout(connection, fleet)).alias("layout"),
-        _arrays(fleet, given).alias("measured"),
-    ).write_csv(include_header=False, datetime_format="%Y-%m-%dT%H:%M:%S%.6f%:z")
+    foreign = np.flatnonzero(~np.isfinite(given.cycles))
+    if foreign.size:
+        at = int(foreign[0])
+        raise _nameless(fleet, at + 1, given.units[at], given.lives[at], given.cycles[at])
+    content = binary(fleet.name, _layout(connection, fleet), given)
     cursor = connection.connection.cursor()
     with cursor.copy(_COPY) as copy:
-        copy.write(lines)
+        copy.write(content)
 
 
 def last_seq(connection: sa.Connection) -> int:
     """The ingestion number of the last reading that this connection kept."""
-    return connection.execute(sa.text(_LAST_SEQ)).scalar_one()
+    return connection.execute(_LAST_SEQ).scalar_one()
 
 
 def last_seqs(connection: sa.Connection, fleet: Fleet, lives: pl.DataFrame) -> list[int]:
@@ -171,11 +170,15 @@ def _sound(fleet: Fleet, readings: pl.DataFrame) -> pl.DataFrame:
     )
     if not nameless.is_empty():
         row, unit, life, cycle = nameless.select("row", *KEY).row(0)
-        raise StoreError(
-            f"reading {row} of fleet {fleet.name!r} is of unit {unit!r}, life {life}, cycle "
-            f"{cycle}; give each a unit, a life and a finite cycle"
-        )
+        raise _nameless(fleet, row, unit, life, cycle)
     return given
+
+
+def _nameless(fleet: Fleet, row: int, unit: str, life: int, cycle: float) -> StoreError:
+    return StoreError(
+        f"reading {row} of fleet {fleet.name!r} is of unit {unit!r}, life {life}, cycle "
+        f"{cycle}; give each a unit, a life and a finite cycle"
+    )
 
 
 def _arrays(fleet: Fleet, readings: pl.DataFrame) -> pl.Series:
@@ -223,7 +226,7 @@ def take_after(
 def _layout(connection: sa.Connection, fleet: Fleet) -> int:
     parameters = {"fleet": fleet.name, "channels": list(fleet.channels)}
     for statement in (_FIND_LAYOUT, _ADD_LAYOUT, _FIND_LAYOUT):
-        found = connection.execute(sa.text(statement), parameters).scalar()
+        found = connection.execute(statement, parameters).scalar()
         if found is not None:
             return found
     raise StoreError(f"the channels of fleet {fleet.name!r} could not be written; try again")
@@ -281,13 +284,13 @@ _INSERT = """
     ON CONFLICT DO NOTHING
     RETURNING unit, life, cycle
 """
-_FIND_LAYOUT = """
+_FIND_LAYOUT = sa.text("""
     SELECT layout FROM layouts WHERE fleet = :fleet AND channels = CAST(:channels AS text[])
-"""
-_ADD_LAYOUT = """
+""")
+_ADD_LAYOUT = sa.text("""
     INSERT INTO layouts (fleet, channels) VALUES (:fleet, :channels)
     ON CONFLICT DO NOTHING RETURNING layout
-"""
+""")
 _LAYOUTS = "SELECT layout, channels FROM layouts WHERE fleet = :fleet"
 _OF_KEYS = """
     readings JOIN unnest(%(unit)s::text[], %(life)s::bigint[], %(cycle)s::double precision[])
@@ -299,7 +302,7 @@ _OF_LIVES = """
         USING (unit, life)
     WHERE fleet = %(fleet)s AND ingested_seq <= %(seq)s
 """
-_LAST_SEQ = "SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq'))"
+_LAST_SEQ = sa.text("SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq'))")
 _LAST_SEQS = """
     SELECT coalesce(
         (
@@ -329,7 +332,7 @@ _SET_ASIDE = """
     ) AS given (unit, life, cycle, content, trace_id)
 """
 _COPY = """
-    COPY readings (fleet, unit, life, cycle, time, layout, measured) FROM STDIN (FORMAT csv)
+    COPY readings (fleet, unit, life, cycle, time, layout, measured) FROM STDIN (FORMAT binary)
 """
 _IN_RANGE = """
     readings

@@ -26,7 +26,7 @@ from litestar.openapi.spec import (
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import PathParameter, RawBody
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
-from litestar.types import ASGIApp, HTTPResponseStartEvent, Receive, Scope, Send
+from litestar.types import ASGIApp
 
 from rul_core.errors import Unavailable
 from rul_serving import examples, health, inference
@@ -37,10 +37,9 @@ from rul_serving.principal import ASK
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.routes.fleets import FleetName
 from rul_serving.service import Service
+from rul_serving.shortcut import LARGE_BYTES, Answer
 from rul_store.models import LoadedModel
 
-LARGE_BYTES = 16 * 1024
-"""A larger body is read and computed beside the event loop; a smaller one takes less than that."""
 JSON, BYTES = "application/json", "application/octet-stream"
 _HEADER_LENGTH = inference.HEADER_LENGTH.encode()
 VersionName = Annotated[str, PathParameter(max_length=200, description="The model's version.")]
@@ -229,7 +228,7 @@ async def _infer(
         question = inference.read(body, length, features, most)
         figures = await service.gathering.figures(found.model, question.rows)
         answer, told = inference.write(fleet, found.version, question.request, figures)
-    return _Answer(answer, told)
+    return Answer(answer, told)
 
 
 def _beside(
@@ -238,31 +237,6 @@ def _beside(
     question = inference.read(body, length, len(found.model.pipeline.names), most_rows)
     figures = table(found.model, question.rows)
     return inference.write(fleet, found.version, question.request, figures)
-
-
-class _Answer:
-    """The protocol's bytes, sent as they are: Litestar's own response takes longer than the model.
-
-    Args:
-        body: JSON, and bytes behind it.
-        json_length: Of the JSON, where there are.
-    """
-
-    def __init__(self, body: bytes, json_length: int | None) -> None:
-        self._body = body
-        self._headers = [
-            (b"content-type", JSON.encode() if json_length is None else BYTES.encode()),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        if json_length is not None:
-            self._headers.append((_HEADER_LENGTH, str(json_length).encode()))
-
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        start: HTTPResponseStartEvent = {
-            "type": "http.response.start", "status": HTTP_200_OK, "headers": self._headers
-        }  # fmt: skip
-        await send(start)
-        await send({"type": "http.response.body", "body": self._body, "more_body": False})
 
 
 def _loaded(service: Service, fleet: str, version: str | None = None) -> LoadedModel:

@@ -18,7 +18,7 @@ from rul_core.trees import ENGINE
 from rul_serving.app import create_app
 from rul_serving.gathering import Gathering
 from rul_serving.inference import OUTPUTS
-from rul_serving.routes.inference import LARGE_BYTES
+from rul_serving.shortcut import LARGE_BYTES
 from tests.serving.conftest import Platform
 
 INFER = "/v2/models/pumps/infer"
@@ -309,3 +309,85 @@ def test_tritons_client_reads_what_is_wrong(address, rows):
         with pytest.raises(InferenceServerException, match="no model 'other' answers"):
             client.get_model_metadata("other")
         assert not client.is_model_ready("other")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"json": "rows"},
+        {"json": "rows", "headers": {"X-Request-Id": "mine"}},
+        {"json": "rows", "key": ""},
+        {"json": "rows", "key": "rul_" + "0" * 8},
+        {"json": "rows", "key": "other fleet"},
+        {"json": "rows", "key": "new"},
+        {"json": "rows", "path": "/v2/models/nobody/infer"},
+        {"json": "rows", "method": "PUT"},
+        {"json": "many rows"},
+        {"json": {"inputs": []}},
+        {"content": b"\xff"},
+        {"content": b""},
+        {"json": "rows", "headers": {"Inference-Header-Content-Length": "-1"}},
+    ],
+)
+def test_both_ways_to_an_answer_say_the_same(platform, rows, told):
+    """A query, which means nothing here, makes a request take the long way."""
+    platform.release()
+    given = {"rows": {"inputs": [tensor(rows[:3])]}, "many rows": {"inputs": [tensor(rows)]}}
+    keys = {
+        "": "",
+        "known": platform.key("viewer"),
+        "other fleet": platform.key("viewer", fleets=["fans"]),
+    }
+    content = {name: told[name] for name in ("content",) if name in told}
+    if "json" in told:
+        content["content"] = json.dumps(given.get(str(told["json"]), told["json"])).encode()
+    with platform.client(access="keys") as client:
+        answers = []
+        keys["new"] = platform.key("viewer")  # which the service has not seen
+        for query in ("", "?long=1"):
+            name = told.get("key", "known")
+            key = keys.get(name, name)
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            before = counted(client)
+            answer = client.request(
+                told.get("method", "POST"),
+                told.get("path", INFER) + query,
+                headers=headers | told.get("headers", {}),
+                **content,
+            )
+            after = counted(client)
+            answers.append((answer, {k: n - before.get(k, 0.0) for k, n in after.items()}))
+    (short, counted_short), (long, counted_long) = answers
+    assert short.status_code == long.status_code
+    assert counted_short == counted_long
+    ours = {"x-request-id", "ratelimit", "content-length"}
+    assert [name for name in short.headers if name not in ours] == [
+        name for name in long.headers if name not in ours
+    ]
+    assert told.get("headers", {}).get("X-Request-Id", "") in short.headers["x-request-id"]
+    bodies = [{**json.loads(each.content), "trace_id": ""} for each in (short, long)]
+    assert bodies[0] == bodies[1]
+
+
+def counted(client: TestClient) -> dict[str, float]:
+    """Requests for figures so far, by method, path and status."""
+    lines = client.get("/metrics").text.splitlines()
+    found = (line.rsplit(" ", 1) for line in lines if line.startswith("rul_requests_total"))
+    return {labels: float(number) for labels, number in found if "infer" in labels}
+
+
+def test_the_short_way_counts_towards_the_limit(platform, rows):
+    platform.release()
+    key = {"Authorization": f"Bearer {platform.key('viewer')}"}
+    with platform.client(access="keys", requests_per_second=0.001, requests_burst=5) as client:
+        statuses = [
+            client.post(INFER, json={"inputs": [tensor(rows[:1])]}, headers=key).status_code
+            for _ in range(7)
+        ]
+    assert statuses == [200] * 5 + [429] * 2
+
+
+def test_a_body_in_pieces_takes_the_long_way(platform, client, rows):
+    body = json.dumps({"inputs": [tensor(rows[:2])]}).encode()
+    answer = client.post(INFER, content=iter([body[:50], body[50:]]))
+    assert figures(answer.json()) == expected(platform, rows[:2])

@@ -16,6 +16,7 @@ from psycopg.errors import UniqueViolation
 from rul_core.errors import StoreError, Unavailable
 from rul_core.schema import Columns, Fleet
 from rul_store import readings
+from rul_store.copying import NewReadings
 from rul_store.database import begin, connect
 from rul_store.readings import Outcome, append_new, insert_many, take_after
 
@@ -33,6 +34,16 @@ def sent(engine: sa.Engine, fleet: Fleet, readings: pl.DataFrame) -> list[Outcom
 
 def frame(*rows: Sequence[object], fleet: Fleet = PUMPS) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=fleet.readings_schema, orient="row")
+
+
+def columns(rows: pl.DataFrame) -> NewReadings:
+    return NewReadings(
+        units=rows["unit"].to_list(),
+        lives=rows["life"].to_list(),
+        cycles=rows["cycle"].to_list(),
+        times=rows["time"].to_list(),
+        values=rows.select(pl.col("load", "p", "t t").fill_null(float("nan"))).to_numpy(),
+    )
 
 
 def plain(unit: str, cycle: float, load: float = 1.0) -> tuple[object, ...]:
@@ -63,11 +74,11 @@ def test_readings_are_taken_as_they_were_written(engine: sa.Engine):
 def test_readings_that_are_known_to_be_new_are_kept_the_same_way(engine: sa.Engine):
     rows = frame(
         ("b,\"1'{}\\.", 2, 1.5, NOON, 0.1 + 0.2, None, -1e-300),
-        ("a", 1, 0.0, None, float("inf"), float("nan"), 1e300),
+        ("a", 1, 0.0, None, float("inf"), 0.0, 1e300),
         ("é\n", 1, 3.0, NOON.replace(year=1890), None, None, None),
     )
     with begin(engine) as connection:
-        append_new(connection, PUMPS, rows)
+        append_new(connection, PUMPS, columns(rows))
         last = readings.last_seq(connection)
     assert take_after(engine, PUMPS).readings.sort("unit").equals(rows.sort("unit"))
     lives = pl.DataFrame({"unit": ["é\n", "nobody", "a"], "life": [1, 1, 1]})
@@ -76,7 +87,7 @@ def test_readings_that_are_known_to_be_new_are_kept_the_same_way(engine: sa.Engi
         only = readings.of_lives(connection, PUMPS, lives, last - 1)
     assert only.equals(rows[1:2])
     with pytest.raises(UniqueViolation), begin(engine) as connection:
-        append_new(connection, PUMPS, rows[1:2])
+        append_new(connection, PUMPS, columns(rows[1:2]))
 
 
 def test_conflicts_are_kept_beside_the_readings(engine: sa.Engine):
@@ -124,7 +135,7 @@ def test_within_one_batch_the_first_counts(engine: sa.Engine):
 def test_an_empty_frame_is_nothing(engine: sa.Engine):
     assert sent(engine, PUMPS, frame()) == []
     with begin(engine) as connection:
-        append_new(connection, PUMPS, frame())
+        append_new(connection, PUMPS, columns(frame()))
     assert take_after(engine, PUMPS).readings.is_empty()
 
 
@@ -143,6 +154,50 @@ def test_a_reading_without_a_place_is_named_and_nothing_is_kept(
     with pytest.raises(StoreError, match="reading 2 of fleet 'pumps' is of unit"):
         sent(engine, PUMPS, frame(plain("a", 1), row))
     assert take_after(engine, PUMPS).readings.is_empty()
+
+
+def test_a_new_reading_without_a_finite_cycle_is_named(engine: sa.Engine):
+    rows = columns(frame(plain("a", 1), plain("b", float("inf"))))
+    with (
+        pytest.raises(StoreError, match="reading 2 of fleet 'pumps' is of unit 'b', life 1"),
+        begin(engine) as connection,
+    ):
+        append_new(connection, PUMPS, rows)
+    assert take_after(engine, PUMPS).readings.is_empty()
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=9),
+            st.integers(1, 2**31 - 1),
+            st.datetimes(timezones=st.just(UTC)) | st.none(),
+            *[st.floats(allow_nan=False) | st.none()] * 3,
+        ),
+        max_size=6,
+    )
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_both_ways_of_writing_keep_the_same(engine: sa.Engine, rows: list[tuple]):
+    """Byte for byte, as a text of each row shows; -0.0 and numbers near 0 too."""
+    one, other = (
+        msgspec.structs.replace(PUMPS, name=f"f{uuid4().hex}") for _ in ("inserted", "copied")
+    )
+    given_rows = frame(*[(unit, life, n, *rest) for n, (unit, life, *rest) in enumerate(rows)])
+    sent(engine, one, given_rows)
+    kept = sa.text(
+        "SELECT unit, life, cycle, time, measured::text FROM readings "
+        "WHERE fleet = :fleet ORDER BY cycle"
+    )
+    with begin(engine) as connection:
+        append_new(connection, other, columns(given_rows))
+        inserted, copied = (
+            connection.execute(kept, {"fleet": fleet.name}).all() for fleet in (one, other)
+        )
+    assert copied == inserted
+    assert len(copied) == len(rows)
 
 
 def test_channels_may_come_and_go(engine: sa.Engine):
