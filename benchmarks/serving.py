@@ -20,6 +20,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -103,6 +104,7 @@ SOAK_REQUESTS = 1_000_000
 def main() -> None:
     """Runs the benchmark and reports."""
     options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what it started would go on
     report = sys.stderr if options.json == "-" else sys.stdout
     plan = QUICK if options.quick else FULL
     try:
