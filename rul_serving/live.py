@@ -40,7 +40,7 @@ STALLED_SECONDS = 60.0
 WATCH_SECONDS = 0.25
 """How often keys are looked at: a revoked one ends its streams."""
 TRY_AGAIN_SECONDS = 1.0
-"""After which a stream looks again though nothing woke it."""
+"""After which a stream that could not look does so again."""
 PAGE = 50
 """News that a stream which is behind reads at once."""
 MOST_BYTES = 64 * 1024
@@ -217,7 +217,8 @@ class Stream:
         self._live, self._wanted, self._cursor = live, wanted, cursor
         self._place: int | None = None
         """In the feed; None where the stream reads by itself."""
-        self._is_failing = False
+        self._is_waiting = self._is_failing = False
+        """Whether it could not look, because others do, or PostgreSQL does not answer."""
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """What is to be sent; each is made once the one before was taken."""
@@ -233,14 +234,17 @@ class Stream:
                     return
                 silent_seconds = time.monotonic() - sent_at
                 if not told and silent_seconds < HEARTBEAT_SECONDS:
-                    await _wait(changed, min(TRY_AGAIN_SECONDS, HEARTBEAT_SECONDS - silent_seconds))
+                    seconds = HEARTBEAT_SECONDS - silent_seconds
+                    if self._place is None:
+                        seconds = min(seconds, TRY_AGAIN_SECONDS)
+                    await _wait(changed, seconds)
                     continue
                 yield told or self._alive(b": nothing new\n")
                 sent_at = time.monotonic()
 
     def _end(self, *, is_idle: bool) -> EndReason | None:
         reason = self._live.end_of(self.principal)
-        if reason is None and is_idle and not self._wanted.follow and not self._is_failing:
+        if reason is None and is_idle and not self._wanted.follow and not self._is_waiting:
             return EndReason.CAUGHT_UP
         return reason
 
@@ -252,14 +256,21 @@ class Stream:
         """The next events; empty where there is none now."""
         if self._place is not None and feed.holds(self._place):
             return self._take(feed, self._place)
+        filling, self._is_waiting = self._live.filling, True
         try:
-            async with self._live.filling:
-                told = await self._fill()
+            async with asyncio.timeout(TRY_AGAIN_SECONDS):
+                await filling.acquire()
+        except TimeoutError:
+            return b""
+        try:
+            told = await self._fill()
         except Unavailable as error:
             swallow("news", error, "a stream goes on once it can be read", told=self._is_failing)
             self._is_failing = True
             return b""
-        self._is_failing = False
+        finally:
+            filling.release()
+        self._is_waiting = self._is_failing = False
         # What there is now is in PostgreSQL, which a feed may lag behind.
         self._place = feed.place_of(self._cursor) if self._wanted.follow else None
         return told

@@ -261,25 +261,30 @@ def test_a_full_postgresql_is_told_as_503_and_survived(platform, address):
     assert_nothing_is_lost(platform, machines)
 
 
+def disturb_redis(servers: EmbeddedServers, fault: str, machines: Machines) -> None:
+    """Kill it and start it again, empty it, or stop it for a while; machines go on meanwhile."""
+    redis_client = connect_redis(servers.redis_url)
+    pid = int(redis_client.info("server")["process_id"])
+    if fault == "restarted":
+        os.kill(pid, signal.SIGKILL)
+        machines.until(3)
+        with EmbeddedServers(servers.folder):
+            pass
+    elif fault == "emptied":
+        redis_client.flushall()
+    else:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            machines.until(3)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("fault", ["restarted", "emptied", "paused"])
 def test_whatever_befalls_redis_no_request_fails(platform, own_servers, address, fault):
-    redis_client = connect_redis(own_servers.redis_url)
-    pid = int(redis_client.info("server")["process_id"])
     with Machines(platform, address) as machines:
         machines.until(5)
-        if fault == "restarted":
-            os.kill(pid, signal.SIGKILL)
-            machines.until(3)
-            with EmbeddedServers(own_servers.folder):
-                pass
-        elif fault == "emptied":
-            redis_client.flushall()
-        else:
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                machines.until(3)
-            finally:
-                os.kill(pid, signal.SIGCONT)
+        disturb_redis(own_servers, fault, machines)
         machines.until(5)
     assert machines.statuses == {200}
     assert machines.failed == 0
