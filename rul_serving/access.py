@@ -5,7 +5,9 @@ not: what a principal may do (``guard``), keys as they are kept (``rul_store.key
 
 Every process has a table of all keys that are good, so that knowing a key costs a SHA-256 and a
 look-up, and nothing waits. The table is brought up to date every ``POLL_SECONDS`` by one query for
-what changed, and at once when an unknown key comes, which asks PostgreSQL at most once a second.
+what changed. An unknown key waits for a query that begins after it came, for it may have been made
+just now, at another server; all that come meanwhile share the query, and there are at most
+``1 / UNKNOWN_KEY_SECONDS`` a second.
 The look-up is by the digest: its timing tells of digests, from which no key can be found.
 
 While PostgreSQL does not answer, the table stands: known keys are good (until they expire), and an
@@ -33,7 +35,7 @@ from rul_store.keys import ApiKey, Author
 from rul_store.swallowed import swallow
 
 POLL_SECONDS = 2.0
-UNKNOWN_KEY_SECONDS = 1.0
+UNKNOWN_KEY_SECONDS = 0.25
 FLUSH_SECONDS = 30.0
 FIRST_ADMIN = "first admin"
 CHALLENGE = 'Bearer realm="rul"'
@@ -88,8 +90,10 @@ class Access:
         try:
             yield
         finally:
-            following.cancel()
-            await asyncio.wait([following])
+            ending = [following] if self._looking is None else [following, self._looking]
+            for task in ending:
+                task.cancel()
+            await asyncio.wait(ending)
             await self._survived("key_uses", self._flush())
 
     def known(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
@@ -183,14 +187,16 @@ class Access:
         )
 
     async def _look_again(self) -> None:
-        """Learn what changed because of an unknown key: one query for all that come at once."""
-        if self._looking is None or self._looking.done():
-            now = time.monotonic()
-            if now < self._look_again_at:
-                return
-            self._look_again_at = now + UNKNOWN_KEY_SECONDS
-            self._looking = asyncio.create_task(self.refresh())
+        """Learn what changed because of an unknown key."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_in_turn())
         await asyncio.shield(self._looking)
+
+    async def _look_in_turn(self) -> None:
+        await asyncio.sleep(max(0.0, self._look_again_at - time.monotonic()))
+        self._look_again_at = time.monotonic() + UNKNOWN_KEY_SECONDS
+        self._looking = None  # who comes from now on may bring a key that this look does not see
+        await self.refresh()
 
     async def _ensure(self, admin_key: SecretStr | None) -> SecretStr | None:
         """Make the first admin key and learn what changed; give what is still to be made."""

@@ -29,11 +29,14 @@ from rul_serving import shared_values
 from rul_serving.instance import Instance
 from rul_serving.server import address_of
 from rul_serving.settings import ServingSettings
-from rul_serving.worker import READY_SECONDS, Place
+from rul_serving.worker import Place
 
 SILENT_SECONDS = 30
 """After so long without a beat a worker counts as hung. Seconds of this process: when the whole
 machine pauses nobody is hung."""
+READY_SECONDS = 60.0
+"""How long a worker that is to take over may take to be ready, once it has loaded what it needs."""
+LOADING_SECONDS = 60.0
 MOST_KILLED_STARTS = 3
 """So many workers in a row may be killed before they answer; then it is no mishap."""
 
@@ -121,7 +124,7 @@ class Supervisor:
                 metrics=str(self._metrics),
                 listener=self._listener.fileno(),
                 line=theirs.fileno(),
-                takes_over=takes_over,
+                ready_seconds=READY_SECONDS if takes_over else None,
             )
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -216,7 +219,7 @@ class Supervisor:
 
     async def _answers_in_time(self, worker: _Worker) -> bool:
         try:
-            async with asyncio.timeout(2 * READY_SECONDS):
+            async with asyncio.timeout(LOADING_SECONDS + READY_SECONDS):
                 return await asyncio.shield(worker.answers)
         except TimeoutError:
             worker.kill()

@@ -21,9 +21,6 @@ import msgspec
 from rul_serving import shared_values
 from rul_serving.instance import Instance
 
-READY_SECONDS = 60.0
-"""How long a worker that is to take over from another may take to be ready."""
-
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is told by its supervisor."""
@@ -37,8 +34,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """The inherited socket that listens."""
     line: int
     """The inherited end of the line."""
-    takes_over: bool
-    """Whether it may answer only when it is wholly ready, for another answers meanwhile."""
+    ready_seconds: float | None
+    """So soon it must be wholly ready, or not answer at all, for another answers meanwhile; none
+    where nobody does."""
 
 
 class Line:
@@ -93,13 +91,13 @@ def _serve(place: Place) -> None:
 
     async def be_ready(app: Litestar) -> None:
         """Wait until everything that the service leans on is there."""
-        until = time.monotonic() + READY_SECONDS
+        until = time.monotonic() + (place.ready_seconds or 0.0)
         while (found := await health.check(app.state.service)).status is not Readiness.READY:
             if line.has_ended() or time.monotonic() > until:
                 raise Unavailable(f"not ready to take over: {found}")
             await asyncio.sleep(0.1)
 
-    if place.takes_over:
+    if place.ready_seconds is not None:
         app.on_startup.append(be_ready)
 
     class Supervised(Server):

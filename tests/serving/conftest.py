@@ -171,12 +171,12 @@ def platform(tmp_path: Path, engine: sa.Engine, database_url: str, learnt: Learn
 
 
 @pytest.fixture(scope="session")
-def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Wait until something is so, for ten seconds at most."""
+def eventually() -> Callable[..., None]:
+    """Wait until something is so, for ten seconds at most, or as long as is said."""
     import time
 
-    def wait(is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+    def wait(is_so: Callable[[], bool], seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
         while not is_so():
             assert time.monotonic() < deadline
             time.sleep(0.01)

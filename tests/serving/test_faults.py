@@ -1,6 +1,7 @@
 """What befalls the service in real life, on real servers: what is kept, what is said, and that it
 recovers by itself."""
 
+import json
 import os
 import re
 import signal
@@ -9,11 +10,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import polars as pl
+import psutil
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -29,6 +32,7 @@ from tests.serving.test_process import process
 from tests.serving.test_readings import PATH, body
 
 UNITS = 6
+UNAVAILABLE = "/problems/unavailable"
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +72,20 @@ def address(platform: Platform) -> Generator[str]:
 class serving:  # noqa: N801 - reads as what it does
     """The service as a process of its own: its address and the process."""
 
-    def __init__(self, platform: Platform, **environment: str) -> None:
+    def __init__(self, platform: Platform, program: str = "", **environment: str) -> None:
         url = platform.settings.redis_url
+        self.log: list[str] = []
         self._process = process(
-            RUL_ROOT=str(platform.root),
-            RUL_DATABASE_URL=platform.settings.database_url.get_secret_value(),
-            RUL_REDIS_URL=url.get_secret_value() if url else "",
-            RUL_DATABASE_TIMEOUT_SECONDS="1",
-            RUL_ACCESS="open",
-            RUL_PORT="0",
-            **environment,
+            program,
+            **{
+                "RUL_ROOT": str(platform.root),
+                "RUL_DATABASE_URL": platform.settings.database_url.get_secret_value(),
+                "RUL_REDIS_URL": url.get_secret_value() if url else "",
+                "RUL_DATABASE_TIMEOUT_SECONDS": "1",
+                "RUL_ACCESS": "open",
+                "RUL_PORT": "0",
+                **environment,
+            },
         )
 
     def __enter__(self) -> tuple[str, subprocess.Popen]:
@@ -89,24 +97,30 @@ class serving:  # noqa: N801 - reads as what it does
             assert line, "the service ended before it listened"
             address = "".join(re.findall(r"http://[\d.:]+", line)[:1])
         # Somebody must read on, or the process waits for its own log.
-        threading.Thread(target=running.stdout.read, daemon=True).start()
+        threading.Thread(target=self.log.extend, args=(running.stdout,), daemon=True).start()
         return address, running
 
     def __exit__(self, *error: Any) -> None:
         self._process.__exit__(*error)
 
 
+def life(platform: Platform) -> pl.DataFrame:
+    return platform.learnt.readings.filter(pl.col(UNIT) == platform.learnt.readings[UNIT][0])
+
+
 class Machines:
     """Units that send their readings one by one, each again until it is acknowledged."""
 
-    def __init__(self, platform: Platform, address: str) -> None:
+    def __init__(self, platform: Platform, address: str, key: str = "") -> None:
         self._platform, self._address = platform, address
-        life = platform.learnt.readings.filter(pl.col(UNIT) == platform.learnt.readings[UNIT][0])
-        self._rows = body(platform, life)
+        self._headers = {"x-api-key": key} if key else {}
+        self._rows = body(platform, life(platform))
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(UNITS)]
         self.acknowledged = [0] * UNITS
         self.statuses: set[int] = set()
+        self.problems: set[str] = set()
+        """Their types."""
         self.failed = 0
 
     def __enter__(self) -> "Machines":
@@ -129,21 +143,22 @@ class Machines:
 
     def _run(self, unit: int) -> None:
         cycle = 0
-        with httpx.Client(base_url=self._address, timeout=20) as client:
+        with httpx.Client(base_url=self._address, headers=self._headers, timeout=20) as client:
             while not self._stop.is_set():
                 row = {**self._rows[cycle % len(self._rows)], "unit": f"machine {unit}"}
                 row["cycle"] = cycle + 1.0
                 try:
-                    status = client.post(PATH, json=row).status_code
+                    answer = client.post(PATH, json=row)
                 except httpx.TransportError:
                     self.failed += 1
                     time.sleep(0.02)
                     continue
-                self.statuses.add(status)
-                if status == 200:
+                self.statuses.add(answer.status_code)
+                if answer.status_code == 200:
                     cycle += 1
                     self.acknowledged[unit] = cycle
                 else:
+                    self.problems.add(answer.json()["type"])
                     self.failed += 1
                     time.sleep(0.02)
 
@@ -200,29 +215,37 @@ def test_a_restart_of_postgresql_is_told_as_503_and_survived(platform, own_serve
         restart_postgres(own_servers)
         machines.until(5)
     assert machines.statuses <= {200, 503}
+    assert machines.problems <= {UNAVAILABLE}
     assert_nothing_is_lost(platform, machines)
 
 
 def test_a_paused_postgresql_is_told_as_503_in_time_and_survived(platform, own_servers, address):
+    """For three times as long as a question is waited for, so that every wait has ended."""
     with Machines(platform, address) as machines:
         machines.until(5)
         paused = postgres_pids(own_servers)
         for pid in paused:
             os.kill(pid, signal.SIGSTOP)
         try:
-            started = time.monotonic()
-            answer = httpx.post(f"{address}{PATH}", json=machines._rows[0], timeout=20)
-            waited = time.monotonic() - started
-            live = httpx.get(f"{address}/livez")
+            for _ in range(3):
+                started = time.monotonic()
+                answer = httpx.post(f"{address}{PATH}", json=machines._rows[0], timeout=20)
+                assert time.monotonic() - started < 10
+                assert answer.status_code == 503
+                assert answer.json()["type"] == UNAVAILABLE
+                assert int(answer.headers["Retry-After"]) >= 1
+            assert httpx.get(f"{address}/livez").status_code == 200
+            health = httpx.get(f"{address}/readyz", timeout=20)
+            assert (health.status_code, health.json()["status"]) == (200, "degraded")
+            what_if = platform.question("unit-000001")
+            asked = httpx.post(f"{address}/v1/prognoses", json=what_if, timeout=20)
+            assert asked.status_code == 200
         finally:
             for pid in paused:
                 os.kill(pid, signal.SIGCONT)
-        assert answer.status_code == 503
-        assert answer.json()["type"] == "/problems/unavailable"
-        assert int(answer.headers["Retry-After"]) >= 1
-        assert waited < 10
-        assert live.status_code == 200
         machines.until(5)
+    assert machines.statuses <= {200, 503}
+    assert machines.problems <= {UNAVAILABLE}
     assert_nothing_is_lost(platform, machines)
 
 
@@ -253,7 +276,7 @@ def test_a_full_postgresql_is_told_as_503_and_survived(platform, address):
             other = connection.execute(
                 sa.text("SELECT count(*) FROM readings WHERE unit = 'other'")
             ).scalar_one()
-        assert answer.status_code == 503
+        assert (answer.status_code, answer.json()["type"]) == (503, UNAVAILABLE)
         assert "No space left on device" in answer.json()["detail"]
         assert other == 0
         machines.until(5)
@@ -313,3 +336,106 @@ def test_a_body_of_a_million_rows_is_refused_before_it_is_read(address):
     assert answer.status_code == 413
     assert answer.json()["type"] == "/problems/too-large"
     assert httpx.get(f"{address}/livez").status_code == 200
+
+
+WRONG_BODIES = {
+    "half a body": (b'[{"unit": "wrong", "cycle": 1, "val', 400, "/problems/invalid-request"),
+    "deep": (b"[" * 1_000_000, 400, "/problems/invalid-request"),
+    "deep in a row": (
+        b'[{"unit": "wrong", "cycle": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]",
+        400,
+        "/problems/invalid-request",
+    ),
+    "NaN": ({"sensor_1": "NaN"}, 400, "/problems/invalid-request"),
+    "infinity": ({"sensor_1": "-Infinity"}, 400, "/problems/invalid-request"),
+    "beyond all bounds": ({"sensor_1": "1e999"}, 422, "/problems/invalid-readings"),
+    "a number as text": ({"sensor_1": '"21.5"'}, 422, "/problems/invalid-readings"),
+    "a cycle as text": ({"cycle": '"one"'}, 422, "/problems/invalid-readings"),
+}
+
+
+def test_what_a_client_sends_wrong_is_told_nothing_of_it_is_kept_and_others_go_on(
+    platform, address
+):
+    with Machines(platform, address) as machines, httpx.Client(base_url=address) as client:
+        machines.until(2)
+        for name, (wrong, status, problem) in WRONG_BODIES.items():
+            content = wrong if isinstance(wrong, bytes) else written(machines._rows[0], wrong)
+            answer = client.post(
+                PATH, content=content, headers={"Content-Type": "application/json"}
+            )
+            assert (name, answer.status_code) == (name, status)
+            assert answer.json()["type"] == problem
+        answer = client.post("/v1/fleets/nobody/readings", json=machines._rows[:1])
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/unknown-fleet")
+        machines.until(2)
+    assert machines.statuses == {200}
+    assert_nothing_is_lost(platform, machines)
+    with begin(platform.engine) as connection:
+        kept = connection.execute(sa.text("SELECT DISTINCT unit FROM readings")).scalars().all()
+    assert sorted(kept) == [f"machine {unit}" for unit in range(UNITS)]
+
+
+def written(row: dict[str, Any], wrong: dict[str, str]) -> bytes:
+    """The row as JSON, where some of it is written otherwise."""
+    marked = {**row, "unit": "wrong", "values": dict(row["values"])}
+    for name in wrong:
+        (marked if name in marked else marked["values"])[name] = f"<{name}>"
+    text = json.dumps([marked])
+    for name, instead in wrong.items():
+        text = text.replace(f'"<{name}>"', instead)
+    return text.encode()
+
+
+def test_a_cycle_that_goes_back_is_put_where_it_belongs_or_set_aside(platform, address):
+    rows: list[dict[str, Any]] = [
+        {**row, "unit": "back"} for row in body(platform, life(platform))[:4]
+    ]
+    other = {**rows[0], "values": {**rows[0]["values"], "sensor_1": 1.0}}
+    with httpx.Client(base_url=address) as client:
+        answers = [client.post(PATH, json=row) for row in (rows[0], rows[2], rows[3], rows[1])]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        repeated, conflict = client.post(PATH, json=rows[0]), client.post(PATH, json=other)
+    assert repeated.status_code == 200
+    assert repeated.json()["repeated"] == 1
+    assert (conflict.status_code, conflict.json()["type"]) == (422, "/problems/invalid-readings")
+    assert "conflict" in conflict.text
+    found = current.one(platform.engine, "pumps", "back")
+    assert found is not None
+    assert found.prognosis is not None
+    assert found.prognosis.provenance.readings == 4
+
+
+@pytest.mark.parametrize(("hours", "warnings"), [(1, 1), (-1, 0)])
+def test_a_client_whose_clock_is_an_hour_off_is_told_and_its_readings_kept(
+    platform, address, hours, warnings
+):
+    at = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+    rows = body(platform, life(platform)[:1], time=at)
+    answer = httpx.post(f"{address}{PATH}", json=rows)
+    assert (answer.status_code, answer.json()["new"]) == (200, 1)
+    assert len(answer.json()["warnings"]) == warnings
+
+
+def test_new_workers_a_new_model_and_a_restarted_redis_fail_no_request_together(
+    platform, own_servers, eventually
+):
+    with (
+        serving(platform, RUL_WORKERS="2", RUL_DATABASE_TIMEOUT_SECONDS="10") as (address, process),
+        Machines(platform, address) as machines,
+    ):
+        supervisor = psutil.Process(process.pid)
+        before = {child.pid for child in supervisor.children()}
+        machines.until(3)
+        process.send_signal(signal.SIGHUP)
+        with connect_redis(own_servers.redis_url) as client:
+            os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
+        version = platform.release().version
+        machines.until(3)
+        with EmbeddedServers(own_servers.folder):
+            pass
+        eventually(lambda: not before & {child.pid for child in supervisor.children()}, seconds=120)
+        eventually(lambda: version in httpx.get(f"{address}/metrics", timeout=20).text)
+        machines.until(3)
+    assert (machines.statuses, machines.failed) == ({200}, 0)
+    assert_nothing_is_lost(platform, machines)

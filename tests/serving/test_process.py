@@ -15,9 +15,9 @@ from rul_store import keys
 
 
 @contextmanager
-def process(**environment: str) -> Generator[subprocess.Popen]:
+def process(program: str = "", **environment: str) -> Generator[subprocess.Popen]:
     started = subprocess.Popen(
-        [sys.executable, "-m", "rul_serving"],
+        [sys.executable, *(("-c", program) if program else ("-m", "rul_serving"))],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
