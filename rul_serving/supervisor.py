@@ -64,8 +64,12 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
-    def stop(self) -> None:
+    def stop(self, *, for_good: bool = False) -> None:
+        """Tell it to stop; for good when the whole instance does."""
         self.may_end = True
+        if for_good:
+            with contextlib.suppress(OSError):
+                self.line.shutdown(socket.SHUT_WR)  # heard before the signal is
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
 
@@ -84,6 +88,7 @@ class Supervisor:
         self._instance = Instance().name
         self._alive: list[_Worker] = []
         """The oldest first."""
+        self._numbers: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop, self._roll = asyncio.Event(), asyncio.Event()
         self._failure: BaseException | None = None
@@ -114,8 +119,8 @@ class Supervisor:
             raise self._failure
 
     async def _start(self, *, takes_over: bool = False) -> _Worker:
-        taken = {worker.number for worker in self._alive}
-        number = next(number for number in count() if number not in taken)
+        number = next(number for number in count() if number not in self._numbers)
+        self._numbers.add(number)
         ours, theirs = socket.socketpair()
         with theirs:
             place = Place(
@@ -135,6 +140,8 @@ class Supervisor:
         worker = _Worker(number, process, ours)
         self._alive.append(worker)
         self._do(self._follow(worker))
+        if self._stop.is_set():
+            worker.stop(for_good=True)
         return worker
 
     async def _follow(self, worker: _Worker) -> None:
@@ -142,9 +149,11 @@ class Supervisor:
         hearing = asyncio.create_task(self._hear(worker))
         await worker.process.wait()
         hearing.cancel()
+        await asyncio.wait([hearing])
         worker.line.close()
         shared_values.forget_gauges(self._metrics, str(worker.number))
         self._alive.remove(worker)
+        self._numbers.remove(worker.number)
         answered = worker.answers.done()
         if not answered:
             worker.answers.set_result(False)
@@ -202,7 +211,7 @@ class Supervisor:
     async def _replace_all(self) -> None:
         old = set(self._alive)
         _log.info("workers are replaced one after another", workers=len(old))
-        while old & set(self._alive):
+        while old & set(self._alive) and not self._stop.is_set():
             new = await self._start(takes_over=True)
             new.may_end = True  # as long as the old ones answer, nothing is lost with it
             if not await self._answers_in_time(new):
@@ -240,11 +249,10 @@ class Supervisor:
     async def _end_all(self) -> None:
         self._stop.set()
         self._listener.close()
-        for worker in self._alive:
-            with contextlib.suppress(OSError):
-                worker.line.shutdown(socket.SHUT_WR)  # before the signal: the instance ends
-            worker.stop()
-        await self._ended_in_time(list(self._alive))
+        while self._alive:
+            for worker in self._alive:
+                worker.stop(for_good=True)
+            await self._ended_in_time(list(self._alive))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -257,8 +265,9 @@ class Supervisor:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = self._failure or task.exception()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("supervisor failed", exc_info=error)
+            self._failure = self._failure or error
             self._stop.set()
 
 

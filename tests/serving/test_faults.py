@@ -434,7 +434,7 @@ def test_new_workers_a_new_model_and_a_restarted_redis_fail_no_request_together(
         machines.until(3)
         with EmbeddedServers(own_servers.folder):
             pass
-        eventually(lambda: not before & {child.pid for child in supervisor.children()}, seconds=120)
+        eventually(lambda: not before & {child.pid for child in supervisor.children()}, seconds=300)
         eventually(lambda: version in httpx.get(f"{address}/metrics", timeout=20).text)
         machines.until(3)
     assert (machines.statuses, machines.failed) == ({200}, 0)
