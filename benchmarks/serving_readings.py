@@ -22,6 +22,8 @@ from rul_store.database import begin
 PATH = f"/v1/fleets/{FLEET}/readings"
 BODY_ROWS, BODY_UNITS = 10_000, 100
 JSON, CSV = "application/json", "text/csv"
+SEED_ROWS = 2_500
+"""In a body of many new units, each of which costs more than its readings."""
 BULK_CONNECTIONS = 2
 """One body is read while the other is written."""
 KEPT_UP = b'"new":1,'
@@ -79,7 +81,7 @@ def encoded(requests: Iterator[bytes], count: int) -> list[bytes]:
 
 async def seed(stage: Stage, address: Address, machines: Machines, cycles: int) -> None:
     """Give every unit a first few readings."""
-    units = BODY_ROWS // cycles
+    units = SEED_ROWS // cycles
     for first in range(0, machines.count, units):
         some = range(first, min(first + units, machines.count))
         status, body = await ask(
