@@ -79,6 +79,7 @@ lock: $(UV) ## compile the pins from pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra assets pyproject.toml -o requirements/assets.txt
 	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra serving pyproject.toml -o requirements/serving.txt
 	for peer in bentoml fastapi mlserver; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/benchmark-$$peer.in -o requirements/benchmark-$$peer.txt; done
+	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --group build -o requirements/build.txt
 
 .PHONY: clean
 clean: ## remove what the project made here, but not what it learnt (.rul/)
