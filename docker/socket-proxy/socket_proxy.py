@@ -135,7 +135,7 @@ def checked_container(body: bytes, policy: Policy) -> dict[str, Any]:
     image, user = _taken(asked, "Image", str), _taken(asked, "User", str)
     command = _taken(asked, "Cmd", list)
     environment = _taken(asked, "Env", list, [])
-    networking = _taken(asked, "NetworkingConfig", dict, {})
+    networking = dict(_taken(asked, "NetworkingConfig", dict, {}))
     _taken(asked, "AttachStdout", bool, False), _taken(asked, "AttachStderr", bool, False)
     volumes = _taken(asked, "Volumes", dict, {})
     _nothing_else(asked, "")
@@ -153,13 +153,11 @@ def checked_container(body: bytes, policy: Policy) -> dict[str, Any]:
     allowed_points = {bind.split(":")[1] for bind in location.binds}
     if not set(volumes) <= allowed_points or any(volumes.values()):
         raise Refused("Volumes names places that are not the location's")
-    for network, settings in _object(
-        networking.get("EndpointsConfig", {}) or {}, "EndpointsConfig"
-    ).items():
+    # docker-py 7 names the network beside EndpointsConfig, where Docker does not look for it.
+    endpoints = _object(networking.pop("EndpointsConfig", {}) or {}, "EndpointsConfig")
+    for network, settings in (*endpoints.items(), *networking.items()):
         if network != location.network or settings:
             raise Refused(f"the network {network!r}, or what is set of it, is not the location's")
-    if not set(networking) <= {"EndpointsConfig"}:
-        raise Refused("NetworkingConfig has more than EndpointsConfig")
     return {
         "Image": image,
         "User": user,
