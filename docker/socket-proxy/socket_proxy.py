@@ -138,6 +138,8 @@ def checked_container(body: bytes, policy: Policy) -> dict[str, Any]:
     networking = dict(_taken(asked, "NetworkingConfig", dict, {}))
     _taken(asked, "AttachStdout", bool, False), _taken(asked, "AttachStderr", bool, False)
     volumes = _taken(asked, "Volumes", dict, {})
+    if _taken(asked, "Healthcheck", dict, {"Test": ["NONE"]}) != {"Test": ["NONE"]}:
+        raise Refused("a run has no health check")
     _nothing_else(asked, "")
 
     if image != location.image:
@@ -164,6 +166,7 @@ def checked_container(body: bytes, policy: Policy) -> dict[str, Any]:
         "Cmd": command,
         "Env": environment,
         "Labels": labels,
+        "Healthcheck": {"Test": ["NONE"]},
         "Volumes": {point: {} for point in volumes},
         "HostConfig": _checked_host(host, location),
         "NetworkingConfig": {"EndpointsConfig": {location.network: {}}},
