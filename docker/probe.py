@@ -1,7 +1,8 @@
 #!/opt/rul/bin/python -I
-"""Asks one service whether it is well, in a tenth of a second: ``probe http URL``, ``probe grpc
-PORT``, ``probe daemon``. Ends with 0 or says why not.
+"""Asks one service whether it is well, in a tenth of a second.
 
+``probe http URL``, ``probe metric URL LINE``, ``probe grpc PORT`` and ``probe daemon`` end with 0, or
+say why not.
 Dagster's own checks import all of Dagster, a second of CPU each time, which is most of what an
 idle stack would do.
 """
@@ -18,6 +19,13 @@ def http(url: str) -> None:
     """Pass if the address answers with success."""
     with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS):  # noqa: S310 - our own address
         return
+
+
+def metric(url: str, line: str) -> None:
+    """Pass if the metrics at the address have that line."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        if line not in answer.read().decode().splitlines():
+            sys.exit(f"{url} does not say {line}")
 
 
 def grpc(port: str) -> None:
@@ -37,9 +45,12 @@ def daemon() -> None:
     """Pass if every part of Dagster's daemon told of itself lately."""
     import psycopg2
 
-    with psycopg2.connect(
-        os.environ["DAGSTER_DATABASE_URL"].replace("+psycopg2", ""), connect_timeout=5
-    ) as connection, connection.cursor() as cursor:
+    with (
+        psycopg2.connect(
+            os.environ["DAGSTER_DATABASE_URL"].replace("+psycopg2", ""), connect_timeout=5
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute(
             "SELECT daemon_type, extract(epoch FROM now() AT TIME ZONE 'utc' - timestamp)"
             " FROM daemon_heartbeats"
@@ -51,4 +62,4 @@ def daemon() -> None:
 
 
 if __name__ == "__main__":
-    {"http": http, "grpc": grpc, "daemon": daemon}[sys.argv[1]](*sys.argv[2:])
+    {"http": http, "metric": metric, "grpc": grpc, "daemon": daemon}[sys.argv[1]](*sys.argv[2:])

@@ -4,8 +4,8 @@ What belongs here: that loop, ``python -m rul_assets.janitor``. What does not: s
 runs (Dagster's launcher), their history in Dagster's database (``defs.housekeeping``).
 
 Docker is reached through the socket proxy, which lists the ended containers of this stack's runs
-alone and removes no other. A container stays for a while, so that run monitoring can tell of what it
-died. It imports nothing of Dagster, and so needs 20 MB.
+alone and removes no other. A container stays for a while, so that run monitoring can tell of what
+it died. It imports nothing of Dagster, and so needs 20 MB.
 """
 
 import argparse

@@ -24,6 +24,7 @@ from rul_cli import (
     migrate,
     models,
     secrets,
+    stack,
 )
 from rul_cli.console import console
 from rul_core.errors import RulError
@@ -39,6 +40,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(stack.app, name="stack")
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(fetch.app, name="fetch")
 app.command("leakage-gate")(leakage.leakage_gate)

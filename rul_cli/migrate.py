@@ -16,8 +16,7 @@ def migrate() -> None:
     settings = ProvisioningSettings()
     if settings.database_admin_url is not None:
         passwords = {
-            role: password.get_secret_value()
-            for role, password in settings.database_roles.items()
+            role: password.get_secret_value() for role, password in settings.database_roles.items()
         }
         provision(settings.database_admin_url.get_secret_value(), passwords)
         console.print(f"Roles: {', '.join(passwords)}.", highlight=False)

@@ -102,8 +102,7 @@ def _redis_users(*passwords: str) -> str:
 def _htpasswd(*names: str) -> Callable[..., str]:
     def compute(*passwords: str) -> str:
         return "".join(
-            f"{name}:{_salted(password)}\n"
-            for name, password in zip(names, passwords, strict=True)
+            f"{name}:{_salted(password)}\n" for name, password in zip(names, passwords, strict=True)
         )
 
     return compute
@@ -159,9 +158,7 @@ FILES: tuple[Made | Follows, ...] = (
         ("serving_redis_url", "assets_redis_url", "redis_exporter_password"),
         _redis_users,
     ),
-    Follows(
-        "dagster_operators", NGINX, ("dagster_operator_password",), _htpasswd("operator")
-    ),
+    Follows("dagster_operators", NGINX, ("dagster_operator_password",), _htpasswd("operator")),
     Follows(
         "dagster_viewers",
         NGINX,
@@ -187,9 +184,7 @@ def make_missing(folder: Path) -> list[str]:
         return []
     _refuse_halves(there)
     made = {file.name: file for file in FILES if isinstance(file, Made)}
-    values = {
-        file.name: file.generate() for file in missing if isinstance(file, Made)
-    }
+    values = {file.name: file.generate() for file in missing if isinstance(file, Made)}
     needed = {name for file in missing if isinstance(file, Follows) for name in file.of}
     for name in sorted(needed - values.keys()):
         values[name] = made[name].value(_read(folder / name))

@@ -7,6 +7,7 @@ The passwords are sent as SCRAM verifiers, so that no log of the server has one.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import Field, SecretStr
@@ -23,7 +24,6 @@ DATABASES = {"rul": (MIGRATOR, READERS_AND_WRITERS), "dagster": ("dagster", ())}
 """Each database: its owner, and who else may connect."""
 WATCHERS = ("postgres_exporter",)
 """May read the server's statistics."""
-
 
 
 class ProvisioningSettings(Settings):
@@ -79,7 +79,7 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
 
 
 def _verifier(connection: sa.Connection, role: str, password: str) -> str:
-    driver = connection.connection.driver_connection
+    driver: Any = connection.connection.driver_connection
     return driver.pgconn.encrypt_password(
         password.encode(), role.encode(), b"scram-sha-256"
     ).decode()

@@ -1,5 +1,7 @@
-"""A guard before Docker's socket: lets Dagster's run launcher make, look at, start and stop the
-containers of its own runs, the janitor list and remove the ended ones, and nobody anything else.
+"""A guard before Docker's socket, for runs of Dagster alone.
+
+The run launcher may make, look at, start and stop the containers of its own runs; the janitor may
+list the ended ones, read their logs and remove them; nobody may do anything else.
 
 What belongs here: what may pass. What does not: making runs (``dagster_docker``), removing them
 (``rul_assets.janitor``).
@@ -7,8 +9,8 @@ What belongs here: what may pass. What does not: making runs (``dagster_docker``
 Whoever may create containers freely is root on the host. So a create request is taken apart, held
 against the policy of the code location that its label names, and a new request is written from
 what was understood: a field that is not known here never reaches Docker, however it is spelled
-(Docker takes ``privileged`` for ``Privileged``). A container is touched only when Docker itself says
-that it bears this stack's label. Standard library alone: this program is trusted most.
+(Docker takes ``privileged`` for ``Privileged``). A container is touched only when Docker itself
+says that it bears this stack's label. Standard library alone: this program is trusted most.
 
 ``POLICY`` in the environment is JSON: ``stack`` and, by name, ``locations`` with the ``image``,
 ``network``, ``user``, ``binds``, ``memory``, ``nano_cpus`` and ``pids`` of their runs.
@@ -41,7 +43,9 @@ LONGEST_STOP_SECONDS = 60
 
 TMPFS = re.compile(r"size=\d{1,4}m,mode=1777,noexec,nosuid,nodev")
 MOST_TMPFS_MIB = 1024
-ENVIRONMENT = re.compile(r"(?:DAGSTER|RUL|OMP|OPENBLAS|MKL|NUMBA|POLARS)_[A-Z_]+=.*|PGPASSFILE=.*", re.S)
+ENVIRONMENT = re.compile(
+    r"(?:DAGSTER|RUL|OMP|OPENBLAS|MKL|NUMBA|POLARS)_[A-Z_]+=.*|PGPASSFILE=.*", re.S
+)
 COMMANDS = (["dagster", "api", "execute_run"], ["dagster", "api", "resume_run"])
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -108,7 +112,9 @@ class Policy:
         for name, one in locations.items():
             if not re.fullmatch(r"[1-9]\d{3,8}:[1-9]\d{3,8}", one.user):
                 raise ValueError(f"POLICY: the user of {name} is {one.user!r}, not one over 999")
-            foreign = [bind for bind in one.binds if not re.fullmatch(r"[\w.-]+:/[\w./-]+:r[ow]", bind)]
+            foreign = [
+                bind for bind in one.binds if not re.fullmatch(r"[\w.-]+:/[\w./-]+:r[ow]", bind)
+            ]
             if foreign:
                 raise ValueError(f"POLICY: {foreign[0]!r} of {name} is no named volume")
         return cls(stack, locations)
@@ -138,7 +144,8 @@ def checked_container(body: bytes, policy: Policy) -> dict[str, Any]:
     networking = dict(_taken(asked, "NetworkingConfig", dict, {}))
     _taken(asked, "AttachStdout", bool, False), _taken(asked, "AttachStderr", bool, False)
     volumes = _taken(asked, "Volumes", dict, {})
-    if _taken(asked, "Healthcheck", dict, {"Test": ["NONE"]}) != {"Test": ["NONE"]}:
+    check = dict(_taken(asked, "Healthcheck", dict, {"Test": ["NONE"]}))
+    if check.pop("Test", None) != ["NONE"] or any(check.values()):
         raise Refused("a run has no health check")
     _nothing_else(asked, "")
 
@@ -213,7 +220,9 @@ def _checked_host(host: dict[str, Any], location: Location) -> dict[str, Any]:
         ("PidsLimit", pids, location.pids),
     ):
         if not 0 < given <= most:
-            raise Refused(f"HostConfig.{name} is {given}; more than 0 and at most {most} may be had")
+            raise Refused(
+                f"HostConfig.{name} is {given}; more than 0 and at most {most} may be had"
+            )
     if swap != memory:
         raise Refused("HostConfig.MemorySwap is not Memory, so the container could swap")
     if not 0 <= reservation <= memory or not 0 <= shares <= 4096:
@@ -308,7 +317,6 @@ class Guard(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
-    server: "GuardServer"
 
     # Method, path, whether a container's own label is looked at first, the handling method.
     ROUTES = (
@@ -323,6 +331,20 @@ class Guard(BaseHTTPRequestHandler):
         ("POST", re.compile(rf"(?P<version>{_VERSION})/containers/{_ID}/stop"), "_stop"),
         ("DELETE", re.compile(rf"(?P<version>{_VERSION})/containers/{_ID}"), "_remove"),
     )
+
+    @property
+    def _policy(self) -> Policy:
+        return self._guard.policy
+
+    @property
+    def _docker(self) -> str:
+        return self._guard.docker
+
+    @property
+    def _guard(self) -> "GuardServer":
+        if not isinstance(self.server, GuardServer):
+            raise TypeError("a guard is only of a GuardServer")
+        return self.server
 
     def answer(self) -> None:
         """Let the request pass, or say why not."""
@@ -345,7 +367,8 @@ class Guard(BaseHTTPRequestHandler):
             self._tell(502, f"Docker does not answer the socket proxy: {error}")
             self._say(f"docker does not answer: {error}")
 
-    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = do_CONNECT = answer
+    # The names that http.server looks for.
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = do_CONNECT = answer  # noqa: N815
 
     def _pass(self, _found: dict[str, str], _query: Any, _body: bytes) -> None:
         self._relay(self.command, self.path.partition("?")[0])
@@ -353,12 +376,12 @@ class Guard(BaseHTTPRequestHandler):
     def _create(self, found: dict[str, str], query: dict[str, list[str]], body: bytes) -> None:
         if query:
             raise Refused("a run's container has no name and no platform")
-        container = checked_container(body, self.server.policy)
+        container = checked_container(body, self._policy)
         self._relay("POST", f"{found['version']}/containers/create", json.dumps(container).encode())
 
     def _list(self, found: dict[str, str], _query: Any, _body: bytes) -> None:
         # Whatever was asked for: the ended containers of this stack's runs, and no others.
-        filters = {"label": [f"{STACK_LABEL}={self.server.policy.stack}"], "status": list(ENDED)}
+        filters = {"label": [f"{STACK_LABEL}={self._policy.stack}"], "status": list(ENDED)}
         query = urllib.parse.urlencode({"all": "1", "filters": json.dumps(filters)})
         self._relay("GET", f"{found['version']}/containers/json?{query}")
 
@@ -410,8 +433,8 @@ class Guard(BaseHTTPRequestHandler):
         told = json.loads(body)
         labels = told["Config"]["Labels"] or {}
         if (
-            labels.get(STACK_LABEL) != self.server.policy.stack
-            or labels.get(LOCATION_LABEL) not in self.server.policy.locations
+            labels.get(STACK_LABEL) != self._policy.stack
+            or labels.get(LOCATION_LABEL) not in self._policy.locations
         ):
             raise Refused("the container is no run of this stack")
         if ended and told["State"]["Status"] not in ENDED:
@@ -440,7 +463,7 @@ class Guard(BaseHTTPRequestHandler):
     def _ask(
         self, method: str, path: str, body: bytes | None = None, most: int = MOST_ANSWER_BYTES
     ) -> tuple[int, str, bytes]:
-        engine = _Engine(self.server.docker)
+        engine = _Engine(self._docker)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             engine.request(method, path, body, headers)
@@ -470,7 +493,7 @@ class Guard(BaseHTTPRequestHandler):
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing more than ``_say`` does."""
 
 
