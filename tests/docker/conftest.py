@@ -17,7 +17,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 OWN, STRANGER = "a" * 64, "b" * 64
-POLICY = {
+POLICY: dict[str, Any] = {
     "stack": "rul",
     "locations": {
         "rul": {
@@ -103,7 +103,7 @@ def fake_docker(tmp_path: Path) -> Generator[tuple[FakeDocker, str]]:
         def address_string(self) -> str:
             return "a socket"
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     path = str(tmp_path / "docker.sock")

@@ -1,4 +1,4 @@
-"""What the guard before Docker's socket lets through: a run as the launcher asks for it, no more."""
+"""What the guard before Docker's socket lets through: a run as the launcher asks for it."""
 
 import copy
 import json
@@ -6,11 +6,12 @@ import socket
 from types import ModuleType
 from typing import Any
 
-import docker
 import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+
+import docker
 
 from .conftest import OWN, POLICY, STRANGER
 
@@ -71,7 +72,7 @@ def test_what_docker_py_really_sends_is_understood(ask, fake_docker, socket_prox
     sent: list[dict[str, Any]] = []
 
     def post(self, url, data=None, **_):
-        sent.append(json.loads(data) if isinstance(data, str) else data)
+        sent.append(json.loads(data))
         raise requests.ConnectionError("only what is sent is wanted")
 
     monkeypatch.setattr(requests.Session, "post", post)
@@ -343,7 +344,8 @@ def test_a_list_shows_the_ended_runs_whatever_was_asked_for(ask, fake_docker):
 @pytest.mark.parametrize(
     "smuggled",
     [
-        b"POST /v1.41/containers/create HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1.41/containers/create HTTP/1.1\r\nHost: a\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET /_ping HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 40\r\n\r\n",
         b"GET /_ping HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
     ],
