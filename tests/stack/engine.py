@@ -176,8 +176,8 @@ class Stack:
             "docker", "run", "--rm", "--interactive", "--user=10002:10000", "--network=none",
             "--entrypoint=sh", f"--volume={NAME}_training_data:/data",
             self.config["services"]["dagster-code"]["image"], "-ec",
-            'umask 0007; mkdir -p "$(dirname "$1")"; cat >"$1.part"; mv "$1.part" "$1"', "put", path,
-            feed=content,
+            'umask 0007; mkdir -p "$(dirname "$1")"; cat >"$1.part"; mv "$1.part" "$1"',
+            "put", path, feed=content,
         )  # fmt: skip
 
     def ask(

@@ -527,7 +527,7 @@ def test_dagster_s_state_is_told(stack: Stack):
         assert wait_until(lambda q=query: value(q), 60, query, every=3)
 
 
-# --- breaking
+# --- what breaks, and heals
 def test_instances_are_found_as_they_scale(stack: Stack):
     was = len(stack.containers("api"))
     stack.compose(
@@ -651,8 +651,9 @@ def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
     victim = wait_until(one_that_runs, 120, "a run starts", every=0.5)[0]
     os.kill(victim["State"]["Pid"], signal.SIGKILL)
     run_id = victim["Config"]["Labels"]["dagster/run_id"]
+    failed = f"SELECT 1 FROM runs WHERE run_id = '{run_id}' AND status = 'FAILURE'"
     wait_until(
-        lambda: stack.sql("dagster", f"SELECT 1 FROM runs WHERE run_id = '{run_id}' AND status = 'FAILURE'"),
+        lambda: stack.sql("dagster", failed),
         90, "the dead run is failed", every=2,
     )  # fmt: skip
     again = wait_until(
