@@ -164,6 +164,9 @@ class State:
                 ).records
                 for record in records:
                     self._materialised[name, record.partition_key or ""] = record.timestamp
+            last = self._instance.get_latest_materialization_event(key)
+            if last is not None and last.get_dagster_event().partition is None:
+                self._materialised[name, ""] = last.timestamp
             if newest:
                 self._materialised_after[name] = max(newest.values())
         family = GaugeMetricFamily(
@@ -177,7 +180,7 @@ class State:
 
     def _asset_checks(self) -> Iterable[Metric]:
         while True:
-            records = self._instance.get_event_records(
+            records = self._instance.event_log_storage.get_event_records(
                 dg.EventRecordsFilter(
                     dg.DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=self._checks_after
                 ),

@@ -132,7 +132,7 @@ def forget(logs: Path, *, older_than_seconds: float, now: float) -> int:
             if now - path.stat().st_mtime > older_than_seconds:
                 path.unlink()
                 removed += 1
-        if Path(folder) != logs and not any(os.scandir(folder)):
+        if Path(folder) != logs and not list(Path(folder).iterdir()):
             Path(folder).rmdir()
     return removed
 

@@ -55,6 +55,9 @@ def runs_that_are_the_last(instance: dg.DagsterInstance) -> Iterator[str]:
         instance: Dagster's.
     """
     for key in instance.get_asset_keys():
+        last = instance.get_latest_materialization_event(key)
+        if last is not None:  # of an asset without partitions it is the only one
+            yield last.run_id
         newest = [
             *instance.get_latest_storage_id_by_partition(
                 key, dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -78,7 +81,7 @@ def _evaluations(instance: dg.DagsterInstance) -> Iterator[dg.EventLogRecord]:
     """Every judgement, the oldest first."""
     after = 0
     while True:
-        records = instance.get_event_records(
+        records = instance.event_log_storage.get_event_records(
             dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=after),
             limit=PAGE,
             ascending=True,

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 
@@ -33,7 +34,7 @@ def falling() -> None:
 
 @pytest.fixture
 def instance() -> Generator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
+    with dg.instance_for_test() as made:  # the ephemeral one has no sensors and schedules
         made.add_dynamic_partitions("fleet", [*PASSES])
         yield made
 
@@ -62,7 +63,9 @@ def test_runs_are_counted_by_job_and_status(instance):
 
 
 def test_the_queue_and_the_oldest_run_are_told_with_their_age(instance):
-    instance.create_run_for_job(falling, status=dg.DagsterRunStatus.QUEUED)
+    waiting = instance.create_run_for_job(falling)
+    enqueued = DagsterEvent(dg.DagsterEventType.RUN_ENQUEUED.value, falling.name)
+    instance.run_storage.handle_run_event(waiting.run_id, enqueued)
     instance.create_run_for_job(falling, status=dg.DagsterRunStatus.STARTED)
     found = samples(State(instance).read(now() + timedelta(seconds=100)))
     assert found["rul_dagster_run_queue_length",] == 1

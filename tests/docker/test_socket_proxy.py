@@ -71,7 +71,7 @@ def test_what_docker_py_really_sends_is_understood(ask, fake_docker, socket_prox
     """With the very options of dagster.yaml and compose.yaml."""
     sent: list[dict[str, Any]] = []
 
-    def post(self, url, data=None, **_):
+    def post(self: requests.Session, url: str, data: str, **_: Any):
         sent.append(json.loads(data))
         raise requests.ConnectionError("only what is sent is wanted")
 
