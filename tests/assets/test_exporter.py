@@ -5,9 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from dagster._core.events import DagsterEvent
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
+from sqlalchemy.engine import make_url
 
 from rul_assets.exporter import DURATION_BOUNDS, Durations, Exporter, State
 
@@ -33,8 +38,10 @@ def falling() -> None:
 
 
 @pytest.fixture
-def instance() -> Generator[dg.DagsterInstance]:
-    with dg.instance_for_test() as made:  # the ephemeral one has no sensors and schedules
+def instance(database_url: str) -> Generator[dg.DagsterInstance]:
+    url = make_url(database_url).set(drivername="postgresql+psycopg2").render_as_string(False)
+    storage = {"storage": {"postgres": {"postgres_url": url}}}
+    with dg.instance_for_test(overrides=storage) as made:
         made.add_dynamic_partitions("fleet", [*PASSES])
         yield made
 
@@ -63,9 +70,12 @@ def test_runs_are_counted_by_job_and_status(instance):
 
 
 def test_the_queue_and_the_oldest_run_are_told_with_their_age(instance):
-    waiting = instance.create_run_for_job(falling)
-    enqueued = DagsterEvent(dg.DagsterEventType.RUN_ENQUEUED.value, falling.name)
-    instance.run_storage.handle_run_event(waiting.run_id, enqueued)
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("rul"), "repository")
+    instance.create_run_for_job(
+        falling,
+        status=dg.DagsterRunStatus.QUEUED,
+        remote_job_origin=RemoteJobOrigin(repository, falling.name),
+    )
     instance.create_run_for_job(falling, status=dg.DagsterRunStatus.STARTED)
     found = samples(State(instance).read(now() + timedelta(seconds=100)))
     assert found["rul_dagster_run_queue_length",] == 1

@@ -38,7 +38,7 @@ from .engine import (
 pytestmark = pytest.mark.stack
 
 HEAL_SECONDS = 60.0
-RUN_SECONDS = 420.0
+RUN_SECONDS = 600.0
 MATERIAL = demo_data.simulated(7)
 FLEET = MATERIAL.fleet.name
 NO_HEALTH_CHECK = {"nginx-exporter"}
