@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 from dagster._core.remote_origin import (
-    GrpcServerCodeLocationOrigin,
+    RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
@@ -70,9 +70,8 @@ def test_runs_are_counted_by_job_and_status(instance):
 
 
 def test_the_queue_and_the_oldest_run_are_told_with_their_age(instance):
-    repository = RemoteRepositoryOrigin(
-        GrpcServerCodeLocationOrigin("dagster-code", 4000, location_name="rul"), "repository"
-    )
+    location = RegisteredCodeLocationOrigin("rul")  # ty: ignore[abstract-class-instantiation]
+    repository = RemoteRepositoryOrigin(location, "repository")
     instance.create_run_for_job(
         falling,
         status=dg.DagsterRunStatus.QUEUED,
