@@ -47,6 +47,7 @@ lint: setup ## formatting, lint, types, the walls between packages
 	$(BIN)/ruff check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports
+	$(BIN)/hadolint --failure-threshold info docker/*/Dockerfile
 
 .PHONY: format
 format: setup ## write the formatting that lint demands
@@ -73,12 +74,39 @@ bench-serving: setup ## speed of serving against BentoML, MLServer, FastAPI and 
 soak: setup ## the same, with a million requests before memory is looked at again
 	$(BIN)/python -m benchmarks.serving --soak $(ARGS)
 
+.PHONY: images
+images: setup ## build the stack's images, and fetch the official ones that are not here
+	docker compose build
+	for image in $$(docker compose config --images | sort -u); do docker image inspect $$image >/dev/null 2>&1 || docker pull --quiet $$image; done
+
+.PHONY: up
+up: setup ## the container stack: its secrets, a look whether it can start, then all of it, healthy
+	$(BIN)/rul stack init
+	$(BIN)/rul secrets init
+	$(BIN)/rul stack check
+	docker compose up --detach --wait --no-build
+
+.PHONY: down
+down: ## stop the container stack; what it keeps stays in its volumes
+	docker compose down
+
+.PHONY: stack-test
+stack-test: setup ## every promise of the container stack, on a real Docker engine
+	docker compose build --quiet
+	$(BIN)/pytest tests/stack -m stack --verbose --no-header --tb=short -p no:cacheprovider $(ARGS)
+
+.PHONY: scan
+scan: ## known holes in the images, where trivy is installed; a step of every release
+	@command -v trivy >/dev/null || { echo "trivy is not installed; see https://trivy.dev"; exit 1; }
+	for image in $$(docker compose config --images | sort -u); do trivy image --exit-code 1 --severity HIGH,CRITICAL --ignore-unfixed $$image || exit 1; done
+
 .PHONY: lock
 lock: $(UV) ## compile the pins from pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra assets --extra serving --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra assets pyproject.toml -o requirements/assets.txt
 	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --extra serving pyproject.toml -o requirements/serving.txt
 	for peer in bentoml fastapi mlserver; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header requirements/benchmark-$$peer.in -o requirements/benchmark-$$peer.txt; done
+	$(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header -c requirements/dev.txt --group build -o requirements/build.txt
 
 .PHONY: clean
 clean: ## remove what the project made here, but not what it learnt (.rul/)

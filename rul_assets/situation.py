@@ -65,7 +65,8 @@ def under_way(engine: sa.Engine, lake: Lake, fleet: str) -> str:
     """
     core, kept = lake.current(CORE, fleet), lake.current(FEATURES, fleet)
     if core is None:
-        return ""
+        failed = lives.count_ended(engine, fleet, outcome=Outcome.FAILED)
+        return f"{CORE} has not been made yet" if failed else ""
     if _failed_since(engine, core):
         return f"a life has failed since {CORE} was made"
     if kept is None or kept.notes[CORE_GENERATION] != str(core.generation):

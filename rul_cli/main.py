@@ -11,7 +11,21 @@ from types import FrameType
 import typer
 from rich.markup import escape
 
-from rul_cli import audit, benchmark, demo, dev, fetch, fleet, keys, leakage, ledger, models
+from rul_cli import (
+    audit,
+    benchmark,
+    demo,
+    dev,
+    fetch,
+    fleet,
+    keys,
+    leakage,
+    ledger,
+    migrate,
+    models,
+    secrets,
+    stack,
+)
 from rul_cli.console import console
 from rul_core.errors import RulError
 
@@ -25,11 +39,14 @@ app.add_typer(models.app, name="models")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(secrets.app, name="secrets")
+app.add_typer(stack.app, name="stack")
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(fetch.app, name="fetch")
 app.command("leakage-gate")(leakage.leakage_gate)
 app.command("demo")(demo.demo)
 app.command("dev")(dev.dev)
+app.command("migrate")(migrate.migrate)
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

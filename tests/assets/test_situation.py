@@ -21,7 +21,9 @@ def test_nothing_is_known_of_a_fleet_before_its_first_file(house):
 
 def test_lives_cannot_be_learnt_from_until_features_were_made_of_their_readings(house):
     house.drop(simulate(FEW).table, "march.parquet")
-    house.make("raw_readings", "core_readings")
+    house.make("raw_readings")
+    assert of(house).under_way == "core_readings has not been made yet"
+    house.make("core_readings")
     assert of(house).under_way == "features has not caught up with core_readings"
     house.make("features")
     assert of(house).under_way == ""

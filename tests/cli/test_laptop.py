@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 import yaml
@@ -10,6 +11,8 @@ import yaml
 from rul_cli.laptop import opened
 from rul_core.errors import SettingsError, Unavailable
 from rul_store.database import begin, connect
+
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,19 @@ def test_without_named_servers_embedded_ones_run_while_it_is_open(tmp_path):
         pass
     left.dispose()
     assert (tmp_path / "servers").is_dir()
+
+
+def test_the_stack_s_files_at_the_project_s_root_are_not_the_laptop_s(tmp_path, monkeypatch):
+    """Whoever starts Dagster here gets no Docker launcher, though dagster.yaml lies beside."""
+    monkeypatch.chdir(PROJECT)
+    stack = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
+    assert stack["run_launcher"]["class"] == "PatientDockerRunLauncher"
+    with opened(tmp_path) as laptop:
+        monkeypatch.setenv("DAGSTER_HOME", laptop.environment()["DAGSTER_HOME"])
+        with dg.DagsterInstance.get() as instance:
+            assert type(instance.run_launcher).__name__ == "DefaultRunLauncher"
+            assert instance.run_coordinator is not None
+            assert not instance.run_retries_enabled
 
 
 def test_named_servers_are_used_and_none_is_started(tmp_path, database_url, redis_url, monkeypatch):

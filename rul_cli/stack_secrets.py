@@ -1,0 +1,260 @@
+"""The secrets of the container stack: which files there are, whose they are, what is in them.
+
+What belongs here: the list of files, making what is missing, seeing that what is there may be used.
+What does not: the command (``secrets``), giving the files to containers (``compose.yaml``).
+
+A file is *made* of a new password, or *follows* from files that are made. Nothing is ever written
+over: a secret that is lost must be replaced on purpose, for a server may know the old one.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rul_core.errors import SettingsError
+
+MODE = 0o400
+FOLDER_MODE = 0o700
+
+# The users of the containers, as compose.yaml and the images have them.
+SERVING, ASSETS, POSTGRES, REDIS, NGINX = 10001, 10002, 999, 999, 101
+NOBODY, REDIS_EXPORTER, GRAFANA = 65534, 59000, 472
+ROLES = ("rul_migrator", "rul_serving", "rul_assets", "dagster", "postgres_exporter")
+"""Of PostgreSQL; what each may do is set where they are made (``rul_store.provisioning``)."""
+
+_REDIS_RULES = {
+    "serving": "~* &* +@all -@admin -@dangerous +info",
+    "assets": "~* &* +@all -@admin -@dangerous +info",
+    "exporter": "-@all +ping +info +config|get +slowlog|len +slowlog|get +latency|latest "
+    "+latency|histogram +client|setname",
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file with one new secret between two fixed texts."""
+
+    name: str
+    owner: int | None
+    """A user id; none for whoever makes it, since it is for people."""
+    before: str = ""
+    after: str = ""
+    generate: Callable[[], str] = field(default=lambda: secrets.token_urlsafe(32))
+
+    def text(self, value: str) -> str:
+        """The file's content."""
+        return f"{self.before}{value}{self.after}"
+
+    def value(self, text: str) -> str:
+        """The secret in the file's content.
+
+        Raises:
+            SettingsError: The content is not of this form.
+        """
+        inner = text.rstrip("\n")
+        if not (inner.startswith(self.before) and inner.endswith(self.after)):
+            raise SettingsError(
+                f"the secret file {self.name} does not begin with {self.before!r} and end with "
+                f"{self.after!r}; correct it, or remove it and what follows from it"
+            )
+        return inner[len(self.before) : len(inner) - len(self.after)]
+
+
+@dataclass(frozen=True)
+class Follows:
+    """A file that is computed from secrets, by name of their files."""
+
+    name: str
+    owner: int
+    of: tuple[str, ...]
+    compute: Callable[..., str]
+
+
+def _admin_key() -> str:
+    from rul_store import keys
+
+    return keys.generate()
+
+
+def _database_url(role: str) -> str:
+    return f"postgresql://{role}:"
+
+
+def _roles(*passwords: str) -> str:
+    return json.dumps(dict(zip(ROLES, passwords, strict=True)), indent=2) + "\n"
+
+
+def _redis_users(*passwords: str) -> str:
+    """Redis' list of users; it holds hashes, and nobody may come in without a name."""
+    lines = ["user default off", "user health on nopass -@all +ping"]
+    for (user, rules), password in zip(_REDIS_RULES.items(), passwords, strict=True):
+        digest = hashlib.sha256(password.encode()).hexdigest()
+        lines.append(f"user {user} on #{digest} {rules}")
+    return "\n".join(lines) + "\n"
+
+
+def _htpasswd(*names: str) -> Callable[..., str]:
+    def compute(*passwords: str) -> str:
+        return "".join(
+            f"{name}:{_salted(password)}\n" for name, password in zip(names, passwords, strict=True)
+        )
+
+    return compute
+
+
+def _salted(password: str) -> str:
+    # The password has 256 random bits, so that no slow hash is needed to hide it.
+    salt = os.urandom(16)
+    digest = hashlib.sha1(password.encode() + salt).digest()  # noqa: S324 - what nginx can verify
+    return "{SSHA}" + base64.b64encode(digest + salt).decode()
+
+
+def _redis_exporter(text: str) -> str:
+    return json.dumps({"redis://redis:6379": text}) + "\n"
+
+
+_RUL = "@postgres:5432/rul"
+FILES: tuple[Made | Follows, ...] = (
+    Made("postgres_superuser", POSTGRES),
+    Made("migrator_database_url", ASSETS, _database_url("rul_migrator"), _RUL),
+    Made("serving_database_url", SERVING, _database_url("rul_serving"), _RUL),
+    Made("assets_database_url", ASSETS, _database_url("rul_assets"), _RUL),
+    Made("dagster_pgpass", ASSETS, "postgres:5432:dagster:dagster:"),
+    Made("postgres_exporter_password", NOBODY),
+    Made("serving_redis_url", SERVING, "redis://serving:", "@redis:6379/0"),
+    Made("assets_redis_url", ASSETS, "redis://assets:", "@redis:6379/0"),
+    Made("redis_exporter_password", REDIS_EXPORTER, '{"redis://redis:6379": "', '"}'),
+    Made("admin_api_key", SERVING, generate=_admin_key),
+    Made("grafana_admin_password", GRAFANA),
+    Made("dagster_operator_password", None),
+    Made("dagster_viewer_password", None),
+    Follows(
+        "database_admin_url",
+        ASSETS,
+        ("postgres_superuser",),
+        lambda password: f"postgresql://postgres:{password}@postgres:5432/postgres",
+    ),
+    Follows(
+        "database_roles",
+        ASSETS,
+        (
+            "migrator_database_url",
+            "serving_database_url",
+            "assets_database_url",
+            "dagster_pgpass",
+            "postgres_exporter_password",
+        ),
+        _roles,
+    ),
+    Follows(
+        "redis_users",
+        REDIS,
+        ("serving_redis_url", "assets_redis_url", "redis_exporter_password"),
+        _redis_users,
+    ),
+    Follows("dagster_operators", NGINX, ("dagster_operator_password",), _htpasswd("operator")),
+    Follows(
+        "dagster_viewers",
+        NGINX,
+        ("dagster_operator_password", "dagster_viewer_password"),
+        _htpasswd("operator", "viewer"),
+    ),
+)
+"""In the order in which they are made."""
+
+
+def make_missing(folder: Path) -> list[str]:
+    """Write every file that is not there; give their names.
+
+    Each is its maker's, with mode 0400; ``owners`` says whose it should become.
+
+    Raises:
+        SettingsError: What is there cannot be read or does not fit what would be made; says what to
+            remove. Then nothing was written.
+    """
+    there = {file.name for file in FILES if (folder / file.name).exists()}
+    missing = [file for file in FILES if file.name not in there]
+    if not missing:
+        return []
+    _refuse_halves(there)
+    made = {file.name: file for file in FILES if isinstance(file, Made)}
+    values = {file.name: file.generate() for file in missing if isinstance(file, Made)}
+    needed = {name for file in missing if isinstance(file, Follows) for name in file.of}
+    for name in sorted(needed - values.keys()):
+        values[name] = made[name].value(_read(folder / name))
+    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    folder.chmod(FOLDER_MODE)
+    for file in missing:
+        _write(folder / file.name, _content(file, values))
+    return [file.name for file in missing]
+
+
+def owners(caller: int) -> dict[str, int]:
+    """Each file's user id; those for people are the caller's."""
+    return {file.name: caller if file.owner is None else file.owner for file in FILES}
+
+
+def complaints(folder: Path, caller: int) -> list[str]:
+    """What keeps the containers from reading their secrets, or lets others read them."""
+    found = []
+    for name, owner in owners(caller).items():
+        path = folder / name
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            found.append(f"the secret file {path} is missing; run `rul secrets init`")
+            continue
+        mode = stat.S_IMODE(status.st_mode)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            found.append(f"{path} is empty or no file; remove it and run `rul secrets init`")
+        elif mode & 0o077:
+            found.append(
+                f"the secret file {path} can be read by others (mode {mode:04o}); "
+                f"run `chmod 0400 {path}`"
+            )
+        elif status.st_uid != owner:
+            found.append(
+                f"{path} belongs to user {status.st_uid}, and the container that reads it is user "
+                f"{owner}; run `rul secrets init`, which sets the owner"
+            )
+    return found
+
+
+def _refuse_halves(there: set[str]) -> None:
+    """A file that follows from one that is lost would not fit the new one."""
+    for file in FILES:
+        if isinstance(file, Follows) and file.name in there:
+            lost = [name for name in file.of if name not in there]
+            if lost:
+                raise SettingsError(
+                    f"the secret file {', '.join(lost)} is missing, and {file.name} was made from "
+                    f"it; put it back, or remove {file.name} too and both are made anew"
+                )
+
+
+def _content(file: Made | Follows, values: Mapping[str, str]) -> str:
+    if isinstance(file, Made):
+        return file.text(values[file.name])
+    return file.compute(*(values[name] for name in file.of))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except PermissionError as error:
+        raise SettingsError(
+            f"{path} is there, but this user may not read it to make what follows from it; "
+            "run the command as root"
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

@@ -1,0 +1,199 @@
+"""What compose.yaml promises of every service, read as it stands, without Docker.
+
+``make stack-test`` looks at the same in the running containers.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rul_cli.stack_secrets import FILES, Made
+
+PROJECT = Path(__file__).parents[2]
+TEXT = (PROJECT / "compose.yaml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ONE_SHOT = {"migrate", "run-secrets", "rul"}
+each_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def defaults() -> dict[str, set[str]]:
+    """Every variable of compose.yaml, with the defaults that stand there."""
+    found: dict[str, set[str]] = {}
+    for name, default in re.findall(r"\$\{(STACK_[A-Z_]+):-([^}]*)\}", TEXT):
+        found.setdefault(name, set()).add(default)
+    return found
+
+
+def variables(path: str) -> dict[str, str]:
+    """The variables of a file, those that are commented out too."""
+    lines = (PROJECT / path).read_text().splitlines()
+    matches = [re.fullmatch(r"#?(STACK_[A-Z_]+)=(.*)", line) for line in lines]
+    return {found[1]: found[2] for found in matches if found}
+
+
+@each_service
+def test_a_service_is_confined(name):
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["init"] is True
+    assert not {"privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"} & set(service)
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+    assert service["stop_grace_period"]
+    for place in service["tmpfs"]:
+        assert place.startswith("/var/run/postgresql:") or place.endswith("noexec,nosuid,nodev")
+    assert int(service["user"].partition(":")[0]) > 0
+
+
+@each_service
+def test_a_service_has_limits(name):
+    resources = SERVICES[name]["deploy"]["resources"]
+    assert set(resources["limits"]) == {"cpus", "memory", "pids"}
+    assert SERVICES[name]["cpu_shares"] > 0
+    if name not in ONE_SHOT:
+        assert resources["reservations"]["memory"]
+
+
+@each_service
+def test_a_service_is_started_again_and_asked_how_it_is(name):
+    service = SERVICES[name]
+    if name in ONE_SHOT:
+        assert service["healthcheck"] == {"disable": True}
+        assert service["restart"] in {"no", "on-failure:3"}
+        return
+    assert service["restart"] == "unless-stopped"
+    if name == "nginx-exporter":  # its image has no program that could ask
+        return
+    assert {"interval", "timeout", "retries", "start_period", "test"} == set(service["healthcheck"])
+
+
+def test_only_the_guard_mounts_anything_of_the_host():
+    mounts = {
+        name: [v for v in service.get("volumes", ()) if v.startswith(("/", "."))]
+        for name, service in SERVICES.items()
+    }
+    assert {name for name, found in mounts.items() if found} == {"socket-proxy"}
+    used = {v.partition(":")[0] for s in SERVICES.values() for v in s.get("volumes", ())}
+    assert used - {"/var/run/docker.sock"} <= set(COMPOSE["volumes"])
+
+
+def test_ports_are_published_to_this_machine_alone_but_for_nginx():
+    published = {name: s["ports"] for name, s in SERVICES.items() if "ports" in s}
+    for name, ports in published.items():
+        assert name == "nginx" or all(port.startswith("127.0.0.1:") for port in ports)
+    assert "nginx" in published
+
+
+def test_a_secret_is_a_file_that_the_service_s_own_user_may_read():
+    owners = {file.name: file.owner for file in FILES}
+    for name, service in SERVICES.items():
+        for secret in service.get("secrets", ()):
+            source = secret["source"] if isinstance(secret, dict) else secret
+            assert str(owners[source]) == service["user"].partition(":")[0], (name, source)
+    assert {*COMPOSE["secrets"]} == {file.name for file in FILES if is_mounted(file.name)}
+
+
+def is_mounted(name: str) -> bool:
+    """Whether a container gets it; the passwords of people are for people."""
+    file = next(file for file in FILES if file.name == name)
+    return not (isinstance(file, Made) and file.owner is None)
+
+
+def test_no_secret_is_in_an_environment():
+    for name, service in SERVICES.items():
+        for variable, value in (service.get("environment") or {}).items():
+            looks_secret = re.search(r"PASS|SECRET|TOKEN|KEY", variable)
+            assert not looks_secret or str(value).startswith("/run/secrets/"), (name, variable)
+            assert not re.search(r"://[^/@]*:[^/@]+@", str(value)), (name, variable)
+
+
+def test_only_what_tells_of_alerts_may_call_out():
+    networks = COMPOSE["networks"]
+    closed = {
+        name
+        for name, said in networks.items()
+        if said.get("internal")
+        or said.get("driver_opts", {}).get("com.docker.network.bridge.enable_ip_masquerade")
+        == "false"
+    }
+    assert set(networks) - closed == {"egress"}
+    assert {n for n, s in SERVICES.items() if "egress" in s.get("networks", ())} == {"alertmanager"}
+
+
+def test_the_guard_s_network_has_only_those_who_need_docker():
+    joined = {name for name, s in SERVICES.items() if "docker" in s.get("networks", ())}
+    assert joined == {"socket-proxy", "dagster-daemon", "dagster-webserver", "dagster-janitor"}
+    asks = {n for n, s in SERVICES.items() if "DOCKER_HOST" in (s.get("environment") or {})}
+    assert asks == joined - {"socket-proxy"}
+
+
+def test_the_documents_have_every_service_with_its_networks_and_user():
+    table = (PROJECT / "docs" / "stack.md").read_text().partition("<!-- networks -->")[2]
+    rows = {}
+    for line in table.partition("<!-- end -->")[0].strip().splitlines()[2:]:
+        service, networks, _, user, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        rows[service] = (set(re.findall(r"`(\w+)`", networks)), user)
+    described = {
+        name: (set(s.get("networks", ())), s["user"].partition(":")[0])
+        for name, s in SERVICES.items()
+        if name != "rul"
+    }
+    assert rows == described
+
+
+def test_a_variable_has_one_default_which_the_example_states():
+    found = defaults()
+    assert {name: values for name, values in found.items() if len(values) > 1} == {}
+    example = variables(".env.example")
+    assert example == {name: values.pop() for name, values in found.items()}
+
+
+def test_the_small_profile_changes_what_there_is():
+    assert set(variables("docker/two-cores.env")) <= set(defaults())
+
+
+def test_what_a_run_may_mount_is_the_same_for_who_asks_and_for_the_guard():
+    asked = re.search(r'"volumes": (\[[^\]]*\])', TEXT)
+    allowed = re.search(r'"binds": (\[[^\]]*\])', TEXT)
+    assert asked is not None
+    assert allowed is not None
+    assert yaml.safe_load(asked[1]) == yaml.safe_load(allowed[1])
+
+
+def test_a_container_s_file_passes_the_linter():
+    files = sorted(PROJECT.glob("docker/*/Dockerfile"))
+    assert {path.parent.name for path in files} == {"assets", "serving", "socket-proxy"}
+    program = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run(
+        [program, "--failure-threshold", "info", *files],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_is_built_from_is_named_and_nothing_else_comes_along():
+    lines = (PROJECT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    assert not {"secrets", ".env", ".rul", ".git", "tests", "data"} & allowed
+
+
+def test_images_install_by_hash_and_label_themselves():
+    for path in PROJECT.glob("docker/*/Dockerfile"):
+        text = path.read_text()
+        installs = re.findall(r"pip install .*", text)
+        assert all("--require-hashes" in line or "--no-deps" in line for line in installs), path
+        for label in ("title", "description", "licenses", "version", "revision"):
+            assert f"org.opencontainers.image.{label}" in text, path
+        assert "HEALTHCHECK" in text, path
+        assert re.search(r"^USER [1-9]\d{4}:", text, re.MULTILINE), path

@@ -1,0 +1,26 @@
+"""One stack for all of these tests, made new and removed with all it kept."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from .engine import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("stack") / "secrets")
+    remove(made)
+    rul = str(Path(__file__).parents[2] / ".venv" / "bin" / "rul")
+    made.run(rul, "secrets", "init", "--to", str(made.secrets))
+    made.run(rul, "stack", "check", "--secrets", str(made.secrets)) if not made.left_out else None
+    yield made
+    remove(made)
+
+
+def remove(stack: Stack) -> None:
+    """Remove every container, network and volume of the stack under test."""
+    for run in stack.runs():
+        stack.run("docker", "rm", "--force", run["Id"])
+    stack.compose("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=5")

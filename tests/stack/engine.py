@@ -1,0 +1,246 @@
+"""The stack under test, through Docker's command line, as an operator has it.
+
+It is a project of its own, with ports, networks, secrets and volumes of its own, so that a stack
+that lives on the same machine is not touched. Small and quick: few trees, looks every few seconds.
+"""
+
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[2]
+NAME = "rul-test"
+HTTP_PORT, PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT = 18080, 19090, 19093, 13000
+SETTINGS = {
+    "COMPOSE_PROJECT_NAME": NAME,
+    "STACK_HTTP_ADDRESS": "127.0.0.1",
+    "STACK_HTTP_PORT": str(HTTP_PORT),
+    "STACK_PROMETHEUS_PORT": str(PROMETHEUS_PORT),
+    "STACK_ALERTMANAGER_PORT": str(ALERTMANAGER_PORT),
+    "STACK_GRAFANA_PORT": str(GRAFANA_PORT),
+    "STACK_FRONTEND_SUBNET": "10.213.0.0/24",
+    "STACK_BACKEND_SUBNET": "10.213.1.0/24",
+    "STACK_MONITORING_SUBNET": "10.213.2.0/24",
+    "STACK_DOCKER_SUBNET": "10.213.3.0/24",
+    "STACK_EGRESS_SUBNET": "10.213.4.0/24",
+    "STACK_HEALTH_INTERVAL": "5s",
+    "STACK_HEALTH_TIMEOUT": "30s",  # other work may share the machine
+    "STACK_HEALTH_START_PERIOD": "170s",
+    "STACK_RETRAIN_COOL_DOWN_SECONDS": "0",
+    "STACK_LEARNING_ITERATIONS": "60",
+    "STACK_KEEP_ENDED_RUNS_SECONDS": "60",
+}
+ONE_SHOT = frozenset({"migrate", "run-secrets"})
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that runs, as Docker describes it."""
+
+    name: str
+    service: str
+    told: dict[str, Any]
+
+    @property
+    def pid(self) -> int:
+        """Of its first process, seen from the host."""
+        return self.told["State"]["Pid"]
+
+    @property
+    def main_pid(self) -> int:
+        """Of the program itself; the first process is Docker's init."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(children[0])
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Its address in each network, by the network's short name."""
+        return {
+            name.removeprefix(f"{NAME}_"): network["IPAddress"]
+            for name, network in self.told["NetworkSettings"]["Networks"].items()
+        }
+
+    @property
+    def is_well(self) -> bool:
+        """It runs, and its health check passes, where it has one."""
+        state = self.told["State"]
+        return state["Running"] and state.get("Health", {}).get("Status", "healthy") == "healthy"
+
+
+class Stack:
+    """All of it.
+
+    Args:
+        secrets: Where its secrets are made.
+    """
+
+    def __init__(self, secrets: Path) -> None:
+        self.secrets = secrets
+        cores = os.cpu_count() or 1
+        small = (PROJECT / "docker" / "two-cores.env").read_text() if cores < 4 else ""
+        chosen = dict(
+            line.split("=", 1) for line in small.splitlines() if line and not line.startswith("#")
+        )
+        group = Path("/var/run/docker.sock").stat().st_gid
+        self.environment = {
+            **os.environ,
+            **chosen,
+            **SETTINGS,
+            "STACK_SECRETS": str(secrets),
+            "STACK_DOCKER_GID": str(group),
+            "COMPOSE_DISABLE_ENV_FILE": "1",
+            "COMPOSE_STATUS_STDOUT": "0",
+        }
+
+    def run(self, *command: str, feed: bytes | None = None, check: bool = True) -> str:
+        """Run a command with the stack's settings; give what it printed."""
+        done = subprocess.run(
+            command, cwd=PROJECT, env=self.environment, input=feed, capture_output=True, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"{' '.join(command)} ended with {done.returncode}:\n"
+                f"{done.stdout.decode()[-3000:]}\n{done.stderr.decode()[-3000:]}"
+            )
+        return done.stdout.decode()
+
+    def compose(self, *arguments: str, **more: Any) -> str:
+        """Run Compose."""
+        return self.run("docker", "compose", *arguments, **more)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What Compose understood."""
+        return json.loads(self.compose("config", "--format", "json"))
+
+    @cached_property
+    def services(self) -> list[str]:
+        """Those whose images are on this machine, in order."""
+        return [
+            name
+            for name, said in self.config["services"].items()
+            if self.run("docker", "image", "ls", "--quiet", said["image"]).strip()
+        ]
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """Services whose images can be had from a registry alone, which this machine cannot ask."""
+        return sorted(set(self.config["services"]) - set(self.services))
+
+    def up(self) -> float:
+        """Start what is not running, and wait until all is well; give the seconds."""
+        started = time.monotonic()
+        self.compose("up", "--detach", "--wait", "--no-build", *self.services)
+        return time.monotonic() - started
+
+    def containers(self, service: str | None = None) -> list[Container]:
+        """Those of the stack that run, or of one service."""
+        filters = [f"--filter=label=com.docker.compose.project={NAME}"]
+        if service:
+            filters.append(f"--filter=label=com.docker.compose.service={service}")
+        names = self.run("docker", "ps", "--quiet", *filters).split()
+        if not names:
+            return []
+        return [
+            Container(
+                told["Name"].removeprefix("/"),
+                told["Config"]["Labels"]["com.docker.compose.service"],
+                told,
+            )
+            for told in json.loads(self.run("docker", "inspect", *names))
+        ]
+
+    def container(self, service: str) -> Container:
+        """The first container of a service."""
+        return self.containers(service)[0]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every container that Dagster made here, running or not, as Docker describes it."""
+        names = self.run("docker", "ps", "-aq", f"--filter=label=rul.stack={NAME}").split()
+        return json.loads(self.run("docker", "inspect", *names)) if names else []
+
+    def secret(self, name: str) -> str:
+        """What is in a secret file."""
+        return (self.secrets / name).read_text().strip()
+
+    def put(self, path: str, content: bytes) -> None:
+        """Drop a file into the data volume, as a person or a machine would: whole or not at all."""
+        self.run(
+            "docker", "run", "--rm", "--interactive", "--user=10002:10000", "--network=none",
+            "--entrypoint=sh", f"--volume={NAME}_training_data:/data",
+            self.config["services"]["dagster-code"]["image"], "-ec",
+            'umask 0007; mkdir -p "$(dirname "$1")"; cat >"$1.part"; mv "$1.part" "$1"',
+            "put", path, feed=content,
+        )  # fmt: skip
+
+    def ask(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        method: str | None = None,
+        port: int = HTTP_PORT,
+        timeout: float = 20,
+    ) -> tuple[int, Any]:
+        """Ask through nginx, with the administrator's key; give the status and the answer."""
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        default = {"X-API-Key": self.secret("admin_api_key")}
+        if content is not None:
+            default["Content-Type"] = "application/json"
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}{path}",
+            data=content,
+            headers={**default, **(headers or {})},
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.status, _decoded(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _decoded(error.read())
+
+    def sql(self, database: str, query: str) -> list[str]:
+        """The rows of a query, as the superuser asks it."""
+        return self.compose(
+            "exec", "-T", "postgres", "psql", "-U", "postgres", "-d", database, "-AtF", ",", "-c",
+            query,
+        ).splitlines()  # fmt: skip
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content.decode(errors="replace")
+
+
+def wait_until(is_so: Callable[[], Any], seconds: float, what: str, every: float = 1.0) -> Any:
+    """What it gives once that is true; AssertionError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    last: Any = None
+    while time.monotonic() < deadline:
+        last = is_so()
+        if last:
+            return last
+        time.sleep(every)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s; last seen: {last!r}")
+
+
+def listening(pid: int) -> Iterator[tuple[str, int]]:
+    """Where a container's processes listen: address and port."""
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            if state == "0A":
+                address, port = local.split(":")
+                yield address, int(port, 16)

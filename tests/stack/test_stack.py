@@ -1,0 +1,692 @@
+"""What the container stack promises, on a real Docker engine, one line each, in this order.
+
+Later tests stand on earlier ones: the stack comes up, a fleet goes through it, then things break.
+"""
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rul_cli import demo_data, stack_secrets
+from rul_core.schema import write_fleet
+
+from .engine import (
+    HTTP_PORT,
+    NAME,
+    ONE_SHOT,
+    PROJECT,
+    PROMETHEUS_PORT,
+    Container,
+    Stack,
+    listening,
+    wait_until,
+)
+
+pytestmark = pytest.mark.stack
+
+HEAL_SECONDS = 60.0
+RUN_SECONDS = 600.0
+MATERIAL = demo_data.simulated(7)
+FLEET = MATERIAL.fleet.name
+NO_HEALTH_CHECK = {"nginx-exporter"}
+"""Images without any program that could ask; Prometheus tells whether they are up."""
+
+
+def first_model(stack: Stack) -> str | None:
+    status, told = stack.ask("/v1/models")
+    if status != 200:
+        return None
+    return next((one["served_version"] for one in told["models"] if one["fleet"] == FLEET), None)
+
+
+# --- the start
+def test_what_keeps_the_stack_from_starting_is_found_before_anything_starts(stack: Stack):
+    rul = str(PROJECT / ".venv" / "bin" / "rul")
+    told = subprocess.run(
+        [rul, "stack", "check", "--secrets", str(stack.secrets)],
+        cwd=PROJECT, env=stack.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    complaints = [line for line in told.stderr.splitlines() if line.startswith("  ")]
+    # Only what no registry can be asked for here.
+    assert [
+        line for line in complaints if not any(f"service {s}:" in line for s in stack.left_out)
+    ] == []
+    assert len(complaints) == len(stack.left_out), told.stderr
+
+
+def test_all_containers_are_well_within_three_minutes(stack: Stack):
+    seconds = stack.up()
+    assert seconds < 180, f"it took {seconds:.0f} s"
+    running = {container.service for container in stack.containers()}
+    assert running == set(stack.services) - ONE_SHOT - {"rul"}
+    unwell = [c.name for c in stack.containers() if not c.is_well]
+    assert unwell == []
+    without = {c.service for c in stack.containers() if "Health" not in c.told["State"]}
+    assert without == NO_HEALTH_CHECK & running
+
+
+# --- hardening
+def processes(container: Container) -> list[Path]:
+    """The folders in /proc of all that runs in the container."""
+    space = Path(f"/proc/{container.pid}/ns/pid").readlink()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "ns" / "pid").readlink() == space:
+                found.append(folder)
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def status_of(process: Path) -> dict[str, str]:
+    lines = (process / "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_every_process_is_without_rights_in_the_running_containers(stack: Stack):
+    wrong = []
+    for container in stack.containers():
+        for process in processes(container):
+            try:
+                told = status_of(process)
+            except OSError:
+                continue
+            users = set(told["Uid"].split())
+            facts = {
+                "a user that is root": "0" in users,
+                "capabilities": any(
+                    int(told[c], 16) for c in ("CapEff", "CapPrm", "CapBnd", "CapAmb")
+                ),
+                "a way to new privileges": told["NoNewPrivs"] != "1",
+                "no seccomp filter": told["Seccomp"] != "2",
+            }
+            wrong += [
+                (container.name, told["Name"], what) for what, is_so in facts.items() if is_so
+            ]
+    assert wrong == []
+
+
+def test_no_root_file_system_can_be_written_and_memory_runs_no_program(stack: Stack):
+    wrong = []
+    for container in stack.containers():
+        for line in Path(f"/proc/{container.pid}/mountinfo").read_text().splitlines():
+            _, _, _, _, point, options, *rest = line.split()
+            if point == "/" and "ro" not in options.split(","):
+                wrong.append((container.name, "the root is writable"))
+            if "tmpfs" in rest and point in {"/tmp"} and "noexec" not in options.split(","):
+                wrong.append((container.name, "programs can be run in /tmp"))
+    assert wrong == []
+
+
+def test_limits_are_set_on_every_container(stack: Stack):
+    wrong = []
+    for container in stack.containers():
+        host = container.told["HostConfig"]
+        for name, is_set in (
+            ("memory", host["Memory"] > 0),
+            ("cores", host["NanoCpus"] > 0),
+            ("processes", 0 < (host["PidsLimit"] or 0) <= 512),
+            ("the size of the log", "max-size" in (host["LogConfig"]["Config"] or {})),
+            ("init", bool(host["Init"])),
+        ):
+            if not is_set:
+                wrong.append((container.name, name))
+    assert wrong == []
+
+
+def test_docker_s_socket_is_in_one_container_alone(stack: Stack):
+    with_socket = {
+        container.service
+        for container in stack.containers()
+        for mount in container.told["Mounts"]
+        if "docker.sock" in mount["Source"]
+    }
+    assert with_socket == {"socket-proxy"}
+
+
+def test_published_ports_are_this_machine_s_own_but_for_nginx(stack: Stack):
+    config = {name: said.get("ports", []) for name, said in stack.config["services"].items()}
+    published = {
+        name: {port.get("host_ip") for port in ports} for name, ports in config.items() if ports
+    }
+    assert {name for name, addresses in published.items() if addresses != {"127.0.0.1"}} <= {
+        "nginx"
+    }
+    assert set(published) == {"nginx", "prometheus", "alertmanager", "grafana"}
+
+
+def test_the_images_hold_no_build_tools_and_not_each_other_s_framework(stack: Stack):
+    for service, absent in (
+        ("api", ("dagster", "hatchling", "pip")),
+        ("dagster-code", ("litestar", "hatchling", "pip")),
+    ):
+        code = (
+            "import importlib.util, shutil, json;"
+            f"print(json.dumps([n for n in {absent!r} if importlib.util.find_spec(n)]"
+            " + [t for t in ('gcc', 'cc', 'make', 'uv') if shutil.which(t)]))"
+        )
+        assert json.loads(stack.compose("exec", "-T", service, "python", "-c", code)) == []
+
+
+# --- networks
+PROBE = """
+import asyncio, json, sys
+async def one(address, port):
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), 3)
+        writer.close()
+        return True
+    except (OSError, asyncio.TimeoutError):
+        return False
+async def main(wanted):
+    return await asyncio.gather(*(one(*each) for each in wanted))
+print(json.dumps(asyncio.run(main(json.loads(sys.stdin.read())))))
+"""
+
+
+def documented() -> tuple[dict[str, set[str]], dict[str, set[int]]]:
+    """Each service's networks and ports, as the table in the documents has them."""
+    networks: dict[str, set[str]] = {}
+    ports: dict[str, set[int]] = {}
+    text = (PROJECT / "docs" / "stack.md").read_text()
+    table = text.partition("<!-- networks -->")[2].partition("<!-- end -->")[0]
+    for line in table.strip().splitlines()[2:]:
+        service, joined, listens, *_ = (cell.strip(" `") for cell in line.strip("|").split("|"))
+        networks[service] = set(re.findall(r"[a-z]+", joined))
+        ports[service] = {int(port) for port in re.findall(r"\d+", listens)}
+    return networks, ports
+
+
+def test_each_container_reaches_what_the_documents_allow_and_nothing_else(stack: Stack):
+    networks, ports = documented()
+    containers = stack.containers()
+    targets = []
+    for container in containers:
+        open_ports = {port for _, port in listening(container.pid)}
+        for network, address in container.addresses.items():
+            targets += [(container, network, address, port) for port in sorted(open_ports | {1})]
+    wrong = []
+    for client in containers:
+        asked = [target for target in targets if target[0].name != client.name]
+        found = json.loads(
+            subprocess.run(
+                ["nsenter", f"--net=/proc/{client.pid}/ns/net", sys.executable, "-c", PROBE],
+                input=json.dumps([(address, port) for _, _, address, port in asked]),
+                capture_output=True, text=True, check=True,
+            ).stdout
+        )  # fmt: skip
+        for (server, network, _, port), reached in zip(asked, found, strict=True):
+            allowed = (
+                network in networks[client.service]
+                and network in networks[server.service]
+                and port in ports[server.service]
+            )
+            if reached != allowed:
+                wrong.append((client.service, server.service, network, port, reached))
+    assert sorted(set(wrong)) == []
+
+
+def test_nobody_but_the_alertmanager_can_call_out(stack: Stack):
+    outside = stack.container("alertmanager").told["NetworkSettings"]["Networks"]
+    assert set(outside) == {f"{NAME}_monitoring", f"{NAME}_egress"}
+    open_networks = {
+        name
+        for name, said in stack.config["networks"].items()
+        if not said.get("internal")
+        and (said.get("driver_opts") or {}).get("com.docker.network.bridge.enable_ip_masquerade")
+        != "false"
+    }
+    assert open_networks == {"egress"}
+    joined = {n for n, s in stack.config["services"].items() if "egress" in s.get("networks", {})}
+    assert joined == {"alertmanager"}
+
+
+# --- the socket of Docker
+ASK_PROXY = """
+import http.client, json, sys
+out = []
+for method, path, body in json.loads(sys.stdin.read()):
+    c = http.client.HTTPConnection("socket-proxy", 2375, timeout=20)
+    c.request(method, path, json.dumps(body) if body is not None else None)
+    r = c.getresponse(); out.append([r.status, r.read().decode(errors="replace")[:300]]); c.close()
+print(json.dumps(out))
+"""
+
+
+def test_the_socket_proxy_stops_hostile_requests_before_the_real_docker(stack: Stack):
+    image = stack.config["services"]["dagster-code"]["image"]
+    good: dict[str, Any] = {
+        "Image": image,
+        "User": "10002:10000",
+        "Cmd": ["dagster", "api", "execute_run", "{}"],
+        "Labels": {
+            "rul.stack": NAME, "rul.location": "rul", "dagster/job_name": "x",
+            "dagster/run_id": "00000000-0000-0000-0000-000000000000",
+        },
+        "HostConfig": {
+            "NetworkMode": f"{NAME}_backend", "Memory": 256 * 1024**2, "MemorySwap": 256 * 1024**2,
+            "NanoCpus": 10**9, "PidsLimit": 64, "Init": True, "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges:true"],
+        },
+    }  # fmt: skip
+
+    def with_host(**more: Any) -> dict[str, Any]:
+        return {**good, "HostConfig": {**good["HostConfig"], **more}}
+
+    create, postgres = "/v1.41/containers/create", stack.container("postgres").told["Id"]
+    asked = [
+        ("POST", create, with_host(Privileged=True)),
+        ("POST", create, with_host(privileged=True)),
+        ("POST", create, with_host(Binds=["/:/host"])),
+        ("POST", create, with_host(Binds=[f"{NAME}_postgres_data:/data"])),
+        ("POST", create, with_host(PidMode="host")),
+        ("POST", create, with_host(CapAdd=["ALL"])),
+        ("POST", create, with_host(NetworkMode="host")),
+        ("POST", create, {**good, "User": "0:0"}),
+        ("POST", create, {**good, "Image": stack.config["services"]["postgres"]["image"]}),
+        ("POST", create, {**good, "Entrypoint": ["sh"]}),
+        ("POST", f"/v1.41/containers/{postgres}/stop", None),
+        ("DELETE", f"/v1.41/containers/{postgres}?force=1", None),
+        ("GET", f"/v1.41/containers/{postgres}/json", None),
+        ("POST", f"/v1.41/containers/{postgres}/exec", {"Cmd": ["id"]}),
+        ("GET", "/v1.41/images/json", None),
+        ("GET", "/v1.41/volumes", None),
+    ]
+    text = stack.compose(
+        "exec", "-T", "dagster-daemon", "python", "-c", ASK_PROXY, feed=json.dumps(asked).encode()
+    )
+    passed = [
+        (each, said) for each, said in zip(asked, json.loads(text), strict=True) if said[0] != 403
+    ]
+    assert passed == []
+    (made,) = json.loads(
+        stack.compose(
+            "exec", "-T", "dagster-daemon", "python", "-c", ASK_PROXY,
+            feed=json.dumps([("POST", create, good)]).encode(),
+        )
+    )  # fmt: skip
+    assert made[0] == 201, made
+    stack.run("docker", "rm", json.loads(made[1])["Id"])
+    assert stack.container("postgres").is_well
+
+
+# --- the main job
+def test_a_fleet_goes_through_run_containers_from_raw_readings_to_a_released_model(stack: Stack):
+    stack.put(f"/data/fleets/{FLEET}.toml", write_fleet(MATERIAL.fleet).encode())
+    for name, content in MATERIAL.first.items():
+        stack.put(f"/data/landing/{FLEET}/{name}", content)
+    wait_until(lambda: first_model(stack), RUN_SECONDS, "a model is served", every=3)
+    jobs = {run["Config"]["Labels"]["dagster/job_name"] for run in stack.runs()}
+    assert {"take_in", "retrain"} <= jobs
+
+
+def test_a_prognosis_is_fetched_through_nginx_with_an_api_key(stack: Stack):
+    def ranked() -> Any:
+        status, told = stack.ask(f"/v1/fleets/{FLEET}/units?limit=3")
+        return told["units"] if status == 200 and told["units"] else None
+
+    units = wait_until(ranked, 240, "units are ranked", every=3)
+    status, said = stack.ask(f"/v1/fleets/{FLEET}/units/{units[0]['unit']}/prognosis")
+    assert status == 200
+    assert said["state"] in {"estimated", "beyond_horizon"}
+    assert stack.ask(f"/v1/fleets/{FLEET}/units", headers={"X-API-Key": "rul_none"})[0] == 401
+
+
+def test_run_containers_are_hardened_and_bear_no_secret(stack: Stack):
+    runs = stack.runs()
+    assert runs
+    values = {stack.secret(file.name) for file in stack_secrets.FILES}
+    secrets = {word for value in values for word in re.findall(r"[A-Za-z0-9_-]{40,}", value)}
+    everything = json.dumps([*runs, *(c.told for c in stack.containers())])
+    assert [secret for secret in secrets if secret in everything] == []
+    for run in runs:
+        host = run["HostConfig"]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["ReadonlyRootfs"] is True
+        assert host["Privileged"] is False
+        assert run["Config"]["User"] == "10002:10000"
+        assert 0 < host["Memory"] == host["MemorySwap"]
+        assert host["NanoCpus"] > 0
+        assert set(run["NetworkSettings"]["Networks"]) == {f"{NAME}_backend"}
+
+
+def test_a_file_in_the_landing_volume_makes_the_sensor_retrain(stack: Stack):
+    before = first_model(stack)
+    for name, content in MATERIAL.later.items():
+        stack.put(f"/data/landing/{FLEET}/{name}", content)
+
+    def learnt_again() -> Any:
+        query = "SELECT status FROM runs WHERE pipeline_name = 'retrain' AND status = 'SUCCESS'"
+        return stack.sql("dagster", query)[1:]
+
+    wait_until(learnt_again, RUN_SECONDS, f"a second training succeeds (served: {before})", every=5)
+
+
+def test_containers_of_ended_runs_are_removed_once_their_logs_are_kept(stack: Stack):
+    ended = {run["Id"][:12] for run in stack.runs() if run["State"]["Status"] == "exited"}
+
+    def removed() -> bool:
+        left = {run["Id"][:12] for run in stack.runs()}
+        return not (ended & left)
+
+    wait_until(removed, 180, "ended containers are removed", every=3)
+    kept = stack.compose("exec", "-T", "dagster-janitor", "ls", "/opt/dagster/logs/containers")
+    assert {name.rpartition("-")[2].removesuffix(".log") for name in kept.split()} >= ended
+    assert stack.compose(
+        "exec", "-T", "dagster-janitor", "grep", "-l", "RUN_SUCCESS", "-r",
+        "/opt/dagster/logs/containers",
+    )  # fmt: skip
+
+
+# --- the door
+def dagster(
+    stack: Stack,
+    path: str,
+    body: Any = None,
+    *,
+    who: str | None = "operator",
+    headers: dict[str, str] | None = None,
+    method: str | None = None,
+) -> int:
+    """Ask Dagster's pages; give the status."""
+    given = dict(headers or {})
+    if who is not None:
+        password = stack.secret(f"dagster_{who}_password")
+        word = base64.b64encode(f"{who}:{password}".encode()).decode()
+        given["Authorization"] = f"Basic {word}"
+    return stack.ask(path, body, headers=given, method=method)[0]
+
+
+QUERY = {"query": "{ version }"}
+MUTATION = "mutation{terminateRun(runId:%22none%22){__typename}}"
+
+
+def test_dagster_s_pages_ask_who_is_there(stack: Stack):
+    assert dagster(stack, "/dagster/", who=None) == 401
+    assert (
+        dagster(stack, "/dagster/", headers={"Authorization": "Basic b3BlcmF0b3I6eA=="}, who=None)
+        == 401
+    )
+    assert dagster(stack, "/dagster/") == 200
+    assert dagster(stack, "/dagster/graphql", QUERY) == 200
+    assert dagster(stack, "/dagster/", who="viewer") == 401
+    assert dagster(stack, "/dagster-viewer/", who="viewer") == 200
+    assert dagster(stack, "/dagster-viewer/graphql", QUERY, who="viewer") == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "body", "query"),
+    [
+        ({}, "GET", None, f"?query={MUTATION}"),
+        ({"Content-Type": "text/plain"}, "POST", b"", f"?query={MUTATION}"),
+        ({"Content-Type": "text/plain; application/json"}, "POST", b"{}", ""),
+        ({"Content-Type": "application/json, text/plain"}, "POST", b"{}", ""),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "POST", b"query=x", ""),
+        ({"Origin": "https://evil.example"}, "POST", QUERY, ""),
+        ({"Origin": "null"}, "POST", QUERY, ""),
+        ({"Sec-Fetch-Site": "cross-site"}, "POST", QUERY, ""),
+        ({"Sec-Fetch-Site": "same-site"}, "POST", QUERY, ""),
+        ({"Origin": "https://evil.example", "Upgrade": "websocket", "Connection": "Upgrade",
+          "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="},
+         "GET", None, ""),
+    ],
+)  # fmt: skip
+def test_forged_requests_to_dagster_are_refused(stack: Stack, headers, method, body, query):
+    path = f"/dagster/graphql{query}"
+    assert dagster(stack, path, body, headers=headers, method=method) == 403
+
+
+def test_dagster_s_own_page_may_ask(stack: Stack):
+    own = {"Origin": f"http://127.0.0.1:{HTTP_PORT}", "Sec-Fetch-Site": "same-origin"}
+    assert dagster(stack, "/dagster/graphql", QUERY, headers=own) == 200
+    assert dagster(stack, "/dagster/report_asset_materialization/x", {}, method="POST") == 403
+
+
+def test_the_viewers_dagster_changes_nothing(stack: Stack):
+    body = {"query": 'mutation { terminateRun(runId: "none") { __typename } }'}
+    password = stack.secret("dagster_viewer_password")
+    word = base64.b64encode(f"viewer:{password}".encode()).decode()
+    status, told = stack.ask(
+        "/dagster-viewer/graphql", body, headers={"Authorization": f"Basic {word}"}
+    )
+    assert status == 200
+    assert told["data"]["terminateRun"]["__typename"] == "UnauthorizedError"
+
+
+def test_nginx_hides_metrics_and_says_what_a_browser_may_do(stack: Stack):
+    assert stack.ask("/metrics")[0] == 404
+    assert stack.ask("/stub_status")[0] == 404
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{HTTP_PORT}/readyz", headers={"X-Request-Id": "mine-1"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        headers = answer.headers
+    assert headers.get_all("X-Request-Id") == ["mine-1"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Server"] == "nginx"
+    lines = stack.compose("logs", "--no-log-prefix", "nginx").splitlines()
+    logged = [
+        json.loads(line[line.index("{") :]) for line in lines if '"request_id":"mine-1"' in line
+    ]
+    assert [one["status"] for one in logged] == [200]
+
+
+def test_a_body_over_the_limit_is_a_problem(stack: Stack):
+    status, told = stack.ask("/v1/prognoses", b" " * (17 * 1024 * 1024))
+    assert (status, told["title"]) == (413, "Content Too Large")
+
+
+# --- monitoring
+def test_every_target_is_up(stack: Stack):
+    def all_up() -> Any:
+        _, told = stack.ask("/api/v1/targets?state=active", port=PROMETHEUS_PORT)
+        targets = {
+            (target["labels"]["job"], target["labels"]["instance"]): target["health"]
+            for target in told["data"]["activeTargets"]
+        }
+        down = {key for key, health in targets.items() if health != "up"}
+        return targets if {job for job, _ in down} <= set(stack.left_out) else None
+
+    targets = wait_until(all_up, 90, "every target is up", every=3)
+    replicas = len(stack.containers("api"))
+    assert sum(job == "api" for job, _ in targets) == replicas
+    assert {job for job, _ in targets} >= {"dagster", "postgres", "redis", "nginx", "node"}
+
+
+def test_dagster_s_state_is_told(stack: Stack):
+    def value(query: str) -> float | None:
+        _, told = stack.ask(f"/api/v1/query?query={query}", port=PROMETHEUS_PORT)
+        found = told["data"]["result"]
+        return float(found[0]["value"][1]) if found else None
+
+    for query in (
+        "sum(rul_dagster_runs{status=%22SUCCESS%22})",
+        "count(rul_dagster_run_queue_length)",
+        f"max(rul_dagster_asset_last_success_timestamp_seconds{{asset=%22rul_model%22,partition=%22{FLEET}%22}})",
+        "count(rul_dagster_tick_last_timestamp_seconds{kind=%22sensor%22})",
+        "min(rul_dagster_daemon_heartbeat_timestamp_seconds)",
+        "count(rul_dagster_asset_check_failed)",
+        "count(rul_dagster_run_duration_seconds_bucket)",
+        "pg_up", "redis_up", "nginx_up", "min(node_filesystem_avail_bytes)",
+    ):  # fmt: skip
+        assert wait_until(lambda q=query: value(q), 60, query, every=3)
+
+
+# --- what breaks, and heals
+def test_instances_are_found_as_they_scale(stack: Stack):
+    was = len(stack.containers("api"))
+    stack.compose(
+        "up", "--detach", "--wait", "--no-build", "--scale", f"api={was + 1}", *stack.services
+    )
+    addresses = {container.addresses["frontend"] for container in stack.containers("api")}
+    assert len(addresses) == was + 1
+
+    def listed() -> bool:
+        text = stack.compose("exec", "-T", "nginx", "cat", "/tmp/api-instances.conf")
+        return set(re.findall(r"server ([\d.]+):", text)) == addresses
+
+    wait_until(listed, 30, "nginx knows every instance")
+
+
+def test_an_instance_killed_under_load_costs_no_idempotent_request(stack: Stack):
+    wrong: list[tuple[int, Any]] = []
+    asked = [0]
+    ends = time.monotonic() + 20
+
+    def load() -> None:
+        while time.monotonic() < ends:
+            found = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1")
+            asked[0] += 1
+            if found[0] != 200:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(5)
+    os.kill(stack.container("api").main_pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert asked[0] > 50
+
+
+def readings(unit: str, cycles: range) -> bytes:
+    """A body of readings of a unit, as a client sends it."""
+    columns = MATERIAL.fleet.columns
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["unit", "cycle", *columns.settings, *columns.sensors])
+    for cycle in cycles:
+        writer.writerow([unit, cycle, *(1.0 for _ in (*columns.settings, *columns.sensors))])
+    return table.getvalue().encode()
+
+
+def kept(stack: Stack, unit: str) -> set[int]:
+    """The cycles that PostgreSQL has of a unit."""
+    return {
+        int(float(row))
+        for row in stack.sql("rul", f"SELECT cycle FROM readings WHERE unit = '{unit}'")
+    }
+
+
+def test_any_one_killed_program_heals_and_no_acknowledged_reading_is_lost(stack: Stack):
+    acknowledged: set[int] = set()
+    stop = threading.Event()
+
+    def send() -> None:
+        cycle = 1
+        while not stop.is_set():
+            body = readings("survivor", range(cycle, cycle + 1))
+            try:
+                status, _ = stack.ask(
+                    f"/v1/fleets/{FLEET}/readings", body, headers={"Content-Type": "text/csv"}
+                )
+            except OSError:  # nginx itself was killed
+                status = 0
+            if status == 200:
+                acknowledged.add(cycle)
+                cycle += 1
+            time.sleep(0.2)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    slow = []
+    try:
+        for service in sorted({container.service for container in stack.containers()}):
+            victim = stack.container(service)
+            started = time.monotonic()
+            os.kill(victim.main_pid, signal.SIGKILL)
+
+            def healed(victim: Container = victim) -> bool:
+                (now,) = [c for c in stack.containers(victim.service) if c.name == victim.name] or [
+                    None
+                ]
+                return (
+                    now is not None
+                    and now.told["State"]["StartedAt"] != victim.told["State"]["StartedAt"]
+                    and all(c.is_well for c in stack.containers())
+                )
+
+            try:
+                wait_until(healed, HEAL_SECONDS, f"{service} heals")
+            except AssertionError as error:
+                slow.append(str(error))
+                wait_until(healed, 120, f"{service} heals at all")
+            print(f"  {service} healed in {time.monotonic() - started:.0f} s")
+    finally:
+        stop.set()
+        sender.join()
+    assert slow == []
+    assert acknowledged
+    assert acknowledged <= kept(stack, "survivor")
+
+
+def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
+    before = {run["Id"] for run in stack.runs()}
+    stack.put(f"/data/landing/{FLEET}/again.csv", readings("again", range(1, 40)))
+
+    def one_that_runs() -> Any:
+        return [
+            run
+            for run in stack.runs()
+            if run["Id"] not in before and run["State"]["Running"] and run["State"]["Pid"]
+        ]
+
+    victim = wait_until(one_that_runs, 120, "a run starts", every=0.5)[0]
+    os.kill(victim["State"]["Pid"], signal.SIGKILL)
+    run_id = victim["Config"]["Labels"]["dagster/run_id"]
+    failed = f"SELECT 1 FROM runs WHERE run_id = '{run_id}' AND status = 'FAILURE'"
+    wait_until(
+        lambda: stack.sql("dagster", failed),
+        90, "the dead run is failed", every=2,
+    )  # fmt: skip
+    again = wait_until(
+        lambda: stack.sql(
+            "dagster",
+            "SELECT r.status FROM run_tags t JOIN runs r USING (run_id) "
+            f"WHERE t.key = 'dagster/parent_run_id' AND t.value = '{run_id}'",
+        ),
+        90, "it is started anew", every=2,
+    )  # fmt: skip
+    assert again
+
+
+def test_down_and_up_again_loses_nothing(stack: Stack):
+    def facts() -> dict[str, Any]:
+        return {
+            "model": wait_until(lambda: first_model(stack), 60, "a model is served"),
+            "readings": len(kept(stack, "survivor")),
+            "ledger": stack.sql("rul", "SELECT count(*) FROM ledger"),
+            "keys": stack.sql("rul", "SELECT count(*) FROM api_keys"),
+            "runs": stack.sql("dagster", "SELECT count(*) FROM runs WHERE status = 'SUCCESS'"),
+        }
+
+    quiet = (
+        "SELECT count(*) FROM runs WHERE status IN ('QUEUED', 'STARTING', 'STARTED', 'NOT_STARTED')"
+    )
+    wait_until(lambda: stack.sql("dagster", quiet) == ["0"], 300, "no run is under way", every=3)
+    before = facts()
+    stack.compose("down", "--timeout=60")
+    assert stack.containers() == []
+    assert stack.up() < 180
+    after = facts()
+    assert after["model"] == before["model"]
+    assert after["readings"] == before["readings"]
+    for name in ("ledger", "keys", "runs"):
+        assert int(after[name][0]) >= int(before[name][0])
