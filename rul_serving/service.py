@@ -25,6 +25,7 @@ from rul_serving.live import Live
 from rul_serving.moves import Moves
 from rul_serving.past import Past
 from rul_serving.problems import Kind, Refusal
+from rul_serving.refresh import Refresh
 from rul_serving.released import listen
 from rul_serving.served import ServedModels
 from rul_serving.settings import AccessMode, ServingSettings
@@ -120,6 +121,8 @@ class Service:
                 live.running(),
                 writer.running(),
             ):
+                refresh = Refresh(settings.root, states, database, models, writer, instance)
+                background.append(asyncio.create_task(refresh.run()))
                 if redis_url is not None:
                     background.append(asyncio.create_task(listen(redis_url, models.look_soon)))
                 yield cls(

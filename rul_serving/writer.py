@@ -59,6 +59,11 @@ class Writer:
         self._waiting_rows = 0
         self._some = asyncio.Event()
 
+    @property
+    def busy(self) -> bool:
+        """Whether readings wait for a transaction."""
+        return self._waiting_rows > 0
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Take readings until the end of the context; what waits then is refused."""

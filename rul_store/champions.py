@@ -251,6 +251,12 @@ def current(engine: sa.Engine, fleet: str) -> Champion | None:
         return _current(connection, fleet)
 
 
+def live_version(connection: sa.Connection, fleet: str) -> str | None:
+    """The live version, within a transaction."""
+    champion = _current(connection, fleet)
+    return champion.version if champion else None
+
+
 def current_all(engine: sa.Engine) -> dict[str, Champion]:
     """The champion of every fleet that has one, by fleet."""
     with begin(engine) as connection:
