@@ -14,7 +14,7 @@ reading waits for a few rows to be written, never for a model, and the newest re
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +24,12 @@ import sqlalchemy as sa
 import structlog
 
 from rul_core.following import Followed
-from rul_core.prognose import judge
 from rul_core.prognosis import Prognosis, Seen
 from rul_core.schema import LIFE, UNIT, Outcome
 from rul_serving import metrics, saying
 from rul_serving.database import Database
 from rul_serving.instance import Instance
+from rul_serving.saying import Life
 from rul_serving.served import ServedModels
 from rul_serving.writer import Writer
 from rul_store import champions, histories, leases, lives, outdated, readings
@@ -52,11 +52,8 @@ LONG_SECONDS, SHORT_SECONDS = 0.5, 0.1
 """A step that takes longer is made smaller, one that takes less is made larger."""
 REST = 2.0
 """Between steps: this many times what the last one took, so that others have the processor."""
-LONGEST_WAIT_SECONDS = 1.0
-"""How long a step waits while readings wait to be kept."""
 
 _log = structlog.stdlib.get_logger(__name__)
-Life = tuple[str, int]
 
 
 class Step(NamedTuple):
@@ -77,6 +74,7 @@ class Refresh:
         models: Those that answer.
         writer: Is given way to.
         instance: That this process belongs to.
+        tell: Told the fleet's name once something new is said of its units; must not wait.
     """
 
     def __init__(
@@ -87,9 +85,11 @@ class Refresh:
         models: ServedModels,
         writer: Writer,
         instance: Instance,
+        tell: Callable[[str], None],
     ) -> None:
         self._lake, self._states = Lake(root), states
         self._database, self._models, self._writer = database, models, writer
+        self._tell = tell
         self._holder = f"{instance.name}/{os.getpid()}"
         self._walked: dict[str, str] = {}
         """By fleet: the version for which also the lives that nothing was sent of were met."""
@@ -122,6 +122,8 @@ class Refresh:
         """
         well = True
         for fleet, served in self._models.served.items():
+            if fleet in self._models.refused:  # the champion is another, which is not here
+                continue
             loaded = served.loaded
             behind = await self._database.work(outdated.count, fleet, loaded.version)
             if not behind and self._walked.get(fleet) == loaded.version:
@@ -141,7 +143,7 @@ class Refresh:
         while True:
             after: str = ""
             while True:
-                await self._give_way()
+                await self._writer.gives_way()
                 begun = time.monotonic()
                 step = await self._database.work(
                     self.step,
@@ -154,6 +156,8 @@ class Refresh:
                 if step is None:
                     break
                 metrics.count(step.said)
+                if step.said:
+                    self._tell(fleet)
                 after, made = step.last, made + len(step.said)
                 took = time.monotonic() - begun
                 limit = _next_limit(limit, took)
@@ -215,7 +219,8 @@ class Refresh:
             if not found:
                 return None
             known, whole, seen = self._source(connection, loaded, found)
-        pairs = _say(loaded, found, known, whole, seen, now)
+        cycles = {(one.unit, one.life): one.cycle for one in found}
+        pairs = saying.follow(loaded, cycles, known, whole, seen, now)
         with begin(engine) as connection:
             standing = lives.lock(connection, fleet.name, [one.unit for one in found])
             still = [
@@ -262,46 +267,9 @@ class Refresh:
     async def _hold(self) -> bool:
         return await self._database.work(leases.hold, LEASE, self._holder, LEASE_SECONDS)
 
-    async def _give_way(self) -> None:
-        until = time.monotonic() + LONGEST_WAIT_SECONDS
-        while self._writer.busy and time.monotonic() < until:
-            await asyncio.sleep(LONGEST_WAIT_SECONDS / 20)
-
     def _answers(self, fleet: str, loaded: LoadedModel) -> bool:
         served = self._models.get(fleet)
         return served is not None and served.loaded.version == loaded.version
-
-
-def _say(
-    loaded: LoadedModel,
-    found: Sequence[Outdated],
-    known: dict[Life, Followed],
-    whole: pl.DataFrame,
-    seen: Seen,
-    now: datetime,
-) -> dict[Life, tuple[Followed | None, Prognosis]]:
-    """What is said of each life with a usable reading, and how far it was followed."""
-    fleet, version = loaded.model.fleet.name, loaded.version
-    try:
-        followed = {
-            (life.unit, life.life): life for life in loaded.model.follower.follow_frame(whole)
-        }
-        followed |= known
-        said = judge(loaded.model, list(followed.values()), version=version, now=now, seen=seen)
-    except Exception as error:  # whatever a model does wrong is an answer of its own
-        if len(found) > 1:  # of the units that it does wrong, not of those beside them
-            pairs = {}
-            for one in found:
-                key = (one.unit, one.life)
-                own = whole.filter((pl.col(UNIT) == one.unit) & (pl.col(LIFE) == one.life))
-                of_one = {key: known[key]} if key in known else {}
-                pairs |= _say(loaded, [one], of_one, own, seen, now)
-            return pairs
-        swallow("inference", error, "the unit is in model_error")
-        key = (found[0].unit, found[0].life)
-        said = saying.failed(fleet, loaded, key, seen, now, cycle=found[0].cycle)
-        return {key: (None, said)}
-    return {key: (life, one) for (key, life), one in zip(followed.items(), said, strict=True)}
 
 
 def _next_limit(limit: int, took_seconds: float) -> int:

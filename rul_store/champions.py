@@ -119,6 +119,8 @@ def move(
                 action=parameters["action"],
             )
         )
+        # Who is the champion is no challenger any more.
+        connection.execute(sa.text(_END_NOMINATION), parameters)
         audit.append(
             connection,
             principal=by,
@@ -388,3 +390,4 @@ _INSERT = """
     ON CONFLICT DO NOTHING
     RETURNING generation, promoted_at
 """
+_END_NOMINATION = "DELETE FROM challengers WHERE fleet = :fleet AND version = :version"

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from rul_core.model import Recipe, train
 from rul_core.schema import UNIT
 from rul_core.simulator import simulate
-from rul_serving import refresh
+from rul_serving import refresh, saying
+from rul_serving import writer as writer_module
 from rul_serving.database import Database
 from rul_serving.ingest import Ingest
 from rul_serving.instance import Instance
@@ -56,15 +57,18 @@ def other(platform: Platform, learnt_otherwise: Learnt) -> Platform:
 @pytest.fixture
 def refresher(platform: Platform) -> Iterator[Callable[..., Refresh]]:
     """Makes refreshes that run only when they are told to."""
-    databases = []
+    databases, told = [], []
 
     def make(name: str = "a", redis_url: str | None = None) -> Refresh:
         database = Database(platform.settings.database_url.get_secret_value(), 5)
         databases.append(database)
         models = ServedModels(platform.root, database)
         states = States(connect_redis(redis_url) if redis_url else None)
-        writer = Writer(database, Ingest(platform.root, states), models)
-        return Refresh(platform.root, states, database, models, writer, Instance(name=name))
+        writer = Writer(
+            database, Ingest(platform.root, states), models, lambda _: None, lambda _: None
+        )
+        instance = Instance(name=name)
+        return Refresh(platform.root, states, database, models, writer, instance, told.append)
 
     yield make
     for database in databases:
@@ -213,26 +217,25 @@ def test_a_walk_that_dies_at_any_step_goes_on_elsewhere(platform, other, refresh
     with platform.client() as client:
         names = start(platform, client, count=5)
     new = other.release().version
-    dies_at = iter([("judge", 2), ("record", 1)])
+    dies_at = [("follow", 2), ("record", 1)]
 
     async def scenario() -> None:
         for where, after in dies_at:
             dying, calls = refresher(where), itertools.count()
-            target = refresh if where == "judge" else refresh.saying
-            really = getattr(target, where)
+            really = getattr(saying, where)
 
             def die(*args: Any, really=really, calls=calls, after=after, **named: Any) -> Any:
                 if next(calls) >= after:
                     raise SystemExit  # as a killed process: nobody catches it
                 return really(*args, **named)
 
-            monkeypatch.setattr(target, where, die)
+            monkeypatch.setattr(saying, where, die)
             await dying._models.look()
             left = behind(platform, new)
             with pytest.raises(SystemExit):
                 await dying.look()
             assert behind(platform, new) == left - after
-            monkeypatch.setattr(target, where, really)
+            monkeypatch.setattr(saying, where, really)
         other_one = refresher("b")
         await other_one._models.look()
         assert await other_one.look()
@@ -290,7 +293,7 @@ def test_a_life_that_grew_or_ended_while_it_was_followed_is_left_to_who_did_it(
     with platform.client() as client:
         grown, ended, quiet = start(platform, client, count=3)
         new = other.release().version
-        really = refresh._say
+        really = saying.follow
 
         def meanwhile(*args: Any) -> Any:
             old = platform.train()  # of the model before, as an instance that lags says it
@@ -300,7 +303,7 @@ def test_a_life_that_grew_or_ended_while_it_was_followed_is_left_to_who_did_it(
             assert answer.status_code == 200, (answer.text, old)
             return really(*args)
 
-        monkeypatch.setattr(refresh, "_say", meanwhile)
+        monkeypatch.setattr(saying, "follow", meanwhile)
         monkeypatch.setattr(Refresh, "look", lambda _: asyncio.sleep(0, True))
         taken = step(refreshing, platform, new)
     assert [one.unit for one in taken.said] == [quiet]
@@ -314,14 +317,14 @@ def test_a_unit_that_the_model_fails_on_is_told_and_holds_nobody_up(
     with platform.client() as client:
         bad, *good = start(platform, client, count=4)
     new = other.release().version
-    really = refresh.judge
+    really = saying.judge
 
     def fail(model: Any, followed: Any, **named: Any) -> Any:
         if any(life.unit == bad for life in followed):
             raise ValueError("a division by zero")
         return really(model, followed, **named)
 
-    monkeypatch.setattr(refresh, "judge", fail)
+    monkeypatch.setattr(saying, "judge", fail)
     before = swallowed.counts().get("inference", 0)
     taken = step(refreshing, platform, new)
     states = {one.unit: one.state for one in taken.said}
@@ -368,17 +371,17 @@ def test_states_in_redis_are_gone_on_from_instead_of_reading_all_again(
 
 
 def test_a_refresh_gives_way_to_readings_that_wait_but_not_for_ever(refreshing, monkeypatch):
-    monkeypatch.setattr(refresh, "LONGEST_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(writer_module, "LONGEST_WAIT_SECONDS", 0.2)
     writer = refreshing._writer
 
     async def scenario() -> tuple[float, float]:
         clock = asyncio.get_running_loop().time
         begun = clock()
-        await refreshing._give_way()
+        await writer.gives_way()
         idle = clock() - begun
         writer._waiting_rows = 1
         begun = clock()
-        await refreshing._give_way()
+        await writer.gives_way()
         return idle, clock() - begun
 
     idle, busy = asyncio.run(scenario())
