@@ -182,7 +182,7 @@ class ChampionHistory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """The champion after it was moved; this server answers with it already."""
+    """The champion after it was moved; whoever gave this answer answers with it already."""
 
     champion: Champion
     warning: str
@@ -198,7 +198,7 @@ class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
     challenger: Nominee | None
     """Null where the version is no challenger any more; what it said is kept for a while."""
     problem: str
-    """Why it does not speak on this server; empty where it does."""
+    """Why it does not speak where this was asked; empty where it does."""
     comparison: Comparison
     """In lives that have ended since."""
     pairs: list[Pair]

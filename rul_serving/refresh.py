@@ -141,7 +141,7 @@ class Refresh:
         """Once through the units, and again while that helps; whether some are left behind."""
         started, made, limit, trace_id = time.monotonic(), 0, UNITS[1], os.urandom(16).hex()
         while True:
-            after: str = ""
+            after = ""
             while True:
                 await self._writer.gives_way()
                 begun = time.monotonic()
@@ -165,11 +165,9 @@ class Refresh:
                 if not await self._hold() or not self._answers(fleet, loaded):
                     return False  # another goes on, or another model does
             self._walked[fleet] = loaded.version
-            before, behind = (
-                behind,
-                await self._database.work(outdated.count, fleet, loaded.version),
-            )
-            if behind == 0 or behind >= before or not self._answers(fleet, loaded):
+            left = await self._database.work(outdated.count, fleet, loaded.version)
+            helped, behind = left < behind, left
+            if not (behind and helped and self._answers(fleet, loaded)):
                 break
         if made:
             _log.info(
