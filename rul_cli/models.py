@@ -149,6 +149,36 @@ def rollback(
     _tell(champion, json=json)
 
 
+@app.command("nominate")
+def nominate(
+    fleet: FleetName,
+    version: Annotated[str, typer.Argument(help="of `rul models list`")],
+    reason: Annotated[str, typer.Option(help="for people, later")],
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Let a version speak in the shadow of the live one."""
+    from rul_store import shadow
+
+    with opened(root) as laptop:
+        by = f"cli:{user()}"
+        shadow.nominate(laptop.engine, laptop.root, fleet, version, by=by, reason=reason)
+    console.print(f"{version} speaks in the shadow of fleet {fleet}'s model now.", highlight=False)
+
+
+@app.command("withdraw")
+def withdraw(
+    fleet: FleetName,
+    reason: Annotated[str, typer.Option(help="for people, later")],
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """End the challenger's time in the shadow."""
+    from rul_store import shadow
+
+    with opened(root) as laptop:
+        nominee = shadow.withdraw(laptop.engine, fleet, by=f"cli:{user()}", reason=reason)
+    console.print(f"{nominee.version} is no challenger of fleet {fleet} any more.", highlight=False)
+
+
 def _tell(champion: "Champion", *, json: bool) -> None:
     if json:
         print_json(msgspec.to_builtins(champion))

@@ -12,6 +12,7 @@ import msgspec
 from rul_core.leakage_report import GateReport
 from rul_core.prognosis import Prognosis, State
 from rul_core.scoring import Regimes
+from rul_core.shadow import Comparison
 from rul_core.track_record import TrackRecord
 from rul_serving.problems import Flaw
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
@@ -19,6 +20,7 @@ from rul_store.champions import Champion
 from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
 from rul_store.models import Manifest
+from rul_store.shadow import Nominee, Pair
 from rul_store.verdicts import AlarmRecord, Verdict
 from rul_store.versions import ModelVersion
 
@@ -180,12 +182,28 @@ class ChampionHistory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """The champion after it was moved; this server answers with it already."""
+    """The champion after it was moved; whoever gave this answer answers with it already."""
 
     champion: Champion
     warning: str
     """What else is to be done, such as repairing the file that follows the champion; empty where
     nothing is."""
+
+
+class ShadowReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a challenger says beside the champion: a page of units, and what came of both."""
+
+    fleet: str
+    version: str
+    challenger: Nominee | None
+    """Null where the version is no challenger any more; what it said is kept for a while."""
+    problem: str
+    """Why it does not speak where this was asked; empty where it does."""
+    comparison: Comparison
+    """In lives that have ended since."""
+    pairs: list[Pair]
+    next_cursor: str | None
+    """For the next page; null on the last one."""
 
 
 class ApiKeys(msgspec.Struct, frozen=True, kw_only=True):

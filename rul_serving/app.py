@@ -30,6 +30,7 @@ from rul_serving.routes import (
     probes,
     prognoses,
     readings,
+    shadow,
     units,
 )
 from rul_serving.service import Service
@@ -91,6 +92,9 @@ def create_app(
             champions.list_champions,
             champions.promote,
             champions.roll_back,
+            shadow.nominate,
+            shadow.withdraw,
+            shadow.get_shadow,
             keys.list_keys,
             keys.create_key,
             keys.rotate_key,

@@ -18,6 +18,7 @@ from rul_store.database import begin, connect, place_of
 from rul_store.tables import current_prognoses
 
 QUESTIONS_AT_ONCE = 8
+QUIET_WORK_AT_ONCE = 2
 CLOSE_SECONDS = 1.0
 UNDEFINED_TABLE = "42P01"
 VANISHED_SERVER = {
@@ -44,11 +45,12 @@ class Database:
         patient = make_url(url).update_query_dict(VANISHED_SERVER)
         self._engine = connect(
             patient.render_as_string(hide_password=False),
-            pool_size=QUESTIONS_AT_ONCE,
+            pool_size=QUESTIONS_AT_ONCE + QUIET_WORK_AT_ONCE,
             max_overflow=0,
         )
         self._place = place_of(self._engine.url)
         self._lane = Lane(f"PostgreSQL at {self._place}", QUESTIONS_AT_ONCE, timeout_seconds)
+        self._quiet_lane = Lane(f"work in {self._place}", QUIET_WORK_AT_ONCE)
         limit = f"SET statement_timeout = {round(timeout_seconds * 1000)}"
 
         @event.listens_for(self._engine, "connect")
@@ -67,8 +69,30 @@ class Database:
         Raises:
             Unavailable: PostgreSQL does not answer, does so too late, or has no tables yet.
         """
+        return await self._run(self._lane, question, *args, **named)
+
+    async def work(
+        self,
+        step: Callable[Concatenate[sa.Engine, P], T],
+        *args: P.args,
+        **named: P.kwargs,
+    ) -> T:
+        """The same for work that nobody waits for, which takes no place from those who wait.
+
+        Raises:
+            Unavailable: As of ``ask``; but the step as a whole is never given up, only a query.
+        """
+        return await self._run(self._quiet_lane, step, *args, **named)
+
+    async def _run(
+        self,
+        lane: Lane,
+        question: Callable[Concatenate[sa.Engine, P], T],
+        *args: P.args,
+        **named: P.kwargs,
+    ) -> T:
         try:
-            return await self._lane.run(question, self._engine, *args, **named)
+            return await lane.run(question, self._engine, *args, **named)
         except ProgrammingError as error:
             if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
                 raise
@@ -87,7 +111,8 @@ class Database:
 
     async def close(self) -> None:
         """Give the connections back, also those of questions that nobody waits for any more."""
-        await self._lane.close(CLOSE_SECONDS)
+        for lane in (self._quiet_lane, self._lane):
+            await lane.close(CLOSE_SECONDS)
         self._engine.dispose()
 
 

@@ -15,6 +15,7 @@ from rul_serving import bodies
 from rul_serving.bodies import Words
 from rul_serving.windows import UtcTime
 from rul_store.deeds import End
+from rul_store.registry import VERSION_PATTERN
 from rul_store.verdicts import Finding, Said
 
 LifeNumber = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -71,6 +72,13 @@ class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     reason: Words
     despite_gate: bool = False
     """Also where the release gate speaks against it; the audit says what it said."""
+
+
+class Nomination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which version shall speak beside the champion."""
+
+    version: Annotated[str, Meta(pattern=f"^{VERSION_PATTERN}$")]
+    reason: Words
 
 
 class Ending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -30,7 +30,9 @@ from rul_core.prognosis import (
     Seen,
     State,
 )
+from rul_core.resampling import Paired
 from rul_core.schema import Outcome
+from rul_core.shadow import Comparison
 from rul_core.track_record import Held, LeadError, TrackRecord, VersionRecord
 from rul_serving.answers import (
     Advisories,
@@ -45,6 +47,7 @@ from rul_serving.answers import (
     Prognoses,
     RankedUnits,
     Received,
+    ShadowReport,
     UnitHistory,
 )
 from rul_serving.inference import InferenceResponse, OutputTensor
@@ -57,6 +60,7 @@ from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
 from rul_store.news import Cursor, Place
 from rul_store.replay import Replayed, ReplayVerdict
+from rul_store.shadow import Nominee, Pair
 from rul_store.unit_lives import Life, UnitLives
 from rul_store.verdicts import AlarmRecord, Finding, Verdict
 from rul_store.versions import ModelVersion, Standing
@@ -443,6 +447,46 @@ VERSIONS = ModelVersions(
 PROMOTION: dict[str, Any] = {"reason": CHAMPION.reason}
 WORSE: dict[str, Any] = {"reason": "it sees damage where there is none"}
 MOVED = Moved(champion=CHAMPION, warning="")
+
+
+NOMINATION: dict[str, Any] = {"version": CHAMPION.version, "reason": "a week beside the champion"}
+NOMINEE = Nominee(
+    fleet="pumps",
+    version=CHAMPION.version,
+    since=datetime(2026, 11, 24, 9, 0, tzinfo=UTC),
+    nominated_by="Mia Modeller",
+    reason="a week beside the champion",
+)
+SHADOW = ShadowReport(
+    fleet="pumps",
+    version=NOMINEE.version,
+    challenger=NOMINEE,
+    problem="",
+    comparison=Comparison(
+        champion=_RECORD,
+        challenger=msgspec.structs.replace(_RECORD, mean_abs_error_cycles=6.6),
+        paired=Paired(
+            difference_cycles=-2.9,
+            rmse_b_cycles=12.1,
+            low_cycles=-4.4,
+            high_cycles=-1.2,
+            probability_a_is_better=0.99,
+            units=17,
+        ),
+        pairs=388,
+    ),
+    pairs=[
+        Pair(
+            unit="pump-7",
+            life=1,
+            cycle=151.0,
+            champion=PROGNOSIS,
+            challenger=PROGNOSIS,
+            difference_cycles=0.0,
+        )
+    ],
+    next_cursor="InB1bXAtNyI",
+)
 
 
 def shown(answer: msgspec.Struct, summary: str, status: int = 200) -> dict[int, ResponseSpec]:

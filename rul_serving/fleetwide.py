@@ -24,7 +24,7 @@ from rul_serving.database import Database
 from rul_serving.instance import Instance
 from rul_serving.present import NO_MODEL, View
 from rul_serving.served import Served, ServedModels
-from rul_store import advisory_rows, current, leases, outcomes, readings
+from rul_store import advisory_rows, champions, current, leases, outcomes, outdated, readings
 from rul_store.lake import Lake
 from rul_store.swallowed import swallow
 
@@ -124,6 +124,14 @@ def _families(engine: sa.Engine, served: Mapping[str, Served]) -> Iterator[Metri
         units.add_metric(labels, count)
     yield units
     yield without
+    behind = GaugeMetricFamily(
+        "rul_units_behind_champion",
+        "Units in service whose current prognosis is not of the live model.",
+        labels=("fleet",),
+    )
+    for fleet, champion in champions.current_all(engine).items():
+        behind.add_metric([fleet], outdated.count(engine, fleet, champion.version))
+    yield behind
     told = GaugeMetricFamily(
         "rul_advisories", "Open advisories, by where they stand.", labels=("priority", "state")
     )

@@ -15,17 +15,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import polars as pl
 import sqlalchemy as sa
 
 from rul_core.following import Followed
 from rul_core.prognose import judge
-from rul_core.prognosis import Prognosis, Provenance, Seen, State
+from rul_core.prognosis import Seen
 from rul_core.schema import Fleet
+from rul_serving import saying
 from rul_serving.batch import Batch, Life, Receipt, Sent
 from rul_serving.problems import Kind, Refusal
-from rul_store import advisories, histories, ledger, lives, readings
+from rul_store import histories, lives, readings
 from rul_store.database import begin
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel
@@ -134,14 +134,13 @@ class Ingest:
         except Exception as error:  # whatever a model does wrong is an answer of its own
             swallow("inference", error, "the units are in model_error; their readings are kept")
             followed = {}
-            said = [_failed(batch.fleet.name, served, life, seen, now) for life in newest]
+            said = [saying.failed(batch.fleet.name, served, life, seen, now) for life in newest]
         asked = {life: sorted({row.request for row in batch.grown[life]}) for life in newest}
         said = [
-            _traced(one, sent[asked[life][-1]].trace_id)
+            saying.traced(one, sent[asked[life][-1]].trace_id)
             for life, one in zip(newest, said, strict=True)
         ]
-        ledger.append(batch.connection, batch.fleet.name, said)
-        advisories.judge(batch.connection, batch.fleet, [one.unit for one in said])
+        saying.record(batch.connection, batch.fleet, said)
         for life, one in zip(newest, said, strict=True):
             for request in asked[life]:
                 batch.receipts[request].prognoses.append(one)
@@ -169,21 +168,3 @@ def _refuse_flawed(receipts: Sequence[Receipt]) -> None:
     if flaws:
         detail = f"{len(flaws)} readings cannot be kept, so none was; {flaws[0].message}"
         raise Refusal(Kind.INVALID_READINGS, detail, flaws)
-
-
-def _failed(fleet: str, served: LoadedModel, life: Life, seen: Seen, now: datetime) -> Prognosis:
-    return Prognosis(
-        fleet=fleet,
-        unit=life[0],
-        life=life[1],
-        state=State.MODEL_ERROR,
-        detail="inference failed; the log has the cause under the trace id",
-        provenance=Provenance(model_version=served.version, seen=seen),
-        computed_at=now,
-    )
-
-
-def _traced(prognosis: Prognosis, trace_id: str) -> Prognosis:
-    """As it stands in the ledger."""
-    provenance = msgspec.structs.replace(prognosis.provenance, trace_id=trace_id)
-    return ledger.named(msgspec.structs.replace(prognosis, provenance=provenance))

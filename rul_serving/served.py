@@ -79,6 +79,7 @@ class ServedModels:
         self._refused: dict[str, Refused] = {}
         self._adoptions: dict[str, int] = {}
         self._adopted = 0
+        self._watchers: list[asyncio.Event] = []
 
     def get(self, fleet: str) -> Served | None:
         """What answers for the fleet; none when nothing was ever released or could be loaded."""
@@ -93,6 +94,12 @@ class ServedModels:
     def refused(self) -> dict[str, Refused]:
         """By fleet, the champions that should answer and may not; a copy."""
         return dict(self._refused)
+
+    def watch(self) -> asyncio.Event:
+        """An event that is set whenever a model is exchanged, for its holder to clear."""
+        event = asyncio.Event()
+        self._watchers.append(event)
+        return event
 
     def look_soon(self) -> None:
         """Look at once instead of at the next poll; from the event loop's thread."""
@@ -199,6 +206,8 @@ class ServedModels:
             champion=champion, loaded=proven.loaded, metrics=proven.metrics
         )
         self._refused.pop(fleet, None)
+        for event in self._watchers:
+            event.set()
         _log.info(
             "model served",
             fleet=fleet,

@@ -25,13 +25,15 @@ from rul_serving.live import Live
 from rul_serving.moves import Moves
 from rul_serving.past import Past
 from rul_serving.problems import Kind, Refusal
+from rul_serving.refresh import Refresh
 from rul_serving.released import listen
 from rul_serving.served import ServedModels
 from rul_serving.settings import AccessMode, ServingSettings
+from rul_serving.shadow import Shadow
 from rul_serving.threads import Lane
 from rul_serving.upkeep import keep_doing
 from rul_serving.writer import Writer
-from rul_store import advisories, fleets, idempotency
+from rul_store import advisories, fleets, idempotency, shadow
 from rul_store.cache import connect_redis
 from rul_store.registry import BundleStore
 from rul_store.states import TIMEOUT_SECONDS, States
@@ -44,6 +46,7 @@ REMEMBERED_SECONDS = 2.0
 UPKEEP = (
     ("idempotency_removal", idempotency.remove_expired, 600.0),
     ("advisory_upkeep", advisories.tend, 5.0),
+    ("shadow_removal", shadow.remove_old, 600.0),
 )
 """What is done again and again: its name, the work, how often."""
 
@@ -56,6 +59,7 @@ class Service:
     database: Database
     models: ServedModels
     moves: Moves
+    shadow: Shadow
     bundles: BundleStore
     inspector: Inspector
     access: Access
@@ -101,7 +105,9 @@ class Service:
             most=settings.max_streams,
             most_of_one=settings.max_streams_of_one,
         )
-        writer = Writer(database, Ingest(settings.root, states), models, live.tell)
+        challengers = Shadow(settings.root, database, models)
+        ingest = Ingest(settings.root, states)
+        writer = Writer(database, ingest, models, live.tell, challengers.offer)
         fleetwide = FleetwideMetrics(database, settings.root, models, instance)
         disk = Lane("the data root", 4, seconds)
         computing = Lane("inference", os.cpu_count() or 1)
@@ -120,6 +126,12 @@ class Service:
                 live.running(),
                 writer.running(),
             ):
+                refresh = Refresh(
+                    settings.root, states, database, models, writer, instance, live.tell
+                )
+                background += [
+                    asyncio.create_task(work) for work in (refresh.run(), challengers.run(writer))
+                ]
                 if redis_url is not None:
                     background.append(asyncio.create_task(listen(redis_url, models.look_soon)))
                 yield cls(
@@ -127,6 +139,7 @@ class Service:
                     database=database,
                     models=models,
                     moves=Moves(settings.root, database, models, channel),
+                    shadow=challengers,
                     bundles=bundles,
                     inspector=Inspector(bundles),
                     access=access,

@@ -8,12 +8,14 @@ each at once, and a busy one pays for a commit once in many requests. What is an
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from rul_core.errors import RulError, Unavailable
+from rul_core.prognosis import Prognosis
 from rul_core.schema import Fleet
 from rul_serving import metrics
 from rul_serving.batch import Receipt, Sent
@@ -27,6 +29,8 @@ MOST_ROWS = 20_000
 """Of a transaction, which takes further requests while it has fewer."""
 MOST_WAITING_ROWS = 200_000
 """Of all requests that wait; beyond, the service is too busy to take more."""
+LONGEST_WAIT_SECONDS = 1.0
+"""How long work at low priority waits while readings wait."""
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Writer:
         ingest: What is done with them.
         models: Which model answers.
         tell: Told the fleet's name once something new is said of its units; must not wait.
+        committed: Told of all that was said, once it is committed; must not fail nor wait.
     """
 
     def __init__(
@@ -52,12 +57,22 @@ class Writer:
         ingest: Ingest,
         models: ServedModels,
         tell: Callable[[str], None],
+        committed: Callable[[Iterable[Prognosis]], None],
     ) -> None:
         self._database, self._ingest, self._models = database, ingest, models
-        self._tell = tell
+        self._tell, self._committed = tell, committed
         self._waiting: dict[str, deque[_Waiting]] = {}
         self._waiting_rows = 0
         self._some = asyncio.Event()
+
+    async def gives_way(self) -> None:
+        """Wait while readings wait for a transaction, but not for ever: for work at low priority.
+
+        Such work takes a step, asks for the way, and takes the next.
+        """
+        until = time.monotonic() + LONGEST_WAIT_SECONDS
+        while self._waiting_rows > 0 and time.monotonic() < until:
+            await asyncio.sleep(LONGEST_WAIT_SECONDS / 20)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -153,6 +168,7 @@ class Writer:
             self._tell(fleet.name)
         metrics.TRANSACTION_REQUESTS.observe(len(sent))
         metrics.count_readings(fleet.name, receipts)
+        self._committed(one for receipt in receipts for one in receipt.prognoses)
         return receipts
 
 

@@ -119,6 +119,8 @@ def move(
                 action=parameters["action"],
             )
         )
+        # Who is the champion is no challenger any more.
+        connection.execute(sa.text(_END_NOMINATION), parameters)
         audit.append(
             connection,
             principal=by,
@@ -249,6 +251,12 @@ def current(engine: sa.Engine, fleet: str) -> Champion | None:
     """The fleet's champion; none before its first release."""
     with begin(engine) as connection:
         return _current(connection, fleet)
+
+
+def live_version(connection: sa.Connection, fleet: str) -> str | None:
+    """The live version, within a transaction."""
+    champion = _current(connection, fleet)
+    return champion.version if champion else None
 
 
 def current_all(engine: sa.Engine) -> dict[str, Champion]:
@@ -382,3 +390,4 @@ _INSERT = """
     ON CONFLICT DO NOTHING
     RETURNING generation, promoted_at
 """
+_END_NOMINATION = "DELETE FROM challengers WHERE fleet = :fleet AND version = :version"

@@ -32,6 +32,8 @@ class Standing(StrEnum):
     """It is live."""
     EARLIER_CHAMPION = "earlier_champion"
     """It was live once."""
+    CHALLENGER = "challenger"
+    """It speaks in the shadow of the champion."""
     CANDIDATE = "candidate"
     """It never was live, and nothing speaks against it."""
     REFUSED = "refused"
@@ -69,6 +71,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """Of the champion, oldest first."""
     rulings: dict[str, Ruled]
     """By version."""
+    challenger: str | None
+    """The version that speaks beside the champion."""
 
     @property
     def champion(self) -> Champion | None:
@@ -104,8 +108,9 @@ def known(engine: sa.Engine, fleet: str) -> Known:
     moves = champions.history(engine, fleet)
     with begin(engine) as connection:
         rows = connection.execute(sa.text(_RULINGS), {"fleet": fleet}).all()
+        challenger = connection.execute(sa.text(_CHALLENGER), {"fleet": fleet}).scalar()
     rulings = {row.version: Ruled(passed=row.passed, why=row.why) for row in rows}
-    return Known(moves=moves, rulings=rulings)
+    return Known(moves=moves, rulings=rulings, challenger=challenger)
 
 
 def keep_ruling(engine: sa.Engine, fleet: str, version: str, ruled: Ruled) -> None:
@@ -169,6 +174,8 @@ class Inspector:
             held_back = ()  # the gate let it through
         if about.champion is not None and about.champion.version == version:
             standing = Standing.CHAMPION
+        elif version == about.challenger:
+            standing = Standing.CHALLENGER
         elif live:
             standing = Standing.EARLIER_CHAMPION
         else:
@@ -269,6 +276,7 @@ def _made_at(version: str) -> datetime:
 
 
 _RULINGS = "SELECT version, passed, why FROM rulings WHERE fleet = :fleet"
+_CHALLENGER = "SELECT version FROM challengers WHERE fleet = :fleet"
 _KEEP_RULING = """
     INSERT INTO rulings (fleet, version, passed, why) VALUES (:fleet, :version, :passed, :why)
     ON CONFLICT (fleet, version) DO UPDATE SET

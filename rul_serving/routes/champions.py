@@ -137,8 +137,8 @@ async def promote(
     """`If-Match` is the `ETag` of the champion as it was looked at; `"0"` before the first.
 
     A version that is damaged, or answers otherwise than when it was trained, is refused; one that
-    the release gate speaks against is, unless `despite_gate` is said. This server answers with it
-    at once, the others within seconds, and then each unit's prognosis is made anew.
+    the release gate speaks against is, unless `despite_gate` is said. Whoever takes this request
+    answers with it at once, all others within seconds; then each unit's prognosis is made anew.
     """
     said = bodies.read(request, body, Promotion)
     expected = wanted(if_match)

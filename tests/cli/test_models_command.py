@@ -12,9 +12,17 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from rul_cli.models import app
-from rul_core.errors import BundleError, FleetError, RulError, StoreError, Unavailable
+from rul_core.errors import (
+    BundleError,
+    Conflict,
+    FleetError,
+    GateNotPassed,
+    RulError,
+    StoreError,
+    Unavailable,
+)
 from rul_core.simulator import Simulation, simulated_fleet
-from rul_store import champions, fleets
+from rul_store import audit, champions, fleets, shadow
 from rul_store.champions import Action
 from rul_store.registry import BundleStore
 
@@ -167,6 +175,39 @@ def test_a_person_may_make_any_version_live_and_come_back_from_a_rollback(releas
     assert (champion.action, champion.reason) == (Action.PROMOTE, "the ghosts were real")
     shown = json.loads(run("promote", FLEET, released[0], "--reason", "why not", "--json").stdout)
     assert (shown["version"], shown["generation"]) == (released[0], 6)
+
+
+def test_what_never_passed_the_gate_is_promoted_only_despite_it(released, root, engine):
+    never = bundle(root, 4)
+    (told,) = [
+        one for one in json.loads(run("list", FLEET, "--json").stdout) if one["version"] == never
+    ]
+    assert (told["standing"], len(told["held_back"])) == ("refused", 1)
+    assert "refused" in run("list", FLEET).stderr
+    error = refused("promote", FLEET, never, "--reason", "I know better")
+    assert isinstance(error, GateNotPassed)
+    assert "the bundle has no report of it" in str(error)
+    run("promote", FLEET, never, "--reason", "I know better", "--despite-gate")
+    assert [move.version for move in champions.history(engine, FLEET)] == [*released, never]
+    entry = audit.page(engine, limit=1).entries[0]
+    assert (entry.action, entry.target) == ("model.promote", never)
+    assert entry.principal.startswith("cli:")
+    assert entry.detail["despite"] == told["held_back"]
+    again = refused("promote", FLEET, never, "--reason", "again")
+    assert "is the champion of fleet 'pumps' already" in str(again)
+
+
+def test_a_challenger_is_nominated_and_withdrawn(released, engine):
+    told = run("nominate", FLEET, released[0], "--reason", "to compare").stderr
+    assert told == f"{released[0]} speaks in the shadow of fleet pumps's model now.\n"
+    nominee = shadow.nominees(engine)[FLEET]
+    assert (nominee.version, nominee.reason) == (released[0], "to compare")
+    assert isinstance(refused("nominate", FLEET, released[1], "--reason", "a second"), Conflict)
+    told = run("withdraw", FLEET, "--reason", "enough").stderr
+    assert told == f"{released[0]} is no challenger of fleet pumps any more.\n"
+    assert shadow.nominees(engine) == {}
+    actions = [entry.action for entry in audit.page(engine, limit=2).entries]
+    assert actions == ["model.withdraw", "model.nominate"]
 
 
 def test_a_version_that_is_not_there_is_not_promoted(released, engine):

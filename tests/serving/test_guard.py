@@ -21,13 +21,16 @@ PARAMETERS = {
 
 
 def operations() -> list[tuple[str, str, dict[str, Any]]]:
-    """Method, path with parameters filled in, and the operation."""
+    """Method, path with parameters filled in, and the operation; streams are not followed."""
     found = []
     for template, methods in json.loads(render())["paths"].items():
         path = template
         for name in {part[1:-1] for part in template.split("/") if part.startswith("{")}:
             path = path.replace(f"{{{name}}}", PARAMETERS.get(name, "1"))
-        found += [(method.upper(), path, told) for method, told in methods.items()]
+        for method, told in methods.items():
+            answers = told["responses"].get("200", {}).get("content", {})
+            ends = "?follow=false" if "text/event-stream" in answers else ""
+            found.append((method.upper(), path + ends, told))
     return found
 
 

@@ -31,6 +31,8 @@ CHANGES = {
 MOVES = {
     "POST /v1/fleets/{fleet}/models/{version}/promote",
     "POST /v1/fleets/{fleet}/champion/rollback",
+    "POST /v1/fleets/{fleet}/challenger",
+    "DELETE /v1/fleets/{fleet}/challenger",
 }
 FILES = {
     "GET /v1/fleets/{fleet}/events": "text/event-stream",
@@ -97,7 +99,7 @@ def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere(documen
 def test_every_operation_has_a_name_and_says_what_may_go_wrong(document):
     found = operations(document)
     names = [operation["operationId"] for operation in found.values()]
-    assert len(names) == len(set(names)) == 50
+    assert len(names) == len(set(names)) == 53
     for name, operation in found.items():
         assert operation["summary"], name
         assert operation["description"], name
@@ -194,12 +196,16 @@ def model_answers(client: TestClient, before: str) -> dict[str, httpx.Response]:
     now = client.get(f"{fleet}/champion")
     back = client.post(f"{fleet}/champion/rollback", json=because, headers=any_generation)
     forth = f"{fleet}/models/{now.json()['version']}/promote"
+    nomination = {"version": before, **because}
     return {
         "GET /v1/fleets/{fleet}/champion": now,
         "POST /v1/fleets/{fleet}/champion/rollback": back,
         "POST /v1/fleets/{fleet}/models/{version}/promote": client.post(
             forth, json=because, headers=any_generation
         ),
+        "POST /v1/fleets/{fleet}/challenger": client.post(f"{fleet}/challenger", json=nomination),
+        "GET /v1/fleets/{fleet}/shadow": client.get(f"{fleet}/shadow"),
+        "DELETE /v1/fleets/{fleet}/challenger": client.delete(f"{fleet}/challenger?reason=a test"),
         "GET /v1/fleets/{fleet}/champion/history": client.get(f"{fleet}/champion/history"),
         "GET /v1/fleets/{fleet}/models": client.get(f"{fleet}/models?limit=1"),
         "GET /v1/fleets/{fleet}/models/{version}": client.get(f"{fleet}/models/{before}"),
