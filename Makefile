@@ -59,7 +59,7 @@ test: setup ## every test of the project
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: fuzz
-fuzz: setup ## the property tests on examples that are new each time
+fuzz: setup ## property tests and the HTTP contract on examples that are new each time
 	HYPOTHESIS_PROFILE=fresh $(BIN)/pytest -n 2 --dist loadfile -m hypothesis $(ARGS)
 
 .PHONY: bench

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rul_cli import (
     audit,
     benchmark,
+    database,
     demo,
     dev,
     fetch,
@@ -41,6 +42,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(stack.app, name="stack")
+app.add_typer(database.app, name="database")
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(fetch.app, name="fetch")
 app.command("leakage-gate")(leakage.leakage_gate)

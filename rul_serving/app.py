@@ -13,7 +13,7 @@ from litestar import Litestar, Request, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from rul_serving import guard, idempotency, openapi, problems, tracing
+from rul_serving import allowed, guard, idempotency, openapi, problems, tracing
 from rul_serving.instance import Instance
 from rul_serving.principal import Principal, principal_of
 from rul_serving.routes import (
@@ -139,6 +139,7 @@ def create_app(
         logging_config=None,  # whoever owns the process configures logs: ``__main__``
     )
     guard.check(app)
+    allowed.tell(app)
     # Around the router: requests to unknown addresses never reach a middleware.
     app.asgi_handler = tracing.traced(shortened(idempotency.kept(app.asgi_handler)))
     return app

@@ -27,7 +27,11 @@ from rul_serving.problems import Flaw, Kind, Refusal
 
 JSON = "application/json"
 T = TypeVar("T")
-Words = Annotated[str, Meta(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+_VISIBLE = r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+"""Anything but white space; spelt out, since regular expressions differ in what `\\s` is."""
+Words = Annotated[
+    str, Meta(min_length=1, max_length=2000, pattern=rf"^[^\x00]*{_VISIBLE}[^\x00]*$")
+]
 """What a person says: something, and nothing that PostgreSQL cannot keep."""
 _PLACE = re.compile(r"^(?P<message>.*) - at `\$\.?(?P<path>.*)`$")
 
@@ -88,6 +92,31 @@ def located(error: str, _body: bytes) -> Flaw:
     return Flaw(at=found["path"], message=found["message"])
 
 
+def parsed(body: bytes | msgspec.Raw, type_: type[T]) -> T:
+    """What JSON says, where 1.0 is a whole number: JSON knows one kind of number, msgspec two.
+
+    Raises:
+        msgspec.DecodeError: It is no JSON or of another form.
+    """
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+        return msgspec.convert(_with_whole_numbers(msgspec.json.decode(body)), type_)
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_with_whole_numbers(item) for item in value]
+        case dict():
+            return {name: _with_whole_numbers(item) for name, item in value.items()}
+    return value
+
+
 def decode(body: bytes, type_: type[T], locate: Callable[[str, bytes], Flaw] = located) -> T:
     """What a JSON body says; numbers as text are not taken for numbers.
 
@@ -96,7 +125,7 @@ def decode(body: bytes, type_: type[T], locate: Callable[[str, bytes], Flaw] = l
     """
     try:
         try:
-            return msgspec.json.decode(body, type=type_)
+            return parsed(body, type_)
         except msgspec.ValidationError as error:
             flaw = locate(str(error), body)
             raise Refusal(Kind.INVALID_REQUEST, f"{flaw.at}: {flaw.message}", [flaw]) from error

@@ -1,10 +1,11 @@
 """The bodies by which people act on advisories, units and models.
 
-What belongs here: their types, and what contradicts itself in them. What does not: what contradicts
-what is kept (``rul_store.deeds``).
+What belongs here: their types, and what contradicts itself in them (in ``__post_init__``, and for
+the OpenAPI document in ``also``). What does not: what contradicts what is kept
+(``rul_store.deeds``).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +24,12 @@ Term = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\
 """A word of ISO 14224, or of the plant's own list."""
 
 
+def _all_given(**types: str) -> dict[str, Any]:
+    """The JSON schema of an object that has all of these, and not as null."""
+    properties = {name: {"type": type_} for name, type_ in types.items()}
+    return {"properties": properties, "required": list(types)}
+
+
 class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Taking note of an advisory, for a time."""
 
@@ -31,6 +38,7 @@ class Acknowledgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """What ends it; `worse` unless something is given."""
     until_time: UtcTime | None = None
     """A time that ends it, instead of ``until``."""
+    also: ClassVar[dict[str, Any]] = {"not": _all_given(until="string", until_time="string")}
 
     def __post_init__(self) -> None:
         if self.until is not None and self.until_time is not None:
@@ -121,6 +129,9 @@ class LifeChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     end: Ending | None = None
     start: Beginning | None = None
+    also: ClassVar[dict[str, Any]] = {
+        "anyOf": [_all_given(end="object"), _all_given(start="object")]
+    }
 
     def __post_init__(self) -> None:
         if self.end is None and self.start is None:
@@ -147,6 +158,19 @@ class AdvisoryVerdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     note: Words | None = None
     end: Ending | None = None
     """How the life ended with it; without it the unit goes on. It takes a role that ends lives."""
+    also: ClassVar[dict[str, Any]] = {
+        "not": {
+            "properties": {
+                "finding": {"const": "found_nothing"},
+                "end": {
+                    "type": "object",
+                    "properties": {"outcome": {"const": "failed"}},
+                    "required": ["outcome"],
+                },
+            },
+            "required": ["finding", "end"],
+        }
+    }
 
     def __post_init__(self) -> None:
         if (

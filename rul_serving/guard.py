@@ -148,6 +148,7 @@ def _more(opt: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
     parameters = list(operation.get("parameters", []))
     if opt.get(TAKES_KEY):
         parameters.append(IDEMPOTENCY_KEY)
+    parameters = [_as_asked(parameter) for parameter in parameters]
     told = {
         name: {"$ref": f"#/components/schemas/{type_.__name__}"}
         for name, type_ in opt.get("events", {}).items()
@@ -158,6 +159,14 @@ def _more(opt: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
         "x-roles": [role.value for role in Role if role in opt["roles"]],
         **({"parameters": parameters} if parameters else {}),
     }
+
+
+def _as_asked(parameter: dict[str, Any]) -> dict[str, Any]:
+    """``If-Match`` is needed; the handler takes None so as to answer 428, and not 400."""
+    if parameter["name"] != "If-Match":
+        return parameter
+    schema = {name: told for name, told in parameter["schema"].items() if name != "oneOf"}
+    return {**parameter, "required": True, "schema": {**schema, "type": "string"}}
 
 
 def _handlers(app: Litestar) -> Iterator[tuple[str, BaseRouteHandler]]:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from rul_core.model import BOUNDS, RulModel
 from rul_core.trees import ENGINE
+from rul_serving import bodies
 from rul_serving.problems import Flaw, Kind, Refusal
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -57,7 +58,7 @@ class OutputParameters(msgspec.Struct, frozen=True):
 class RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
     """An output that is wanted."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"enum": list(OUTPUTS)})]
     parameters: OutputParameters | None = None
 
 
@@ -162,9 +163,6 @@ class Question(msgspec.Struct, frozen=True):
     request: InferenceRequest
 
 
-_REQUEST = msgspec.json.Decoder(InferenceRequest)
-
-
 def metadata(fleet: str, version: str, model: RulModel) -> ModelMetadata:
     """What the model takes and gives."""
     names = list(model.pipeline.names)
@@ -203,7 +201,7 @@ def read(body: bytes, header_length: bytes | None, features: int, most_rows: int
             )
         body, raw = body[:length], body[length:]
     try:
-        request = _REQUEST.decode(body)
+        request = bodies.parsed(body, InferenceRequest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _refusal("body", f"it is no inference request: {error}") from error
     for output in request.outputs or ():

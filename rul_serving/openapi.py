@@ -149,6 +149,7 @@ def corrected(app: Litestar, document: dict[str, Any]) -> dict[str, Any]:
             else:
                 lines.append(f"- `{getattr(types[name], attribute).value}`: {text}")
         schema["description"] = "\n".join(lines)
+        schema.update(getattr(types[name], "also", {}))
     document = guard.described(app, document)
     return {**document, "components": {**document["components"], "schemas": schemas}}
 

@@ -16,6 +16,7 @@ import polars as pl
 from msgspec import Meta
 
 from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet
+from rul_serving import bodies
 from rul_serving.problems import Flaw, Kind, Reason, Refusal
 from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN, UnitName, UtcTime
 
@@ -80,7 +81,6 @@ def parse(content_type: str, body: bytes, fleet: Fleet) -> Rows:
 
 
 _WHOLE = msgspec.json.Decoder(list[Reading] | Reading)
-_ONE = msgspec.json.Decoder(Reading)
 
 
 def _read(body: bytes, flaws: list[Flaw], *, lines: bool) -> Iterator[tuple[int, Reading]]:
@@ -108,7 +108,7 @@ def _read(body: bytes, flaws: list[Flaw], *, lines: bool) -> Iterator[tuple[int,
     _refuse_too_many(len(raw))
     for place, row in enumerate(raw):
         try:
-            yield place, _ONE.decode(row)
+            yield place, bodies.parsed(row, Reading)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             flaws.append(_flaw(place, None, None, str(error)))
 

@@ -147,10 +147,15 @@ def lock_fleet(connection: sa.Connection, fleet: str) -> None:
 def migrate(engine: sa.Engine) -> str:
     """Bring the tables to the newest revision, which is returned; safe when several do at once.
 
+    Serving's and the assets' group get their rights (``roles``) where the user owns the tables.
+
     Raises:
-        StoreError: The database was migrated by a newer version of the platform.
+        StoreError: The database was migrated by a newer version of the platform, or the user may
+            not alter the tables.
     """
     from alembic import command  # takes a quarter of a second, and serving never migrates
+
+    from rul_store import roles
 
     with begin(engine) as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
@@ -162,7 +167,17 @@ def migrate(engine: sa.Engine) -> str:
                 f"version of the platform knows none after {head}; use the newer version"
             )
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+            roles.settle(connection)
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) != "42501":  # insufficient privilege
+                raise
+            reason = " ".join(str(error.orig).split())
+            raise StoreError(
+                f"{engine.url.username!r} may not alter the tables at {place_of(engine.url)}: "
+                f"{reason}; migrate as their owner, with `rul database migrate`"
+            ) from error
         return head
 
 

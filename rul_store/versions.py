@@ -18,7 +18,7 @@ import msgspec
 import redis
 import sqlalchemy as sa
 
-from rul_core.errors import BundleError, Conflict, GateNotPassed
+from rul_core.errors import BundleError, Conflict, GateNotPassed, UnknownVersion
 from rul_store import champions, cursors, models
 from rul_store.champions import Action, Champion
 from rul_store.database import begin
@@ -272,7 +272,13 @@ def promote(
 
 
 def _made_at(version: str) -> datetime:
-    return datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    try:
+        at = datetime.strptime(version.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError as error:  # well formed, and yet no time: the 32nd of a month
+        raise UnknownVersion(
+            f"{version} is no version of a model, since it begins with no time"
+        ) from error
+    return at
 
 
 _RULINGS = "SELECT version, passed, why FROM rulings WHERE fleet = :fleet"

@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from rul_store.database import begin, connect, create_database, migrate
 from rul_store.embedded import EmbeddedServers
+from rul_store.roles import Group, make_user
 
 TEMPLATE = "rul_template"
 
@@ -30,6 +31,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedServe
     with EmbeddedServers(tmp_path_factory.mktemp("servers"), durable=False) as running:
         template = connect(create_database(running.database_url, TEMPLATE))
         migrate(template)
+        for group in Group:
+            make_user(template, f"{group}_test", group, "a password")
         template.dispose()
         yield running
 
@@ -42,6 +45,17 @@ def database_url(servers: EmbeddedServers) -> Generator[str]:
     with begin(admin) as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+@pytest.fixture
+def serving_url(database_url: str) -> str:
+    """The same database for a user who may do what serving may, and nothing else."""
+    return as_member_of(Group.SERVING, database_url)
+
+
+def as_member_of(group: Group, url: str) -> str:
+    """The URL of a database, for a user with a group's rights."""
+    return sa.make_url(url).set(username=f"{group}_test").render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from rul_store.news import NewsKind
     responses=examples.streamed()
     | declared(
         Kind.INVALID_REQUEST,
+        Kind.INVALID_CURSOR,
         Kind.UNKNOWN_FLEET,
         Kind.INVALID_FLEET,
         Kind.UNAVAILABLE,
@@ -74,6 +75,6 @@ async def follow_fleet(
         raise
     except StoreError as error:
         flaw = Flaw(at="Last-Event-ID", message=f"{error}; begin without one, and look at all anew")
-        raise Refusal(Kind.INVALID_REQUEST, f"{flaw.at}: {flaw.message}", [flaw]) from error
+        raise Refusal(Kind.INVALID_CURSOR, f"{flaw.at}: {flaw.message}", [flaw]) from error
     request.scope["state"][tracing.GOES_ON] = True
     return EventStream(service.live, stream)

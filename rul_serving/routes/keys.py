@@ -1,7 +1,7 @@
 """``/v1/keys``: API keys are made, listed, replaced and revoked."""
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from litestar import Request, Response, delete, get, post
@@ -38,6 +38,15 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The fleets that it may see; null is all. ``admin`` is for all."""
     expires_in_days: Annotated[float, Meta(gt=0, le=keys.LONGEST_DAYS)] | None = None
     """Never, unless given."""
+    also: ClassVar[dict[str, Any]] = {
+        "not": {
+            "properties": {
+                "roles": {"contains": {"const": keys.EVERYWHERE}},
+                "fleets": {"type": "array"},
+            },
+            "required": ["roles", "fleets"],
+        }
+    }
 
 
 class RotationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

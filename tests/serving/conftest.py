@@ -157,11 +157,11 @@ class Platform:
 
 
 @pytest.fixture
-def platform(tmp_path: Path, engine: sa.Engine, database_url: str, learnt: Learnt) -> Platform:
+def platform(tmp_path: Path, engine: sa.Engine, serving_url: str, learnt: Learnt) -> Platform:
     fleets.save(tmp_path, learnt.training.model.fleet)
     settings = ServingSettings(
         root=tmp_path,
-        database_url=SecretStr(database_url),
+        database_url=SecretStr(serving_url),
         redis_url=None,
         access=AccessMode.OPEN,
         model_poll_seconds=0.05,

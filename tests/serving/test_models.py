@@ -143,6 +143,13 @@ def test_a_fleet_without_a_model_says_so_and_an_unknown_one_is_refused(platform)
             assert problem(answer) == (404, "unknown-fleet")
 
 
+@pytest.mark.parametrize("version", ["20260332T000000Z-0a1b2c", "20260331T000000Z-0a1b2c"])
+def test_a_version_that_cannot_be_or_is_not_there_is_unknown(platform, version):
+    with platform.client() as client:
+        answer = client.get(f"/v1/fleets/pumps/models/{version}")
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/unknown-model")
+
+
 def test_a_card_and_its_pictures_are_sent_so_that_nothing_in_them_runs(platform):
     version = platform.train(pictures={"coverage.png": b"\x89PNG"})
     with platform.client() as client:

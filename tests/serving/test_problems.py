@@ -39,6 +39,22 @@ def test_what_the_framework_refuses_is_a_problem_too(platform, method, path, sta
     assert ("allow" in response.headers) == (status == 405)
 
 
+def test_every_address_names_all_of_its_methods(platform):
+    with platform.client() as client:
+        told = {
+            path: client.options(path).headers["allow"]
+            for path in ("/livez", "/v1/prognoses", "/v1/keys", "/v1/fleets/pumps/units/a/lives")
+        }
+        refused = client.put("/v1/keys")
+    assert told == {
+        "/livez": "GET, OPTIONS",
+        "/v1/prognoses": "OPTIONS, POST",
+        "/v1/keys": "GET, OPTIONS, POST",
+        "/v1/fleets/pumps/units/a/lives": "GET, OPTIONS, POST",
+    }
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "OPTIONS", "POST"}
+
+
 def test_what_nobody_foresaw_is_500_with_a_trace_id_and_no_secret():
     @get("/boom")
     async def boom() -> None:

@@ -1,0 +1,180 @@
+"""Who may do what in PostgreSQL: the owner alone alters, serving and the assets do their work.
+
+What belongs here: the two groups, what each may do with each table, users with passwords. What
+does not: the tables (``tables``), what people and machines may do over HTTP (roles of API keys).
+
+Groups are of the whole server, not of a database: a copied or restored database may stand on a
+server that has none. So no migration makes them; ``settle`` follows every ``database.migrate``.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import ProgrammingError
+
+from rul_core.errors import StoreError
+from rul_store.database import begin, place_of
+
+
+class Group(StrEnum):
+    """A group of PostgreSQL users, which itself may not log in."""
+
+    SERVING = "rul_serving"
+    ASSETS = "rul_assets"
+
+
+class Rights(NamedTuple):
+    """What each group may do with a table."""
+
+    serving: tuple[str, ...]
+    assets: tuple[str, ...]
+
+    def of(self, group: Group) -> tuple[str, ...]:
+        """Those of one group."""
+        return self.serving if group is Group.SERVING else self.assets
+
+
+NOTHING: tuple[str, ...] = ()
+READ = ("SELECT",)
+APPEND = ("SELECT", "INSERT")
+KEEP = ("SELECT", "INSERT", "UPDATE")
+REMOVE = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+RIGHTS = {
+    "units": Rights(KEEP, KEEP),
+    "lives": Rights(KEEP, KEEP),
+    "layouts": Rights(APPEND, READ),
+    # Only the number of the transaction is ever changed, so that a copy is taken again.
+    "readings": Rights((*APPEND, "UPDATE (ingested_xid)"), READ),
+    "readings_set_aside": Rights(APPEND, NOTHING),
+    "ledger": Rights(APPEND, APPEND),
+    "current_prognoses": Rights(KEEP, KEEP),
+    "leases": Rights(REMOVE, NOTHING),
+    "champions": Rights(KEEP, KEEP),
+    "champion_history": Rights(APPEND, APPEND),
+    "rulings": Rights(READ, KEEP),
+    "challengers": Rights(REMOVE, REMOVE),
+    "shadow_prognoses": Rights(REMOVE, REMOVE),
+    "landed_files": Rights(NOTHING, KEEP),
+    "api_keys": Rights(KEEP, NOTHING),
+    "audit": Rights(APPEND, NOTHING),
+    "idempotency_records": Rights(REMOVE, NOTHING),
+    "advisories": Rights(KEEP, KEEP),
+    "advisory_events": Rights(APPEND, APPEND),
+    "verdicts": Rights(APPEND, READ),
+    "rul_version": Rights(READ, READ),
+}
+"""Every table; a test holds it against the catalogue. Nobody but the owner truncates or alters."""
+SEQUENCES = {"readings_ingested_seq_seq": Rights(READ, NOTHING)}
+"""Those that are asked by name: which place in the order of ingestion was given last."""
+
+
+def settle(connection: sa.Connection) -> None:
+    """Make the groups where that is allowed, and give those that are there exactly their rights.
+
+    Does nothing for a user who does not own the tables: serving may look at what it cannot change.
+    """
+    if not connection.execute(sa.text(_OWNS)).scalar_one():
+        return
+    if connection.execute(sa.text(_MAY_MAKE)).scalar_one():
+        for group in Group:
+            connection.execute(sa.text(_MAKE.format(group=group)))
+    schema = _quoted(connection.execute(sa.text("SELECT current_schema()")).scalar_one())
+    for group in _there(connection):
+        connection.execute(sa.text(f"GRANT USAGE ON SCHEMA {schema} TO {group}"))
+        for table, rights in {**RIGHTS, **SEQUENCES}.items():
+            connection.execute(sa.text(f"REVOKE ALL ON {schema}.{table} FROM {group}"))
+            if given := ", ".join(rights.of(group)):
+                connection.execute(sa.text(f"GRANT {given} ON {schema}.{table} TO {group}"))
+
+
+def make_user(engine: sa.Engine, name: str, group: Group, password: str) -> bool:
+    """A user of the group who may log in; one that is there gets the password and the group.
+
+    The password leaves this process as its SCRAM verifier, so that no log of the server has it.
+
+    Args:
+        engine: Of a user who may make roles.
+        name: The user.
+        group: What it may do.
+        password: Not empty.
+
+    Returns:
+        Whether it was made now.
+
+    Raises:
+        StoreError: The groups are not there, or PostgreSQL does not let this user make roles.
+    """
+    if not password:
+        raise StoreError("the password is empty; put one into its file")
+    user = _quoted(name)
+    try:
+        with begin(engine) as connection:
+            if group not in _there(connection):
+                raise StoreError(
+                    f"the server at {place_of(engine.url)} has no group {group}; run `rul database "
+                    "migrate` as the tables' owner, who may make roles (CREATEROLE)"
+                )
+            is_new = not connection.execute(sa.text(_IS_ROLE), {"name": name}).scalar_one()
+            if not is_new and _is_mighty(connection, name):
+                raise StoreError(
+                    f"{name!r} owns tables or may do anything; give the name of another user"
+                )
+            verifier = _verifier(connection, name, password)
+            verb = "CREATE" if is_new else "ALTER"
+            connection.exec_driver_sql(f"{verb} ROLE {user} LOGIN PASSWORD '{verifier}'")
+            connection.execute(sa.text(f"GRANT {group} TO {user}"))
+    except ProgrammingError as error:
+        raise StoreError(
+            f"cannot make the user {name!r} at {place_of(engine.url)}: {error.orig}; "
+            "log in as a user who may make roles (CREATEROLE)"
+        ) from error
+    return is_new
+
+
+def _verifier(connection: sa.Connection, name: str, password: str) -> str:
+    server = connection.connection.cursor().connection.pgconn
+    told = server.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
+    return told.decode()
+
+
+def _there(connection: sa.Connection) -> list[Group]:
+    return [
+        group
+        for group in Group
+        if connection.execute(sa.text(_IS_ROLE), {"name": group}).scalar_one()
+    ]
+
+
+def _is_mighty(connection: sa.Connection, name: str) -> bool:
+    return connection.execute(sa.text(_IS_MIGHTY), {"name": name}).scalar_one()
+
+
+def _quoted(name: str) -> str:
+    return postgresql.dialect().identifier_preparer.quote_identifier(name)
+
+
+_OWNS = """
+    SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), false) FROM pg_class
+    WHERE oid = to_regclass('ledger')
+"""
+_MAY_MAKE = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+# Another database's migration may make it at the same moment.
+_MAKE = """
+    DO $$
+    BEGIN
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{group}') THEN
+            CREATE ROLE {group} NOLOGIN;
+        END IF;
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+    END $$
+"""
+_IS_ROLE = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :name)"
+_IS_MIGHTY = """
+    SELECT rolsuper OR rolcreaterole OR pg_has_role(oid, (
+        SELECT relowner FROM pg_class WHERE oid = to_regclass('ledger')
+    ), 'MEMBER')
+    FROM pg_roles WHERE rolname = :name
+"""
