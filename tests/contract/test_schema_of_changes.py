@@ -9,11 +9,16 @@ from tests.contract.served import Served
 pytestmark = pytest.mark.hypothesis
 
 
+WITHOUT_A_CANDIDATE = {"nominate", "withdraw"}
+"""No candidate waits in this fleet; their good answers are in ``tests/serving/test_shadow.py``."""
+
+
 @pytest.mark.parametrize("operation_id", operations("post", "delete", "put", "patch"))
 def test_an_operation_with_a_body_keeps_its_contract(here: Served, operation_id: str):
     found = run(here.document, here.address, here.key, here.real(), operation_id=operation_id)
     assert not found.failures, str(found)
-    assert found.statuses[200] + found.statuses[201], str(found)
+    if operation_id not in WITHOUT_A_CANDIDATE:
+        assert found.statuses[200] + found.statuses[201], str(found)
     assert found.checks >= ALWAYS
 
 
