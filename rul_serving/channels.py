@@ -17,7 +17,7 @@ from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.base import ChannelsBackend
 from litestar.channels.backends.memory import MemoryChannelsBackend
 
-from rul_serving.listening import messages
+from rul_serving.listening import heed_cancellation, messages
 from rul_store.cache import connect_redis_async
 from rul_store.news import CHANNEL
 from rul_store.swallowed import swallow
@@ -56,6 +56,7 @@ class RedisBackend(ChannelsBackend):
             self._is_lost = True
         else:
             self._is_lost = False
+        heed_cancellation()
 
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Hear of these channels too."""

@@ -16,6 +16,8 @@ from rul_store.swallowed import swallow
 RECONNECT_SECONDS = 5.0
 PING_SECONDS = 30
 """While nothing is said: whether Redis is still there."""
+LOOK_SECONDS = 1.0
+"""How soon a cancellation that was lost is heeded."""
 
 
 async def messages(
@@ -35,15 +37,32 @@ async def messages(
             async with client_of(url) as client, client.pubsub() as subscribed:
                 await subscribed.subscribe(channel)
                 while True:
-                    message = await subscribed.get_message(timeout=PING_SECONDS)
+                    heed_cancellation()
+                    message = await subscribed.get_message(timeout=LOOK_SECONDS)
                     if message is not None:
                         lost = False
                         # The first one confirms the subscription.
                         yield message["data"] if message["type"] == "message" else None
         except Exception as error:  # a listener that ended would never be missed
+            heed_cancellation()
             swallow(called, error, consequence, told=lost)
             lost = True
             await asyncio.sleep(RECONNECT_SECONDS)
+
+
+def heed_cancellation() -> None:
+    """End the task where it was cancelled; to be called after redis-py was waited for.
+
+    It sends by ``asyncio.wait_for``, which before Python 3.12 forgets a cancellation that comes
+    when the work is done (https://github.com/python/cpython/issues/86296): half of those that come
+    while it connects. The task would go on for ever, and whoever waits for its end too.
+
+    Raises:
+        CancelledError: It was.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def client_of(url: str) -> Redis:

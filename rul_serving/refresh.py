@@ -46,7 +46,7 @@ LOOK_SECONDS = 5.0
 """How often units that are behind are looked for, beside each time that a model is exchanged."""
 STUCK_SECONDS = 60.0
 """The same after a walk that left as many behind as there were."""
-UNITS = (25, 100, 400)
+UNITS = (25, 50, 100)
 """At a time: the fewest, the first, the most."""
 LONG_SECONDS, SHORT_SECONDS = 0.5, 0.1
 """A step that takes longer is made smaller, one that takes less is made larger."""
