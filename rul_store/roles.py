@@ -57,7 +57,7 @@ RIGHTS = {
     "rulings": Rights(READ, KEEP),
     "challengers": Rights(REMOVE, REMOVE),
     "shadow_prognoses": Rights(REMOVE, REMOVE),
-    "landed_files": Rights(NOTHING, KEEP),
+    "landed_files": Rights(READ, KEEP),
     "api_keys": Rights(KEEP, NOTHING),
     "audit": Rights(APPEND, NOTHING),
     "idempotency_records": Rights(REMOVE, NOTHING),
