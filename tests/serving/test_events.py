@@ -143,8 +143,8 @@ def test_an_id_that_is_none_is_400_and_names_the_header(platform):
             answer = client.get(PATH, params=CALL, headers={"Last-Event-ID": wrong})
             problem(answer, Kind.INVALID_CURSOR, "Last-Event-ID")
             assert answer.json()["errors"][0]["at"] == "Last-Event-ID"
-        problem(client.get(PATH, params={"type": "gossip"}), Kind.INVALID_CURSOR, "type")
-        problem(client.get(PATH, params={"unit": ""}), Kind.INVALID_CURSOR, "unit")
+        problem(client.get(PATH, params={"type": "gossip"}), Kind.INVALID_REQUEST, "type")
+        problem(client.get(PATH, params={"unit": ""}), Kind.INVALID_REQUEST, "unit")
         problem(client.get("/v1/fleets/fans/events"), Kind.UNKNOWN_FLEET)
 
 
