@@ -22,7 +22,6 @@ from rul_cli import (
     keys,
     leakage,
     ledger,
-    migrate,
     models,
     secrets,
     stack,
@@ -48,7 +47,6 @@ app.add_typer(fetch.app, name="fetch")
 app.command("leakage-gate")(leakage.leakage_gate)
 app.command("demo")(demo.demo)
 app.command("dev")(dev.dev)
-app.command("migrate")(migrate.migrate)
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -1,7 +1,8 @@
 """Roles and databases of a PostgreSQL server that only the platform uses.
 
 What belongs here: making them and setting their passwords, as often as wanted. What does not: the
-tables and what a role may do with them (``migrations``), the laptop's server (``embedded``).
+tables (``migrations``), what a role may do with them (``rights``), the laptop's server
+(``embedded``).
 
 The passwords are sent as SCRAM verifiers, so that no log of the server has one.
 """
@@ -12,27 +13,22 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import Field, SecretStr
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import make_url
 
 from rul_store.database import begin, connect, create_database
+from rul_store.rights import Group
 from rul_store.settings import DatabaseUrl, Settings
 
 MIGRATOR = "rul_migrator"
 """Owns the platform's database and its tables."""
-READERS_AND_WRITERS = ("rul_serving", "rul_assets")
-DATABASES = {"rul": (MIGRATOR, READERS_AND_WRITERS), "dagster": ("dagster", ())}
+DATABASES = {"rul": (MIGRATOR, tuple(Group)), "dagster": ("dagster", ())}
 """Each database: its owner, and who else may connect."""
 WATCHERS = ("postgres_exporter",)
 """May read the server's statistics."""
 
 
 class ProvisioningSettings(Settings):
-    """Who owns the tables, and who may make roles and databases."""
+    """Who may make roles and databases, and the passwords of the roles."""
 
-    database_url: DatabaseUrl = Field(
-        description="a PostgreSQL URL of the tables' owner, such as "
-        "postgresql://rul_migrator:password@host:5432/rul"
-    )
     database_admin_url: DatabaseUrl | None = Field(
         default=None, description="a superuser's PostgreSQL URL; nothing is made without it"
     )
@@ -75,7 +71,6 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
                     connection.exec_driver_sql(statement)
     finally:
         admin.dispose()
-    _share_tables(make_url(admin_url).set(database="rul").render_as_string(hide_password=False))
 
 
 def _verifier(connection: sa.Connection, role: str, password: str) -> str:
@@ -92,21 +87,3 @@ def _rights(database: str, owner: str, others: tuple[str, ...]) -> list[str]:
         f"REVOKE ALL ON DATABASE {quoted} FROM PUBLIC",
         *(f"GRANT CONNECT, TEMPORARY ON DATABASE {quoted} TO {_quote(role)}" for role in others),
     ]
-
-
-def _share_tables(url: str) -> None:
-    """Let those who read and write use what the migrator makes from now on."""
-    admin = connect(url).execution_options(isolation_level="AUTOCOMMIT")
-    to = ", ".join(_quote(role) for role in READERS_AND_WRITERS)
-    try:
-        with begin(admin) as connection:
-            for rights, kind in (
-                ("SELECT, INSERT, UPDATE, DELETE", "TABLES"),
-                ("USAGE, SELECT", "SEQUENCES"),
-            ):
-                connection.exec_driver_sql(
-                    f"ALTER DEFAULT PRIVILEGES FOR ROLE {_quote(MIGRATOR)} IN SCHEMA public "
-                    f"GRANT {rights} ON {kind} TO {to}"
-                )
-    finally:
-        admin.dispose()

@@ -1,14 +1,11 @@
-"""Who may do what in PostgreSQL: the owner alone alters, serving and the assets do their work.
+"""PostgreSQL's groups are given their rights, and users are made who may log in.
 
-What belongs here: the two groups, what each may do with each table, users with passwords. What
-does not: the tables (``tables``), what people and machines may do over HTTP (roles of API keys).
+What belongs here: making groups and users of them. What does not: what each may do (``rights``),
+the stack's own server with its databases (``provisioning``).
 
 Groups are of the whole server, not of a database: a copied or restored database may stand on a
 server that has none. So no migration makes them; ``settle`` follows every ``database.migrate``.
 """
-
-from enum import StrEnum
-from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -16,59 +13,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from rul_core.errors import StoreError
 from rul_store.database import begin, place_of
-
-
-class Group(StrEnum):
-    """A group of PostgreSQL users, which itself may not log in."""
-
-    SERVING = "rul_serving"
-    ASSETS = "rul_assets"
-
-
-class Rights(NamedTuple):
-    """What each group may do with a table."""
-
-    serving: tuple[str, ...]
-    assets: tuple[str, ...]
-
-    def of(self, group: Group) -> tuple[str, ...]:
-        """Those of one group."""
-        return self.serving if group is Group.SERVING else self.assets
-
-
-NOTHING: tuple[str, ...] = ()
-READ = ("SELECT",)
-APPEND = ("SELECT", "INSERT")
-KEEP = ("SELECT", "INSERT", "UPDATE")
-REMOVE = ("SELECT", "INSERT", "UPDATE", "DELETE")
-
-RIGHTS = {
-    "units": Rights(KEEP, KEEP),
-    "lives": Rights(KEEP, KEEP),
-    "layouts": Rights(APPEND, READ),
-    # Only the number of the transaction is ever changed, so that a copy is taken again.
-    "readings": Rights((*APPEND, "UPDATE (ingested_xid)"), READ),
-    "readings_set_aside": Rights(APPEND, NOTHING),
-    "ledger": Rights(APPEND, APPEND),
-    "current_prognoses": Rights(KEEP, KEEP),
-    "leases": Rights(REMOVE, NOTHING),
-    "champions": Rights(KEEP, KEEP),
-    "champion_history": Rights(APPEND, APPEND),
-    "rulings": Rights(READ, KEEP),
-    "challengers": Rights(REMOVE, REMOVE),
-    "shadow_prognoses": Rights(REMOVE, REMOVE),
-    "landed_files": Rights(READ, KEEP),
-    "api_keys": Rights(KEEP, NOTHING),
-    "audit": Rights(APPEND, NOTHING),
-    "idempotency_records": Rights(REMOVE, NOTHING),
-    "advisories": Rights(KEEP, KEEP),
-    "advisory_events": Rights(APPEND, APPEND),
-    "verdicts": Rights(APPEND, READ),
-    "rul_version": Rights(READ, READ),
-}
-"""Every table; a test holds it against the catalogue. Nobody but the owner truncates or alters."""
-SEQUENCES = {"readings_ingested_seq_seq": Rights(READ, NOTHING)}
-"""Those that are asked by name: which place in the order of ingestion was given last."""
+from rul_store.rights import RIGHTS, SEQUENCES, Group
 
 
 def settle(connection: sa.Connection) -> None:

@@ -15,7 +15,8 @@ from hypothesis import settings
 
 from rul_store.database import begin, connect, create_database, migrate
 from rul_store.embedded import EmbeddedServers
-from rul_store.roles import Group, make_user
+from rul_store.rights import Group
+from rul_store.roles import make_user
 
 TEMPLATE = "rul_template"
 

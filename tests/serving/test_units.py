@@ -15,7 +15,8 @@ from rul_core.lookalikes import LOOKALIKES
 from rul_core.prognose import prognose
 from rul_core.prognosis import Prognosis, Provenance, State
 from rul_core.schema import UNIT
-from rul_store import fleets, ledger, lives
+from rul_serving import refresh
+from rul_store import fleets, leases, ledger, lives
 from rul_store.database import begin
 from rul_store.models import load_model, save_model
 from rul_store.registry import BundleStore
@@ -233,6 +234,8 @@ def test_a_unit_that_nobody_has_heard_of_is_404(platform, what):
 
 
 def test_an_explanation_is_that_of_the_readings_and_the_model_of_the_prognosis(platform, unit):
+    # Nobody prognoses the unit by the second model, for that takes the lease.
+    assert leases.hold(platform.engine, refresh.LEASE, "a test", 600)
     version = platform.release().version
     with platform.client() as client:
         plain = said(send(client, body(platform, unit[:40])))
@@ -284,6 +287,8 @@ def test_without_figures_there_is_nothing_to_explain(platform, unit):
 
 
 def test_without_its_model_a_prognosis_cannot_be_explained_but_stands(platform, unit):
+    # Nobody prognoses the unit by the second model, for that takes the lease.
+    assert leases.hold(platform.engine, refresh.LEASE, "a test", 600)
     version = platform.release().version
     with platform.client() as client:
         plain = said(send(client, body(platform, unit[:40])))

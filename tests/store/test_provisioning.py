@@ -81,6 +81,8 @@ def test_the_owner_makes_the_tables_and_others_use_them(admin_url):
         with begin(engine) as connection:
             assert connection.execute(sa.text("SELECT count(*) FROM units")).scalar() == 0
         with pytest.raises(ProgrammingError), begin(engine) as connection:
+            connection.execute(sa.text("DELETE FROM ledger"))
+        with pytest.raises(ProgrammingError), begin(engine) as connection:
             connection.execute(sa.text("CREATE TABLE mine (a int)"))
         engine.dispose()
 
@@ -106,7 +108,7 @@ def test_the_exporter_may_look_and_nothing_else(admin_url):
 def test_settings_name_the_owner_and_keep_passwords_to_themselves(monkeypatch, tmp_path):
     roles = tmp_path / "roles"
     roles.write_text('{"rul_serving": "hunter2"}')
-    monkeypatch.setenv("RUL_DATABASE_URL", "postgresql://rul_migrator:hunter2@h/rul")
+    monkeypatch.setenv("RUL_DATABASE_ADMIN_URL", "postgresql://root:hunter2@h/postgres")
     monkeypatch.setenv("RUL_DATABASE_ROLES_FILE", str(roles))
     settings = ProvisioningSettings()
     assert settings.database_roles["rul_serving"].get_secret_value() == "hunter2"

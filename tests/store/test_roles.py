@@ -8,7 +8,7 @@ from sqlalchemy.exc import ProgrammingError
 from rul_core.errors import StoreError
 from rul_store import roles
 from rul_store.database import begin, connect, current_revision, migrate
-from rul_store.roles import RIGHTS, Group
+from rul_store.rights import RIGHTS, Group
 from tests.conftest import as_member_of
 
 TABLES = """
