@@ -5,10 +5,12 @@ question (``windows``), what is known of units and kept readings (``ingest``).
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -75,12 +77,86 @@ def parse(content_type: str, body: bytes, fleet: Fleet) -> Rows:
         given = content_type or "missing"
         detail = f"the content type is {given}; send readings as {JSON}, {NDJSON} or {CSV}"
         raise Refusal(Kind.UNSUPPORTED_MEDIA_TYPE, detail)
+    lines = content_type == NDJSON
+    whole = _all_good(body, fleet, lines=lines)
+    if whole is not None:
+        return whole
     flaws: list[Flaw] = []
-    found = list(_read(body, flaws, lines=content_type == NDJSON))
+    found = list(_read(body, flaws, lines=lines))
     return _checked(found, fleet, flaws)
 
 
-_WHOLE = msgspec.json.Decoder(list[Reading] | Reading)
+def _all_good(body: bytes, fleet: Fleet, *, lines: bool) -> Rows | None:
+    """The rows of a body in which all are good, quickly; none where one may be bad.
+
+    Raises:
+        Refusal: The body has too many rows.
+    """
+    array, line = _decoders(fleet.channels)
+    try:
+        decoded = line.decode_lines(body) if lines else array.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # which row it is, is told row by row
+    found = decoded if isinstance(decoded, list) else [decoded]
+    _refuse_too_many(len(found))
+    units = [row.unit for row in found]
+    if not all(_is_name(unit) for unit in set(units)):
+        return None
+    cycles = [row.cycle for row in found]
+    table = [msgspec.structs.astuple(row.values) for row in found]
+    values = np.array(table, dtype=np.float64).reshape(-1, len(fleet.channels))
+    if not (np.isfinite(cycles).all() and not np.isinf(values).any()):
+        return None
+    try:
+        times = [row.time and row.time.astimezone(UTC) for row in found]
+    except OverflowError:
+        return None
+    return Rows(
+        units=units,
+        lives=[row.life for row in found],
+        cycles=cycles,
+        times=times,
+        values=values,
+        places=list(range(len(found))),
+    )
+
+
+def _is_name(unit: str) -> bool:
+    return len(unit) <= LONGEST_UNIT and _UNIT.match(unit) is not None
+
+
+_UNIT = re.compile(UNIT_PATTERN)
+
+
+@lru_cache(maxsize=64)
+def _decoders(
+    channels: tuple[str, ...],
+) -> tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[Any]]:
+    """Of an array of readings with just these channels or of one, and of a line.
+
+    Each channel is a field, so that there is no dictionary and no check a row.
+    """
+    fields = [f"channel_{place}" for place in range(len(channels))]
+    values = msgspec.defstruct(
+        "Values",
+        [(name, float | None) for name in fields],
+        rename=dict(zip(fields, channels, strict=True)),
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    row = msgspec.defstruct(
+        "Row",
+        [
+            ("unit", str),
+            ("cycle", float),
+            ("values", values),
+            ("life", LIFE_NUMBER | None, None),
+            ("time", UtcTime | None, None),
+        ],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    return msgspec.json.Decoder(list[row] | row), msgspec.json.Decoder(row)
 
 
 def _read(body: bytes, flaws: list[Flaw], *, lines: bool) -> Iterator[tuple[int, Reading]]:
@@ -91,15 +167,6 @@ def _read(body: bytes, flaws: list[Flaw], *, lines: bool) -> Iterator[tuple[int,
                 msgspec.Raw(line) for line in body.splitlines() if line.strip()
             ]
         else:
-            try:
-                whole = _WHOLE.decode(body)
-            except msgspec.ValidationError:
-                pass  # row by row, to say which
-            else:
-                readings = whole if isinstance(whole, list) else [whole]
-                _refuse_too_many(len(readings))
-                yield from enumerate(readings)
-                return
             either = msgspec.json.decode(body, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
             raw = either if isinstance(either, list) else [msgspec.Raw(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

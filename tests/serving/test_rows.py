@@ -145,6 +145,31 @@ def test_no_rows_are_read_as_none():
         assert rows.values.shape == (0, 2)
 
 
+NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-9, 9)
+TIMES = st.none() | st.just("2026-11-23T12:00:00Z") | st.just("2026-11-23T14:00:00.5+02:00")
+
+
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {
+                "unit": st.text(st.characters(min_codepoint=32, codec="utf-8"), max_size=3),
+                "cycle": st.floats(allow_nan=False, allow_infinity=False) | st.just("1"),
+                "values": st.fixed_dictionaries({"p": NUMBERS, "load": NUMBERS}),
+            },
+            optional={"life": st.none() | st.integers(0, 3), "time": TIMES},
+        ),
+        max_size=4,
+    )
+)
+def test_a_bad_row_beside_them_changes_nothing_of_the_others(rows: list[dict[str, object]]):
+    alone, beside = as_json(*rows), as_json(*rows, "no reading")
+    assert facts(alone) == facts(beside)
+    assert alone.flaws == beside.flaws[:-1]
+    lines = "\n".join(map(json.dumps, rows)).encode()
+    assert facts(parse(NDJSON, lines, PUMPS)) == facts(alone)
+
+
 @given(body=st.binary(max_size=60), content_type=st.sampled_from([JSON, NDJSON, CSV]))
 def test_whatever_comes_is_read_or_refused(body: bytes, content_type: str):
     try:
