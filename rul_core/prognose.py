@@ -231,24 +231,24 @@ def _one(
 def _sensor_faults(model: RulModel, lives: Sequence[Followed]) -> dict[int, str]:
     """By place among the lives: which driving sensors are out of range, lost or stuck."""
     found, follower = model.pipeline.conditions, model.follower
-    runs, gaps = follower.held(lives)
-    values = np.stack([life.values for life in lives])
+    names, support = model.support.drivers, model.support
+    at = [found.sensors.index(name) for name in names]
+    channels = [model.fleet.channels.index(name) for name in names]
+    runs, gaps = (held[:, at] for held in follower.held(lives))
+    read = np.stack([life.values for life in lives])[:, channels]
+    low, high = follower.lowest[channels], follower.highest[channels]
+    outside = (read < low) | (read > high)
+    lost = gaps >= np.maximum(MISSING_LEAST, np.asarray(support.longest_gap)[at] + 1)
+    stuck = runs > np.maximum(STUCK_LEAST, STUCK_FACTOR * np.asarray(support.longest_run)[at])
     told: dict[int, list[str]] = {}
-    for name in model.support.drivers:
-        at, channel = found.sensors.index(name), model.fleet.channels.index(name)
-        low, high = follower.lowest[channel], follower.highest[channel]
-        read, gap, run = values[:, channel], gaps[:, at], runs[:, at]
-        outside = (read < low) | (read > high)
-        lost = gap >= max(MISSING_LEAST, model.support.longest_gap[at] + 1)
-        stuck = run > max(STUCK_LEAST, STUCK_FACTOR * model.support.longest_run[at])
-        for i in np.flatnonzero(outside | lost | stuck).tolist():
-            told.setdefault(i, []).append(
-                f"{name} reads {read[i]:g}, outside {low:g} to {high:g}"
-                if outside[i]
-                else f"{name} is missing from the last {gap[i]:.0f} readings"
-                if lost[i]
-                else f"{name} has not moved for {run[i]:.0f} readings"
-            )
+    for i, n in np.argwhere(outside | lost | stuck).tolist():
+        told.setdefault(i, []).append(
+            f"{names[n]} reads {read[i, n]:g}, outside {low[n]:g} to {high[n]:g}"
+            if outside[i, n]
+            else f"{names[n]} is missing from the last {gaps[i, n]:.0f} readings"
+            if lost[i, n]
+            else f"{names[n]} has not moved for {runs[i, n]:.0f} readings"
+        )
     return {i: "; ".join(sentences) for i, sentences in told.items()}
 
 

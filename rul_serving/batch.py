@@ -2,9 +2,13 @@
 
 What belongs here: finding each row's life, telling new rows from repeated and contradicting ones,
 writing them. What does not: what is said of the units (``ingest``), reading bodies (``rows``).
+
+The rows of all requests lie in columns, each life's together and in the order of cycles and of
+arrival: what most rows need is done to whole columns, and only rows with a fault have a turn of
+their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -46,20 +50,55 @@ class Receipt:
     """Of each unit that has a new reading."""
 
 
-@dataclass(slots=True)
-class Row:
-    """A good row on its way."""
+@dataclass(frozen=True)
+class _Columns:
+    """Good rows (n) of some requests."""
 
-    request: int
-    place: int
-    life: Life
-    cycle: float
-    time: datetime | None
+    life: np.ndarray
+    """(n,) int64: the place of each row's life."""
+    request: np.ndarray
+    """(n,) int64: the place of the request that brought it."""
+    place: np.ndarray
+    """(n,) int64: which row of the request's body it is."""
+    cycles: np.ndarray
+    """(n,) float64."""
     values: np.ndarray
+    """(n, channels) float64 in the fleet's order, NaN where not read."""
+    times: list[datetime | None]
 
-    def equals(self, other: "Row") -> bool:
-        """Whether both say the same."""
-        return self.time == other.time and np.array_equal(self.values, other.values, equal_nan=True)
+    @classmethod
+    def of(cls, sent: Sequence[Sent], life: np.ndarray) -> "_Columns":
+        """All rows in the order in which they came, of lives that were found."""
+        rows = [each.rows for each in sent]
+        return cls(
+            life=life,
+            request=np.repeat(np.arange(len(rows)), [len(each) for each in rows]),
+            place=np.array([place for each in rows for place in each.places], dtype=np.int64),
+            cycles=np.array([cycle for each in rows for cycle in each.cycles], dtype=np.float64),
+            values=np.concatenate([each.values for each in rows]),
+            times=[time for each in rows for time in each.times],
+        )
+
+    def __len__(self) -> int:
+        return len(self.life)
+
+    def take(self, rows: np.ndarray) -> "_Columns":
+        """Some of them, by place or by mask."""
+        at = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return _Columns(
+            life=self.life[at],
+            request=self.request[at],
+            place=self.place[at],
+            cycles=self.cycles[at],
+            values=self.values[at],
+            times=[self.times[row] for row in at.tolist()],
+        )
+
+    def says_the_same(self, row: int, other: int) -> bool:
+        """Whether two rows of one cycle do."""
+        return self.times[row] == self.times[other] and np.array_equal(
+            self.values[row], self.values[other], equal_nan=True
+        )
 
 
 class Batch:
@@ -79,19 +118,21 @@ class Batch:
         """By unit: its newest life, if that runs."""
         self.begun: set[Life] = set()
         """Lives that these rows began."""
-        self.rows: dict[Life, list[Row]] = {}
-        """The good rows by life, each life's in the order of cycles and of arrival."""
-        self.grown: dict[Life, list[Row]] = {}
-        """The rows that were new, by life."""
+        self.lives: list[Life] = []
+        """Those that good rows are of, in the order in which they came."""
+        self.grown: list[Life] = []
+        """Those that have new rows, in the same order."""
         self.late: set[Life] = set()
         """Lives with a new row that does not simply follow where they are known to stand."""
-        self.conflicts: list[Row] = []
 
     def place(self, sent: Sequence[Sent]) -> None:
         """Lock the units' lives, and find each row's."""
         units = sorted({unit for each in sent for unit in each.rows.units})
         found = lives.lock(self.connection, self.fleet.name, units)
-        wanted = _unknown_lives(sent, found)
+        named = [
+            life for each in sent for life in zip(each.rows.units, each.rows.lives, strict=True)
+        ]
+        wanted = _unknown_lives(dict.fromkeys(named), found)
         if wanted and self.fleet.unknown_units == "refuse":
             heard_of = lives.known_units(self.connection, self.fleet.name, units)
             wanted = {life for life in wanted if life[0] in heard_of}
@@ -100,46 +141,36 @@ class Batch:
                 self.connection, self.fleet.name, sorted(wanted), source=histories.SENT
             )
             found = lives.lock(self.connection, self.fleet.name, units)
-        self.units = found.keys()
         for unit, of_unit in found.items():
             newest = max(of_unit)
             if of_unit[newest].outcome is Outcome.RUNNING:
                 self.running[unit] = newest
             self.standing.update({(unit, life): how for life, how in of_unit.items()})
-        for request, each in enumerate(sent):
-            self._sort_out(request, each.rows)
-        for rows in self.rows.values():
-            rows.sort(key=lambda row: row.cycle)
+        self._sort_out(sent, named, found.keys())
 
-    def _sort_out(self, request: int, rows: Rows) -> None:
-        for i, unit in enumerate(rows.units):
-            number, cycle = rows.lives[i] or self.running.get(unit), rows.cycles[i]
-            row = Row(
-                request, rows.places[i], (unit, number or 0), cycle, rows.times[i], rows.values[i]
-            )
-            standing = self.standing.get(row.life)
-            if standing is None and unit not in self.units:
-                self._refuse(
-                    row,
-                    Reason.UNKNOWN_UNIT,
-                    f"nobody has heard of a unit {unit!r}, and fleet {self.fleet.name!r} takes "
-                    "none by itself; correct the name, or begin a life of it first",
-                )
-            elif standing is None:
-                self._refuse(
-                    row,
-                    Reason.LIFE_ENDED,
-                    f"no life of unit {unit!r} runs; begin the next one, or name the life",
-                )
-            elif standing.end_cycle is not None and cycle > standing.end_cycle:
-                self._refuse(
-                    row,
-                    Reason.LIFE_ENDED,
-                    f"life {row.life[1]} of unit {unit!r} ended at cycle {standing.end_cycle:g} "
-                    f"({standing.outcome}); begin the next one, or correct the cycle",
-                )
-            else:
-                self.rows.setdefault(row.life, []).append(row)
+    def _sort_out(
+        self,
+        sent: Sequence[Sent],
+        named: Sequence[tuple[str, int | None]],
+        heard_of: Collection[str],
+    ) -> None:
+        """Refuse rows without a life that takes them; put the others in order."""
+        meant = {
+            name: (name[0], name[1] or self.running.get(name[0], 0))
+            for name in dict.fromkeys(named)
+        }
+        self.lives = [life for life in dict.fromkeys(meant.values()) if life in self.standing]
+        places = {life: place for place, life in enumerate(self.lives)}
+        of_name = {name: places.get(life, -1) for name, life in meant.items()}
+        rows = _Columns.of(sent, np.array([of_name[name] for name in named], dtype=np.int64))
+        ends = [self.standing[life].end_cycle for life in self.lives]
+        # The last one is that of rows without a life.
+        latest = np.array([np.inf if end is None else end for end in ends] + [-np.inf])
+        good = rows.cycles <= latest[rows.life]
+        for row in np.flatnonzero(~good).tolist():
+            self._refuse_lifeless(rows, row, meant[named[row]], heard_of)
+        kept = np.flatnonzero(good)
+        self._rows = rows.take(kept[np.lexsort((rows.cycles[kept], rows.life[kept]))])
 
     def keep(self, followed_to: Mapping[Life, float]) -> None:
         """Write the rows; those beyond where a life is known to stand cannot be there yet.
@@ -147,120 +178,156 @@ class Batch:
         Args:
             followed_to: By life: the cycle up to which all its readings are known.
         """
-        ahead: list[Row] = []
-        others: list[Row] = []
-        for life, rows in self.rows.items():
-            last = followed_to.get(life)
-            before = None
-            for row in rows:
-                if last is None or row.cycle <= last:
-                    others.append(row)
-                elif before is not None and row.cycle == before.cycle:
-                    self._decide(row, Fate.REPEATED if row.equals(before) else Fate.CONFLICT)
-                else:
-                    ahead.append(row)
-                    before = row
-        fates: list[Fate] = []
-        if ahead:
-            readings.append_new(self.connection, self.fleet, self._columns(ahead))
-        if others:
-            fates = readings.insert_many(self.connection, self.fleet, self._frame(others))
-        for row in ahead:
-            self._decide(row, Fate.NEW)
-        for row, fate in zip(others, fates, strict=True):
-            self._decide(row, fate)
-            if fate is Fate.NEW:
-                self.late.add(row.life)
+        rows = self._rows
+        known = np.array([followed_to.get(life, np.nan) for life in self.lives])
+        ahead = rows.cycles > known[rows.life]
+        again = np.zeros(len(rows), dtype=bool)
+        again[1:] = (np.diff(rows.life) == 0) & (np.diff(rows.cycles) == 0)
+        again &= ahead
+        fates = np.full(len(rows), Fate.NEW, dtype=object)
+        if again.any():
+            first = np.maximum.accumulate(np.where(again, 0, np.arange(len(rows))))
+            for row in np.flatnonzero(again).tolist():
+                is_same = rows.says_the_same(row, first[row])
+                fates[row] = Fate.REPEATED if is_same else Fate.CONFLICT
+        if (ahead & ~again).any():
+            given = self._named(rows.take(ahead & ~again))
+            readings.append_new(self.connection, self.fleet, given)
+        if not ahead.all():
+            others = np.flatnonzero(~ahead)
+            frame = self._frame(rows.take(others))
+            fates[others] = readings.insert_many(self.connection, self.fleet, frame)
+            late = np.unique(rows.life[others[fates[others] == Fate.NEW]])
+            self.late = {self.lives[place] for place in late.tolist()}
+        self._new = rows.take(fates == Fate.NEW)
+        self.grown = [self.lives[place] for place in np.unique(self._new.life).tolist()]
+        self._conflicts = rows.take(fates == Fate.CONFLICT)
+        self._tell(fates)
 
     def set_conflicts_aside(self, sent: Sequence[Sent]) -> None:
         """Keep the rows that contradict a kept one where people find them."""
-        if self.conflicts:
-            traces = [sent[row.request].trace_id for row in self.conflicts]
-            frame = self._frame(self.conflicts)
+        if len(self._conflicts):
+            traces = [sent[request].trace_id for request in self._conflicts.request.tolist()]
+            frame = self._frame(self._conflicts)
             readings.set_aside(self.connection, self.fleet, frame, traces)
 
-    def following(self, onward: Sequence[Life], channels: Sequence[str]) -> Next:
-        """The new rows of lives, which come after all that is known of them.
+    def requests(self) -> dict[Life, list[int]]:
+        """By life: the places of the requests that brought something new of it, in order."""
+        found: dict[Life, list[int]] = {}
+        pairs = set(zip(self._new.life.tolist(), self._new.request.tolist(), strict=True))
+        for life, request in sorted(pairs):
+            found.setdefault(self.lives[life], []).append(request)
+        return found
+
+    def following(self, channels: Sequence[str]) -> tuple[list[Life], Next]:
+        """The grown lives that are not late, and their new rows, which come after all others.
 
         Args:
-            onward: The lives.
             channels: What is wanted of each reading; not read where the fleet has no such.
         """
-        rows = [self.grown[life] for life in onward]
-        flat = [row for of_life in rows for row in of_life]
+        new = self._new
+        if self.late:
+            is_onward = np.array([life not in self.late for life in self.lives])
+            new = new.take(is_onward[new.life])
+        starts = np.flatnonzero(np.diff(new.life, prepend=-1))
         known = {name: at for at, name in enumerate(self.fleet.channels)}
-        beside = np.full((len(flat), 1), np.nan)
-        values = np.hstack([_values(flat, len(known)), beside])
-        return Next(
-            cycles=np.array([row.cycle for row in flat]),
+        beside = np.full((len(new), 1), np.nan)
+        values = np.hstack([new.values, beside])
+        ends = [*starts[1:].tolist(), len(new)] if len(new) else []
+        return [self.lives[place] for place in new.life[starts].tolist()], Next(
+            cycles=new.cycles,
             values=values[:, [known.get(name, -1) for name in channels]],
-            starts=np.cumsum([0, *map(len, rows)]),
-            times=[of_life[-1].time for of_life in rows],
+            starts=np.append(starts, len(new)),
+            times=[new.times[end - 1] for end in ends],
         )
 
-    def _columns(self, rows: Sequence[Row]) -> NewReadings:
+    def _named(self, rows: _Columns) -> NewReadings:
+        named = [self.lives[place] for place in rows.life.tolist()]
         return NewReadings(
-            units=[row.life[0] for row in rows],
-            lives=[row.life[1] for row in rows],
-            cycles=[row.cycle for row in rows],
-            times=[row.time for row in rows],
-            values=_values(rows, len(self.fleet.channels)),
+            units=[unit for unit, _ in named],
+            lives=[life for _, life in named],
+            cycles=rows.cycles,
+            times=rows.times,
+            values=rows.values,
         )
 
-    def _frame(self, rows: Sequence[Row]) -> pl.DataFrame:
-        values = _values(rows, len(self.fleet.channels))
+    def _frame(self, rows: _Columns) -> pl.DataFrame:
+        given = self._named(rows)
         return pl.DataFrame(
             {
-                UNIT: [row.life[0] for row in rows],
-                LIFE: [row.life[1] for row in rows],
-                CYCLE: [row.cycle for row in rows],
-                TIME: [row.time for row in rows],
-                **dict(zip(self.fleet.channels, values.T, strict=True)),
+                UNIT: given.units,
+                LIFE: given.lives,
+                CYCLE: rows.cycles,
+                TIME: rows.times,
+                **dict(zip(self.fleet.channels, rows.values.T, strict=True)),
             },
             schema=self.fleet.readings_schema,
         ).with_columns(pl.col(self.fleet.channels).fill_nan(None))
 
-    def _decide(self, row: Row, fate: Fate) -> None:
-        receipt = self.receipts[row.request]
-        if fate is Fate.NEW:
-            receipt.new += 1
-            self.grown.setdefault(row.life, []).append(row)
-        elif fate is Fate.REPEATED:
-            receipt.repeated += 1
-        else:
-            receipt.conflicts += 1
-            self.conflicts.append(row)
+    def _tell(self, fates: np.ndarray) -> None:
+        """Count what became of the rows, and refuse those that contradict a kept one."""
+        for fate, name in (
+            (Fate.NEW, "new"), (Fate.REPEATED, "repeated"), (Fate.CONFLICT, "conflicts"),
+        ):  # fmt: skip
+            of_fate = self._rows.request[fates == fate]
+            for receipt, count in zip(
+                self.receipts, np.bincount(of_fate, minlength=len(self.receipts)), strict=True
+            ):
+                setattr(receipt, name, int(count))
+        for row in range(len(self._conflicts)):
+            unit, life = self.lives[self._conflicts.life[row]]
             self._refuse(
+                self._conflicts,
                 row,
+                unit,
                 Reason.CONFLICT,
-                f"other values are kept of cycle {row.cycle:g} of life {row.life[1]} of unit "
-                f"{row.life[0]!r}; they stay, and these are set aside",
+                f"other values are kept of cycle {self._conflicts.cycles[row]:g} of life {life} of "
+                f"unit {unit!r}; they stay, and these are set aside",
             )
 
-    def _refuse(self, row: Row, reason: Reason, message: str) -> None:
+    def _refuse_lifeless(
+        self, rows: _Columns, row: int, life: Life, heard_of: Collection[str]
+    ) -> None:
+        """Refuse a row that no life takes."""
+        unit, number = life
+        standing = self.standing.get(life)
+        reason = Reason.LIFE_ENDED
+        if standing is not None:
+            message = (
+                f"life {number} of unit {unit!r} ended at cycle {standing.end_cycle:g} "
+                f"({standing.outcome}); begin the next one, or correct the cycle"
+            )
+        elif unit in heard_of:
+            message = f"no life of unit {unit!r} runs; begin the next one, or name the life"
+        else:
+            reason = Reason.UNKNOWN_UNIT
+            message = (
+                f"nobody has heard of a unit {unit!r}, and fleet {self.fleet.name!r} takes none by "
+                "itself; correct the name, or begin a life of it first"
+            )
+        self._refuse(rows, row, unit, reason, message)
+
+    def _refuse(self, rows: _Columns, row: int, unit: str, reason: Reason, message: str) -> None:
+        place = int(rows.place[row])
         flaw = Flaw(
-            at=f"[{row.place}]",
+            at=f"[{place}]",
             message=message,
-            unit=row.life[0],
-            index=row.place,
-            cycle=row.cycle,
+            unit=unit,
+            index=place,
+            cycle=float(rows.cycles[row]),
             reason=reason,
         )
-        self.receipts[row.request].flaws.append(flaw)
+        self.receipts[rows.request[row]].flaws.append(flaw)
 
 
-def _unknown_lives(sent: Sequence[Sent], found: Mapping[str, Mapping[int, Standing]]) -> set[Life]:
+def _unknown_lives(
+    named: Iterable[tuple[str, int | None]], found: Mapping[str, Mapping[int, Standing]]
+) -> set[Life]:
     """The lives that rows name, or mean, and that nobody has heard of."""
     wanted = set()
-    for each in sent:
-        for unit, number in zip(each.rows.units, each.rows.lives, strict=True):
-            if unit not in found:
-                wanted.add((unit, number or 1))
-            elif number is not None and number not in found[unit]:
-                wanted.add((unit, number))
+    for unit, number in named:
+        if unit not in found:
+            wanted.add((unit, number or 1))
+        elif number is not None and number not in found[unit]:
+            wanted.add((unit, number))
     return wanted
-
-
-def _values(rows: Sequence[Row], channels: int) -> np.ndarray:
-    """(rows, channels) float64."""
-    return np.array([row.values for row in rows]).reshape(-1, channels)

@@ -26,7 +26,7 @@ from rul_serving import saying
 from rul_serving.batch import Batch, Life, Receipt, Sent
 from rul_serving.problems import Kind, Refusal
 from rul_store import histories, lives, readings
-from rul_store.database import begin
+from rul_store.database import begin, pipelined
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel
 from rul_store.states import Kept, States
@@ -90,9 +90,9 @@ class Ingest:
         """The lives whose state is known, as they stand before the batch."""
         if served is None:
             return {}
-        found = self._states.find(batch.fleet.name, served.model.feature_spec, list(batch.rows))
+        found = self._states.find(batch.fleet.name, served.model.feature_spec, batch.lives)
         known = {}
-        for life, kept in zip(batch.rows, found, strict=True):
+        for life, kept in zip(batch.lives, found, strict=True):
             if life in batch.begun and not batch.landed_rows:
                 start = served.model.follower.start(*life)
                 known[life] = Kept(token=0, landed_rows=0, life=start)
@@ -113,14 +113,22 @@ class Ingest:
     ) -> list[Kept]:
         """Record what is said of the units; give the states that their lives are in now."""
         token = secrets.randbits(63)
-        lives.mark(batch.connection, batch.fleet.name, batch.grown, token)
+        _, ((last_seq,),) = pipelined(
+            batch.connection,
+            lives.marking(batch.fleet.name, batch.grown, token),
+            readings.LAST_SEQ,
+        )
         if served is None:
             return []
         now = datetime.now(UTC)
-        seen = Seen(landed_rows=batch.landed_rows, sent_seq=readings.last_seq(batch.connection))
+        seen = Seen(landed_rows=batch.landed_rows, sent_seq=last_seq)
         newest = [life for life in batch.grown if batch.running.get(life[0]) == life[1]]
-        whole = histories.read(
-            batch.connection, self._lake, served.model.fleet, sorted(batch.late), seen
+        whole = (
+            histories.read(
+                batch.connection, self._lake, served.model.fleet, sorted(batch.late), seen
+            )
+            if batch.late
+            else None
         )
         try:
             followed = _follow(batch, served, known, whole)
@@ -135,7 +143,7 @@ class Ingest:
             swallow("inference", error, "the units are in model_error; their readings are kept")
             followed = {}
             said = [saying.failed(batch.fleet.name, served, life, seen, now) for life in newest]
-        asked = {life: sorted({row.request for row in batch.grown[life]}) for life in newest}
+        asked = batch.requests()
         said = [
             saying.traced(one, sent[asked[life][-1]].trace_id)
             for life, one in zip(newest, said, strict=True)
@@ -151,14 +159,13 @@ class Ingest:
 
 
 def _follow(
-    batch: Batch, served: LoadedModel, known: Mapping[Life, Kept], whole: pl.DataFrame
+    batch: Batch, served: LoadedModel, known: Mapping[Life, Kept], whole: pl.DataFrame | None
 ) -> dict[Life, Followed]:
     """The lives that have new readings, as far as these go; ``whole`` are those of late ones."""
     follower = served.model.follower
-    onward = [life for life in batch.grown if life not in batch.late]
-    following = batch.following(onward, served.model.fleet.channels)
+    onward, following = batch.following(served.model.fleet.channels)
     followed = follower.follow([known[life].life for life in onward], following)
-    if batch.late:
+    if whole is not None:
         followed += follower.follow_frame(whole)
     return {(life.unit, life.life): life for life in followed}
 

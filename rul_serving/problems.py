@@ -16,6 +16,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
+from litestar.types import Receive, Scope, Send
 
 from rul_core.errors import (
     BundleError,
@@ -215,6 +216,12 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
         error=redacted(detail) if path.startswith("/v2/") else msgspec.UNSET,
     )
     return Response(problem, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+async def respond(scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
+    """Send the problem that an exception is, as Litestar does for a handler."""
+    request: Request[Any, Any, Any] = Request(scope, receive, send)
+    await answer(request, error).to_asgi_response(None, request)(scope, receive, send)
 
 
 def declared(*kinds: Kind) -> dict[int, ResponseSpec]:

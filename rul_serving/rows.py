@@ -24,6 +24,8 @@ from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN, UnitName, UtcTime
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 MOST_ROWS = 10_000
+LARGE_BYTES = 64 * 1024
+"""A larger body is read beside the event loop."""
 LIFE_NUMBER = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
@@ -78,7 +80,7 @@ def parse(content_type: str, body: bytes, fleet: Fleet) -> Rows:
         detail = f"the content type is {given}; send readings as {JSON}, {NDJSON} or {CSV}"
         raise Refusal(Kind.UNSUPPORTED_MEDIA_TYPE, detail)
     lines = content_type == NDJSON
-    whole = _all_good(body, fleet, lines=lines)
+    whole = all_good(body, fleet, lines=lines)
     if whole is not None:
         return whole
     flaws: list[Flaw] = []
@@ -86,8 +88,13 @@ def parse(content_type: str, body: bytes, fleet: Fleet) -> Rows:
     return _checked(found, fleet, flaws)
 
 
-def _all_good(body: bytes, fleet: Fleet, *, lines: bool) -> Rows | None:
-    """The rows of a body in which all are good, quickly; none where one may be bad.
+def all_good(body: bytes, fleet: Fleet, *, lines: bool = False) -> Rows | None:
+    """The rows of a JSON body in which all are good, quickly; none where one may be bad.
+
+    Args:
+        body: As it came.
+        fleet: Its channels are what each row must bring.
+        lines: Whether it is NDJSON.
 
     Raises:
         Refusal: The body has too many rows.
@@ -156,7 +163,8 @@ def _decoders(
         forbid_unknown_fields=True,
         gc=False,
     )
-    return msgspec.json.Decoder(list[row] | row), msgspec.json.Decoder(row)
+    either: Any = list[row] | row  # ty: ignore[invalid-type-form]
+    return msgspec.json.Decoder(either), msgspec.json.Decoder(row)
 
 
 def _read(body: bytes, flaws: list[Flaw], *, lines: bool) -> Iterator[tuple[int, Reading]]:

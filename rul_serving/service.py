@@ -185,6 +185,11 @@ class Descriptions:
         self._root, self._disk = root, disk
         self._read: dict[str, tuple[float, Fleet]] = {}
 
+    def known(self, name: str) -> Fleet | None:
+        """The description, where it was read a moment ago."""
+        until, fleet = self._read.get(name, (0.0, None))
+        return None if time.monotonic() > until else fleet
+
     async def get(self, name: str) -> Fleet:
         """The description.
 
@@ -192,8 +197,8 @@ class Descriptions:
             FleetError: It cannot be used.
             Refusal: There is no such fleet.
         """
-        until, fleet = self._read.get(name, (0.0, None))
-        if fleet is None or time.monotonic() > until:
+        fleet = self.known(name)
+        if fleet is None:
             fleet = await self._disk.run(_described, self._root, name)
             self._read[name] = (time.monotonic() + REMEMBERED_SECONDS, fleet)
         return fleet

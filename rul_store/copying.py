@@ -31,7 +31,8 @@ class NewReadings(msgspec.Struct, frozen=True, kw_only=True):
 
     units: Sequence[str]
     lives: Sequence[int]
-    cycles: Sequence[float]
+    cycles: np.ndarray
+    """(n,) float64."""
     times: Sequence[datetime | None]
     values: np.ndarray
     """(n, channels) float64 in the fleet's order, NaN where not read."""

@@ -4,16 +4,18 @@ What belongs here: engines, transactions, databases, migrations. What does not: 
 (``tables``), queries (each concern has a module of its own).
 """
 
-from collections.abc import Generator
+import select
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rul_core.errors import StoreError, Unavailable
@@ -29,11 +31,13 @@ UNAVAILABLE = (
 TIME_DTYPE = pl.Datetime("us", "UTC")
 VERSION_TABLE = "rul_version"
 """Alembic's table under a name of our own: Dagster may share the database."""
+Statement = tuple[str, Mapping[str, Any]]
+"""SQL with ``%(name)s`` for parameters, and their values."""
 MIGRATION_LOCK = 0x52554C01
 """The advisory lock that migrations of one database take in turn."""
 FLEET_LOCK = 9031
 """Seeds the hash of a fleet's name, which is the advisory lock that ``lock_fleet`` takes."""
-_LOCK_FLEET = sa.text("SELECT pg_advisory_xact_lock(:lock, hashtext(:fleet))")
+_LOCK_FLEET = f"SELECT pg_advisory_xact_lock({FLEET_LOCK}, hashtext(%(fleet)s))"
 
 
 def connect(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> sa.Engine:
@@ -44,17 +48,18 @@ def connect(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> sa.Engin
         pool_size: Connections kept open.
         max_overflow: Further connections under load.
     """
-    return sa.create_engine(
+    engine = sa.create_engine(
         _with_psycopg(url),
         pool_size=pool_size,
         max_overflow=max_overflow,
-        pool_pre_ping=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "rul",
             "options": "-c timezone=UTC",
         },
     )
+    event.listen(engine, "checkout", _refuse_ended)
+    return engine
 
 
 @contextmanager
@@ -73,6 +78,14 @@ def begin(engine: sa.Engine) -> Generator[sa.Connection]:
             f"PostgreSQL at {place_of(engine.url)}: {reason}; "
             "see that it runs and that RUL_DATABASE_URL is right, then try again"
         ) from error
+
+
+def pipelined(connection: sa.Connection, *statements: Statement) -> list[list[tuple[Any, ...]]]:
+    """The rows of statements that are sent together: one way to the server and back for all."""
+    driver: Any = connection.connection.driver_connection
+    with driver.pipeline():
+        cursors = [driver.execute(text, parameters) for text, parameters in statements]
+    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
 
 def place_of(url: URL) -> str:
@@ -141,7 +154,12 @@ def lock_fleet(connection: sa.Connection, fleet: str) -> None:
     order of the commits. Take it before the rows that follow from prognoses are touched, and after
     those of units and lives: then nobody waits in a circle.
     """
-    connection.execute(_LOCK_FLEET, {"lock": FLEET_LOCK, "fleet": fleet})
+    pipelined(connection, locking(fleet))
+
+
+def locking(fleet: str) -> Statement:
+    """What ``lock_fleet`` asks, to be sent with others."""
+    return _LOCK_FLEET, {"fleet": fleet}
 
 
 def migrate(engine: sa.Engine) -> str:
@@ -216,6 +234,19 @@ def _revisions() -> tuple[Any, str, set[str]]:
     config.set_main_option("script_location", "rul_store:migrations")
     scripts = ScriptDirectory.from_config(config)
     return config, str(scripts.get_current_head()), {s.revision for s in scripts.walk_revisions()}
+
+
+def _refuse_ended(driver: Any, *_: object) -> None:
+    """Let the pool make another connection for one that the server has ended.
+
+    Nobody speaks on a connection that rests, so there is nothing to read but its end. To look is a
+    microsecond; the ping of SQLAlchemy's pool is a way to the server and back.
+    """
+    poll = select.poll()  # unlike select, of any number of open files
+    if not driver.closed:
+        poll.register(driver, select.POLLIN)
+    if driver.closed or poll.poll(0):
+        raise DisconnectionError("the server has ended the connection")
 
 
 def _with_psycopg(url: str) -> URL:

@@ -27,7 +27,14 @@ from rul_core.errors import StoreError
 from rul_core.prognosis import Prognosis, Seen
 from rul_core.schema import RECENT_PROGNOSES
 from rul_store.chain import Break, Link, hash_of, walk
-from rul_store.database import TIME_DTYPE, begin, lock_fleet, microseconds, read_frame
+from rul_store.database import (
+    TIME_DTYPE,
+    begin,
+    locking,
+    microseconds,
+    pipelined,
+    read_frame,
+)
 from rul_store.tables import ledger
 
 PAGE = 1_000
@@ -114,7 +121,8 @@ def append(
     """Chain prognoses to the ledger and bring the current ones up to date.
 
     A current prognosis is replaced only by one of a later life, cycle or moment, in this order. The
-    fleet's other writers wait from here to the end of the transaction, so call it last.
+    fleet's other writers wait from here to the end of the transaction, so call it last. One that
+    was ``named`` keeps its name.
 
     Returns:
         Those that were new to the ledger, by ``ledger_id``, in the order of the chain.
@@ -129,16 +137,19 @@ def append(
                 f"the prognosis of unit {prognosis.unit!r} is of fleet {prognosis.fleet!r} and "
                 f"computed at {prognosis.computed_at}; it must be of {fleet!r} and have a time"
             )
-        ledger_id, moment = ledger_id_of(prognosis), prognosis.computed_at
+        ledger_id, moment = prognosis.provenance.ledger_id, prognosis.computed_at
+        if ledger_id is None:
+            ledger_id = ledger_id_of(prognosis)
+            prognosis = _with_id(prognosis, ledger_id)
         if ledger_id not in given or given[ledger_id][0] < moment:
-            given[ledger_id] = (moment, _with_id(prognosis, ledger_id))
+            given[ledger_id] = (moment, prognosis)
     if not given:
         return {}
     rows = {ledger_id: _values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()}
-    lock_fleet(connection, fleet)
-    position, before, known = connection.execute(
-        _HEAD, {"fleet": fleet, "ledger_id": list(rows)}
-    ).one()
+    # A statement of its own, since it must see what was committed while the lock was waited for.
+    _, ((position, before, known),) = pipelined(
+        connection, locking(fleet), (_HEAD, {"fleet": fleet, "ledger_id": list(rows)})
+    )
     fresh = [row for ledger_id, row in rows.items() if ledger_id not in known]
     for row in fresh:
         position += 1
@@ -146,7 +157,7 @@ def append(
         before = hash_of(before, fleet, position, row["ledger_id"], row["prognosis"])
         row["hash"] = before
     written = msgspec.json.encode(list(rows.values())).decode()
-    connection.execute(_WRITE, {"fleet": fleet, "rows": written})
+    pipelined(connection, (_WRITE, {"fleet": fleet, "rows": written}))
     return {row["ledger_id"]: given[row["ledger_id"]][1] for row in fresh}
 
 
@@ -339,15 +350,15 @@ _TYPES = {
 """Of the rows as JSON has them, bytes in base64; what is in the ledger already has no position."""
 _TOLD_TWICE = ("unit", "life", "cycle", "state", "model_version", "feature_spec", "engine")
 """Columns that say what the content says too."""
-_HEAD = sa.text("""
+_HEAD = """
     SELECT
-        coalesce((SELECT max(position) FROM ledger WHERE fleet = :fleet), 0),
+        coalesce((SELECT max(position) FROM ledger WHERE fleet = %(fleet)s), 0),
         coalesce(
-            (SELECT hash FROM ledger WHERE fleet = :fleet ORDER BY position DESC LIMIT 1),
+            (SELECT hash FROM ledger WHERE fleet = %(fleet)s ORDER BY position DESC LIMIT 1),
             decode(repeat('00', 32), 'hex')
         ),
-        ARRAY(SELECT ledger_id FROM ledger WHERE ledger_id = ANY(CAST(:ledger_id AS uuid[])))
-""")
+        ARRAY(SELECT ledger_id FROM ledger WHERE ledger_id = ANY(%(ledger_id)s::uuid[]))
+"""
 _CHAIN = f"""
     SELECT position, ledger_id, prognosis::text AS prognosis, prev_hash, hash,
         {", ".join(_TOLD_TWICE)}
@@ -367,17 +378,17 @@ _EARLIER_SAFE = f"""(
     END
 )"""
 # All rows in one document: an array a column costs the client more than everything else here.
-_WRITE = sa.text(f"""
+_WRITE = f"""
     WITH given AS MATERIALIZED (
-        SELECT * FROM json_to_recordset(CAST(:rows AS json))
+        SELECT * FROM json_to_recordset(%(rows)s::json)
             AS given ({", ".join(f"{name} {dtype}" for name, dtype in _TYPES.items())})
     ), chained AS (
         INSERT INTO ledger (
             ledger_id, fleet, unit, life, cycle, state, prognosis, model_version, feature_spec,
             engine, readings_seen, computed_at, position, prev_hash, hash
         )
-        SELECT ledger_id, :fleet, unit, life, cycle, state, CAST(prognosis AS json), model_version,
-            feature_spec, engine, readings_seen, computed_at, position,
+        SELECT ledger_id, %(fleet)s, unit, life, cycle, state, CAST(prognosis AS json),
+            model_version, feature_spec, engine, readings_seen, computed_at, position,
             decode(prev_hash, 'base64'), decode(hash, 'base64')
         FROM given WHERE position IS NOT NULL ORDER BY position
     )
@@ -385,7 +396,7 @@ _WRITE = sa.text(f"""
         fleet, unit, life, cycle, state, failure_probability, rul_cycles, safe_cycles, prognosis,
         ledger_id, computed_at, last_read_at, model_version, recent_safe
     )
-    SELECT DISTINCT ON (unit) :fleet, unit, life, cycle, state, failure_probability, rul_cycles,
+    SELECT DISTINCT ON (unit) %(fleet)s, unit, life, cycle, state, failure_probability, rul_cycles,
         safe_cycles, CAST(prognosis AS json), ledger_id, computed_at, last_read_at, model_version,
         CASE
             WHEN NOT {_SPEAKS.format("given")} THEN '{{}}'
@@ -402,4 +413,4 @@ _WRITE = sa.text(f"""
         last_read_at = excluded.last_read_at, model_version = excluded.model_version,
         recent_safe = {_EARLIER_SAFE} || excluded.recent_safe
     WHERE {_AGE.format("excluded")} > {_AGE.format("kept")}
-""")  # noqa: S608
+"""  # noqa: S608

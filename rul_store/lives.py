@@ -14,7 +14,7 @@ from msgspec import Struct
 from rul_core.errors import StoreError
 from rul_core.schema import LIFE, LIVES_SCHEMA, UNIT, Outcome
 from rul_store import advisories, tables
-from rul_store.database import begin, read_frame
+from rul_store.database import Statement, begin, read_frame
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -143,10 +143,8 @@ def start(
     return {(unit, life) for unit, life in begun}
 
 
-def mark(
-    connection: sa.Connection, fleet: str, lives: Iterable[tuple[str, int]], token: int
-) -> None:
-    """Say which transaction last added readings to lives (unit, life); they are locked."""
+def marking(fleet: str, lives: Iterable[tuple[str, int]], token: int) -> Statement:
+    """What says which transaction last added readings to lives (unit, life); they are locked."""
     given = list(lives)
     parameters = {
         "fleet": fleet,
@@ -154,7 +152,7 @@ def mark(
         UNIT: [unit for unit, _ in given],
         LIFE: [life for _, life in given],
     }
-    connection.execute(_MARK, parameters)
+    return _MARK, parameters
 
 
 def known_units(connection: sa.Connection, fleet: str, units: Iterable[str]) -> set[str]:
@@ -169,11 +167,11 @@ _LOCK = sa.text("""
     WHERE fleet = :fleet AND unit = ANY(CAST(:unit AS text[]))
     ORDER BY unit, life FOR UPDATE
 """)
-_MARK = sa.text("""
-    UPDATE lives SET token = :token, heard_at = clock_timestamp()
-    FROM unnest(CAST(:unit AS text[]), CAST(:life AS bigint[])) AS given (unit, life)
-    WHERE lives.fleet = :fleet AND lives.unit = given.unit AND lives.life = given.life
-""")
+_MARK = """
+    UPDATE lives SET token = %(token)s, heard_at = clock_timestamp()
+    FROM unnest(%(unit)s::text[], %(life)s::bigint[]) AS given (unit, life)
+    WHERE lives.fleet = %(fleet)s AND lives.unit = given.unit AND lives.life = given.life
+"""
 _GIVEN = """
     unnest(
         CAST(:unit AS text[]), CAST(:life AS bigint[]),

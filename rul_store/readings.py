@@ -25,9 +25,14 @@ from msgspec import Struct
 from rul_core.errors import StoreError
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 from rul_store.copying import NewReadings, binary
-from rul_store.database import begin, microseconds, read_frame
+from rul_store.database import Statement, begin, microseconds, read_frame
 
 TAKE_ROWS = 1_000_000
+LAST_SEQ: Statement = (
+    "SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq'))",
+    {},
+)
+"""The ingestion number of the last reading that a connection kept."""
 
 
 class Outcome(StrEnum):
@@ -100,11 +105,6 @@ def append_new(connection: sa.Connection, fleet: Fleet, given: NewReadings) -> N
     cursor = connection.connection.cursor()
     with cursor.copy(_COPY) as copy:
         copy.write(content)
-
-
-def last_seq(connection: sa.Connection) -> int:
-    """The ingestion number of the last reading that this connection kept."""
-    return connection.execute(_LAST_SEQ).scalar_one()
 
 
 def last_seqs(connection: sa.Connection, fleet: Fleet, lives: pl.DataFrame) -> list[int]:
@@ -302,7 +302,6 @@ _OF_LIVES = """
         USING (unit, life)
     WHERE fleet = %(fleet)s AND ingested_seq <= %(seq)s
 """
-_LAST_SEQ = sa.text("SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq'))")
 _LAST_SEQS = """
     SELECT coalesce(
         (

@@ -1,7 +1,6 @@
 """``/v1/fleets/{fleet}/readings``: what machines send."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from litestar import Request, post
@@ -23,15 +22,10 @@ from rul_serving.answers import Received
 from rul_serving.batch import Sent
 from rul_serving.limits import Limit
 from rul_serving.principal import SEND
-from rul_serving.problems import Kind, Refusal, declared
+from rul_serving.problems import Kind, declared
+from rul_serving.received import received
 from rul_serving.routes.fleets import FleetName
 from rul_serving.service import Service
-
-LARGE_BYTES = 64 * 1024
-"""A larger body is read beside the event loop."""
-
-CLOCK_TOLERANCE_SECONDS = 300.0
-"""How far ahead a sender's clock may be before it is told."""
 
 
 @dataclass
@@ -98,32 +92,10 @@ async def send_readings(
     """
     described = await service.descriptions.get(fleet)
     content_type = request.content_type[0].lower()
-    if len(body) > LARGE_BYTES:
+    if len(body) > rows.LARGE_BYTES:
         read = await service.computing.run(rows.parse, content_type, body, described)
     else:
         read = rows.parse(content_type, body, described)
     sent = Sent(rows=read, trace_id=tracing.trace_id())
     receipt = await service.writer.send(described, sent, atomic=atomic)
-    if receipt.flaws and not receipt.new and not receipt.repeated:
-        detail = f"none of {len(receipt.flaws)} readings can be kept; {receipt.flaws[0].message}"
-        raise Refusal(Kind.INVALID_READINGS, detail, receipt.flaws)
-    return Received(
-        fleet=fleet,
-        new=receipt.new,
-        repeated=receipt.repeated,
-        conflicts=receipt.conflicts,
-        errors=receipt.flaws,
-        warnings=_clock_warnings(read),
-        prognoses=receipt.prognoses,
-    )
-
-
-def _clock_warnings(read: rows.Rows) -> list[str]:
-    newest = max((time for time in read.times if time is not None), default=None)
-    ahead = (newest - datetime.now(UTC)).total_seconds() if newest else 0.0
-    if ahead <= CLOCK_TOLERANCE_SECONDS:
-        return []
-    return [
-        f"the newest reading's time is {ahead:.0f} s ahead of the service's clock; see that the "
-        "sender's clock is right, since the age of data is told by it"
-    ]
+    return received(fleet, read, receipt)

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -17,6 +18,7 @@ from rul_store.database import (
     create_database,
     current_revision,
     migrate,
+    pipelined,
     require_migrated,
 )
 from rul_store.embedded import EmbeddedServers
@@ -89,6 +91,50 @@ def test_a_lost_connection_is_unavailable_and_the_next_use_recovers(engine: sa.E
         use_a_killed_connection()
     with begin(engine) as connection:
         assert connection.execute(sa.text("SELECT 1")).scalar() == 1
+
+
+def test_a_connection_that_the_server_ended_while_it_rested_is_replaced_unseen(
+    engine: sa.Engine, database_url: str
+):
+    with begin(engine) as connection:
+        pid = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+    _end(database_url, pid)
+    with begin(engine) as connection:
+        assert connection.execute(sa.text("SELECT pg_backend_pid()")).scalar() != pid
+
+
+def test_a_connection_that_is_lost_between_statements_sent_together_is_unavailable(
+    engine: sa.Engine, database_url: str
+):
+    def use_a_killed_connection() -> None:
+        with begin(engine) as connection:
+            pid = pipelined(connection, ("SELECT pg_backend_pid()", {}))[0][0][0]
+            _end(database_url, pid)
+            pipelined(connection, ("SELECT 1", {}), ("SELECT 2", {}))
+
+    with pytest.raises(Unavailable, match="try again"):
+        use_a_killed_connection()
+    with begin(engine) as connection:
+        both = pipelined(connection, ("SELECT 1", {}), ("SELECT %(n)s", {"n": 2}))
+    assert both == [[(1,)], [(2,)]]
+
+
+def test_of_statements_sent_together_none_counts_after_a_mistake_in_one(engine: sa.Engine):
+    insert = "INSERT INTO units (fleet, unit) VALUES ('f', %(unit)s)"
+    with pytest.raises(psycopg.errors.UndefinedColumn), begin(engine) as connection:
+        pipelined(connection, (insert, {"unit": "u"}), ("SELECT nonsense", {}))
+    with begin(engine) as connection:
+        assert pipelined(connection, ("SELECT count(*) FROM units", {})) == [[(0,)]]
+        assert pipelined(connection, (insert, {"unit": "u"})) == [[]]
+
+
+def _end(database_url: str, pid: int) -> None:
+    """End a connection and wait until it is gone."""
+    other = connect(database_url)
+    with begin(other) as connection:
+        gone = sa.text("SELECT pg_terminate_backend(:pid, 5000)")
+        assert connection.execute(gone, {"pid": pid}).scalar()
+    other.dispose()
 
 
 def test_a_mistake_in_a_statement_is_not_called_unavailable(engine: sa.Engine):

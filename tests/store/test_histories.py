@@ -8,7 +8,7 @@ from rul_core.errors import StoreError
 from rul_core.prognosis import Seen
 from rul_core.schema import Columns, Fleet
 from rul_store import histories, readings
-from rul_store.database import begin
+from rul_store.database import begin, pipelined
 from rul_store.histories import FILE_RUN, RAW, SENT_RUN
 from rul_store.lake import Lake
 
@@ -36,7 +36,7 @@ def file(lake: Lake, name: str, frame: pl.DataFrame) -> None:
 def send(engine: sa.Engine, frame: pl.DataFrame) -> int:
     with begin(engine) as connection:
         readings.insert_many(connection, FLEET, frame)
-        return readings.last_seq(connection)
+        return pipelined(connection, readings.LAST_SEQ)[0][0][0]
 
 
 def read(engine: sa.Engine, lake: Lake, seen: Seen, lives=LIVES) -> list[tuple[float, float]]:

@@ -17,7 +17,7 @@ from rul_core.errors import StoreError, Unavailable
 from rul_core.schema import Columns, Fleet
 from rul_store import readings
 from rul_store.copying import NewReadings
-from rul_store.database import begin, connect
+from rul_store.database import begin, connect, pipelined
 from rul_store.readings import Outcome, append_new, insert_many, take_after
 
 PUMPS = Fleet(
@@ -40,7 +40,7 @@ def columns(rows: pl.DataFrame) -> NewReadings:
     return NewReadings(
         units=rows["unit"].to_list(),
         lives=rows["life"].to_list(),
-        cycles=rows["cycle"].to_list(),
+        cycles=rows["cycle"].to_numpy(),
         times=rows["time"].to_list(),
         values=rows.select(pl.col("load", "p", "t t").fill_null(float("nan"))).to_numpy(),
     )
@@ -79,7 +79,7 @@ def test_readings_that_are_known_to_be_new_are_kept_the_same_way(engine: sa.Engi
     )
     with begin(engine) as connection:
         append_new(connection, PUMPS, columns(rows))
-        last = readings.last_seq(connection)
+        last = pipelined(connection, readings.LAST_SEQ)[0][0][0]
     assert take_after(engine, PUMPS).readings.sort("unit").equals(rows.sort("unit"))
     lives = pl.DataFrame({"unit": ["é\n", "nobody", "a"], "life": [1, 1, 1]})
     with begin(engine) as connection:
