@@ -182,7 +182,7 @@ class Batch:
         known = np.array([followed_to.get(life, np.nan) for life in self.lives])
         ahead = rows.cycles > known[rows.life]
         again = np.zeros(len(rows), dtype=bool)
-        again[1:] = (np.diff(rows.life) == 0) & (np.diff(rows.cycles) == 0)
+        again[1:] = (rows.life[1:] == rows.life[:-1]) & (rows.cycles[1:] == rows.cycles[:-1])
         again &= ahead
         fates = np.full(len(rows), Fate.NEW, dtype=object)
         if again.any():
@@ -229,7 +229,9 @@ class Batch:
         if self.late:
             is_onward = np.array([life not in self.late for life in self.lives])
             new = new.take(is_onward[new.life])
-        starts = np.flatnonzero(np.diff(new.life, prepend=-1))
+        begins = np.ones(len(new), dtype=bool)
+        begins[1:] = new.life[1:] != new.life[:-1]
+        starts = np.flatnonzero(begins)
         known = {name: at for at, name in enumerate(self.fleet.channels)}
         beside = np.full((len(new), 1), np.nan)
         values = np.hstack([new.values, beside])

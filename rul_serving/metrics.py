@@ -66,8 +66,9 @@ swallowed.watch(lambda component: SWALLOWED.labels(component).inc())
 
 def count(prognoses: Iterable[Prognosis]) -> None:
     """Count prognoses that have been given."""
-    for prognosis in prognoses:
-        PREDICTIONS.labels(prognosis.fleet, prognosis.state).inc()
+    given = Counts((prognosis.fleet, prognosis.state) for prognosis in prognoses)
+    for (fleet, state), number in given.items():
+        PREDICTIONS.labels(fleet, state).inc(number)
 
 
 def count_readings(fleet: str, receipts: Iterable[Receipt]) -> None:

@@ -104,5 +104,4 @@ def record(connection: sa.Connection, fleet: Fleet, said: Sequence[Prognosis]) -
 
     The rows of the units' lives are locked before; call it last in the transaction.
     """
-    ledger.append(connection, fleet.name, said)
-    advisories.judge(connection, fleet, [one.unit for one in said])
+    advisories.say(connection, fleet, said)

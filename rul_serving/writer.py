@@ -3,8 +3,9 @@
 What belongs here: waiting together, and who waits how long. What does not: what a transaction does
 (``ingest``).
 
-While a transaction runs, requests gather; the next one takes them all. So a quiet service answers
-each at once, and a busy one pays for a commit once in many requests. What is answered is committed.
+While a transaction runs, requests gather; the next one takes them all, once they are as many as the
+running one has. So a quiet service answers each at once, and a busy one pays for a commit once in
+many requests. What is answered is committed.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ from rul_serving.served import ServedModels
 
 TRANSACTIONS_AT_ONCE = 2
 """One computes while the other waits for its commit."""
+QUICK_ROWS = 1_000
+"""A transaction with fewer is soon over: to wait for it is cheaper than a small one beside it."""
 MOST_ROWS = 20_000
 """Of a transaction, which takes further requests while it has fewer."""
 MOST_WAITING_ROWS = 200_000
@@ -33,7 +36,7 @@ LONGEST_WAIT_SECONDS = 1.0
 """How long work at low priority waits while readings wait."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     fleet: Fleet
     sent: Sent
@@ -63,6 +66,7 @@ class Writer:
         self._tell, self._committed = tell, committed
         self._waiting: dict[str, deque[_Waiting]] = {}
         self._waiting_rows = 0
+        self._running: list[list[_Waiting]] = []
         self._some = asyncio.Event()
 
     async def gives_way(self) -> None:
@@ -109,17 +113,27 @@ class Writer:
 
     async def _work(self) -> None:
         while True:
-            batch = self._gather()
+            batch = [] if self._is_soon_over() else self._gather()
             if not batch:
                 self._some.clear()
                 await self._some.wait()
                 continue
+            self._running.append(batch)
             try:
                 await self._answer(batch)
             except asyncio.CancelledError:
                 for one in batch:
                     _fail(one, Unavailable("the service is stopping; send the readings again"))
                 raise
+            finally:
+                self._running.remove(batch)
+                self._some.set()
+
+    def _is_soon_over(self) -> bool:
+        """Whether those that wait had better wait for what runs: it is quick, and has more."""
+        running = [one for batch in self._running for one in batch]
+        waiting = sum(map(len, self._waiting.values()))
+        return waiting < len(running) and sum(len(one.sent.rows) for one in running) < QUICK_ROWS
 
     def _gather(self) -> list[_Waiting]:
         """The requests of the fleet that waits longest, as many as go into one transaction."""

@@ -8,9 +8,9 @@ writing, and positions of events are in the order of the commits.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import msgspec
@@ -38,7 +38,7 @@ from rul_core.prognosis import Prognosis
 from rul_core.schema import Fleet
 from rul_store import advisory_rows, ledger
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
-from rul_store.database import begin, lock_fleet
+from rul_store.database import Statement, begin, lock_fleet, pipelined
 from rul_store.tables import advisories, current_prognoses
 
 SYSTEM = "system"
@@ -67,22 +67,35 @@ def record(engine: sa.Engine, fleet: Fleet, prognoses: Iterable[Prognosis]) -> i
     Raises:
         Unavailable: PostgreSQL does not answer.
     """
-    said = list(prognoses)
     with begin(engine) as connection:
-        new = ledger.append(connection, fleet.name, said)
-        judge(connection, fleet, (one.unit for one in said))
-    return len(new)
+        return len(say(connection, fleet, list(prognoses)))
+
+
+def say(
+    connection: sa.Connection, fleet: Fleet, prognoses: Sequence[Prognosis]
+) -> dict[UUID, Prognosis]:
+    """As ``record``, in an open transaction that holds the units' lives; call it last.
+
+    Where nothing is under the horizon and no advisory is open, no more is asked for it.
+
+    Returns:
+        The prognoses that were new to the ledger.
+    """
+    rule = rule_of(fleet)
+    asked = _worth_a_look(fleet.name, rule, (one.unit for one in prognoses))
+    new, (found,) = ledger.append(connection, fleet.name, prognoses, asked)
+    _judge(connection, fleet.name, rule, found)
+    return new
 
 
 def judge(connection: sa.Connection, fleet: Fleet, units: Iterable[str]) -> list[AdvisoryEvent]:
     """Hold the current prognoses of units against the fleet's rule; open and move advisories.
 
-    Call it right after ``ledger.append``, which holds the fleet's lock until the transaction ends.
-    Where nothing is under the horizon and no advisory is open it is one query. The same again
-    changes nothing.
+    Call it in the transaction that wrote the prognoses, which holds the fleet's lock until it ends.
+    The same again changes nothing.
 
     Args:
-        connection: The transaction that wrote the prognoses.
+        connection: That transaction.
         fleet: As it is described now.
         units: Whose prognoses were written.
 
@@ -90,18 +103,43 @@ def judge(connection: sa.Connection, fleet: Fleet, units: Iterable[str]) -> list
         What happened, in order.
     """
     rule = rule_of(fleet)
+    (found,) = pipelined(connection, _worth_a_look(fleet.name, rule, units))
+    return _judge(connection, fleet.name, rule, found)
+
+
+class _Found(NamedTuple):
+    """A row of ``_WORTH_A_LOOK``."""
+
+    unit: str
+    life: int
+    cycle: float
+    recent_safe: list[float]
+    ledger_id: UUID
+    speaks: bool
+    runs: bool
+    serves: bool
+    now: datetime
+
+
+def _worth_a_look(fleet: str, rule: Rule, units: Iterable[str]) -> Statement:
     parameters = {
-        "fleet": fleet.name,
+        "fleet": fleet,
         "units": sorted(set(units)),
         "below": rule.below,
         "of_last": rule.of_last,
         "horizon": rule.horizon_cycles,
     }
-    found = connection.execute(_WORTH_A_LOOK, parameters).all()
+    return _WORTH_A_LOOK, parameters
+
+
+def _judge(
+    connection: sa.Connection, fleet: str, rule: Rule, rows: Sequence[tuple[Any, ...]]
+) -> list[AdvisoryEvent]:
+    found = [_Found(*row) for row in rows]
     if not found:
         return []
     units = [row.unit for row in found]
-    kept = {one.unit: one for one in advisory_rows.open_of(connection, fleet.name, units)}
+    kept = {one.unit: one for one in advisory_rows.open_of(connection, fleet, units)}
     moved: list[_Moved] = []
     for row in found:
         advisory = kept.get(row.unit)
@@ -114,8 +152,8 @@ def judge(connection: sa.Connection, fleet: Fleet, units: Iterable[str]) -> list
         if advisory is not None:
             moved.append(_weigh(advisory, evidence, row.ledger_id, rule, row.now))
         elif row.runs and row.serves and (change := opened(evidence, rule)):
-            moved.append(_begin(fleet.name, row, change, rule))
-    return _write(connection, fleet.name, moved)
+            moved.append(_begin(fleet, row, change, rule))
+    return _write(connection, fleet, moved)
 
 
 def act(
@@ -231,7 +269,7 @@ def _locked(connection: sa.Connection, fleet: str) -> datetime:
     return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
 
 
-def _begin(fleet: str, row: sa.Row[Any], change: Change, rule: Rule) -> _Moved:
+def _begin(fleet: str, row: _Found, change: Change, rule: Rule) -> _Moved:
     advisory = Advisory(
         advisory_id=uuid4(),
         fleet=fleet,
@@ -368,27 +406,27 @@ _SERVES = """coalesce((
     SELECT service_state FROM units
     WHERE units.fleet = present.fleet AND units.unit = present.unit
 ), 'in_service') = 'in_service'"""
-_WORTH_A_LOOK = sa.text(f"""
+_WORTH_A_LOOK = f"""
     SELECT present.unit, present.life, present.cycle, present.recent_safe, present.ledger_id,
         {_SPEAKS} AS speaks, {_RUNS} AS runs, {_SERVES} AS serves, clock_timestamp() AS now
     FROM current_prognoses AS present
-    WHERE present.fleet = :fleet AND present.unit = ANY(:units)
+    WHERE present.fleet = %(fleet)s AND present.unit = ANY(%(units)s)
         AND (
             EXISTS (
                 SELECT FROM advisories AS open
                 WHERE open.fleet = present.fleet AND open.unit = present.unit
                     AND open.state <> 'closed'
             )
-            OR {_SPEAKS} AND :below <= (
+            OR {_SPEAKS} AND %(below)s <= (
                 SELECT count(*)
                 FROM unnest(
-                    present.recent_safe[cardinality(present.recent_safe) - :of_last + 1 :]
+                    present.recent_safe[cardinality(present.recent_safe) - %(of_last)s + 1 :]
                 ) AS safe
-                WHERE safe < :horizon
+                WHERE safe < %(horizon)s
             ) AND {_RUNS} AND {_SERVES}
         )
     ORDER BY present.unit
-""")  # noqa: S608 - the parts are constants
+"""  # noqa: S608 - the parts are constants
 _SERVE = """
     UPDATE units SET
         service_since = CASE WHEN service_state = :state THEN service_since

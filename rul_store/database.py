@@ -85,7 +85,7 @@ def pipelined(connection: sa.Connection, *statements: Statement) -> list[list[tu
     driver: Any = connection.connection.driver_connection
     with driver.pipeline():
         cursors = [driver.execute(text, parameters) for text, parameters in statements]
-    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+    return [cursor.fetchall() if cursor.pgresult.nfields else [] for cursor in cursors]
 
 
 def place_of(url: URL) -> str:

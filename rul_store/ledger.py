@@ -16,7 +16,7 @@ batch at a time.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -29,6 +29,7 @@ from rul_core.schema import RECENT_PROGNOSES
 from rul_store.chain import Break, Link, hash_of, walk
 from rul_store.database import (
     TIME_DTYPE,
+    Statement,
     begin,
     locking,
     microseconds,
@@ -82,6 +83,15 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """Hexadecimal, of this entry and all before it."""
 
 
+class Appended(NamedTuple):
+    """What became of prognoses on their way into the ledger."""
+
+    new: dict[UUID, Prognosis]
+    """Those that were new to it, by ``ledger_id``, in the order of the chain."""
+    answers: list[list[tuple[Any, ...]]]
+    """To what was asked then."""
+
+
 def ledger_id_of(prognosis: Prognosis) -> UUID:
     """What the ledger knows the prognosis by."""
     content = msgspec.structs.replace(
@@ -112,20 +122,23 @@ def record(engine: sa.Engine, fleet: str, prognoses: Iterable[Prognosis]) -> int
         Unavailable: PostgreSQL does not answer.
     """
     with begin(engine) as connection:
-        return len(append(connection, fleet, prognoses))
+        return len(append(connection, fleet, prognoses).new)
 
 
 def append(
-    connection: sa.Connection, fleet: str, prognoses: Iterable[Prognosis]
-) -> dict[UUID, Prognosis]:
+    connection: sa.Connection, fleet: str, prognoses: Iterable[Prognosis], *then: Statement
+) -> Appended:
     """Chain prognoses to the ledger and bring the current ones up to date.
 
     A current prognosis is replaced only by one of a later life, cycle or moment, in this order. The
     fleet's other writers wait from here to the end of the transaction, so call it last. One that
     was ``named`` keeps its name.
 
-    Returns:
-        Those that were new to the ledger, by ``ledger_id``, in the order of the chain.
+    Args:
+        connection: An open transaction.
+        fleet: The fleet's name.
+        prognoses: Of its units.
+        then: What is to be asked once they are written, sent with them.
 
     Raises:
         StoreError: A prognosis is of another fleet, or does not say when it was computed.
@@ -144,7 +157,7 @@ def append(
         if ledger_id not in given or given[ledger_id][0] < moment:
             given[ledger_id] = (moment, prognosis)
     if not given:
-        return {}
+        return Appended({}, pipelined(connection, *then))
     rows = {ledger_id: _values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()}
     # A statement of its own, since it must see what was committed while the lock was waited for.
     _, ((position, before, known),) = pipelined(
@@ -157,8 +170,8 @@ def append(
         before = hash_of(before, fleet, position, row["ledger_id"], row["prognosis"])
         row["hash"] = before
     written = msgspec.json.encode(list(rows.values())).decode()
-    pipelined(connection, (_WRITE, {"fleet": fleet, "rows": written}))
-    return {row["ledger_id"]: given[row["ledger_id"]][1] for row in fresh}
+    _, *answers = pipelined(connection, (_WRITE, {"fleet": fleet, "rows": written}), *then)
+    return Appended({row["ledger_id"]: given[row["ledger_id"]][1] for row in fresh}, answers)
 
 
 def verify(engine: sa.Engine, fleet: str) -> Iterator[Break | int]:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from rul_core.errors import StoreError
 from rul_core.schema import LIFE, LIVES_SCHEMA, UNIT, Outcome
 from rul_store import advisories, tables
-from rul_store.database import Statement, begin, read_frame
+from rul_store.database import Statement, begin, pipelined, read_frame
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ def lock(
         units: Their names; unknown ones are not among the answers.
     """
     found: dict[str, dict[int, Standing]] = {}
-    rows = connection.execute(_LOCK, {"fleet": fleet, "unit": list(units)})
+    (rows,) = pipelined(connection, (_LOCK, {"fleet": fleet, "unit": list(units)}))
     for unit, life, outcome, end_cycle, token in rows:
         standing = Standing(outcome=Outcome(outcome), end_cycle=end_cycle, token=token)
         found.setdefault(unit, {})[life] = standing
@@ -162,11 +162,11 @@ def known_units(connection: sa.Connection, fleet: str, units: Iterable[str]) -> 
     return set(connection.execute(query).scalars())
 
 
-_LOCK = sa.text("""
+_LOCK = """
     SELECT unit, life, outcome, end_cycle, token FROM lives
-    WHERE fleet = :fleet AND unit = ANY(CAST(:unit AS text[]))
+    WHERE fleet = %(fleet)s AND unit = ANY(%(unit)s)
     ORDER BY unit, life FOR UPDATE
-""")
+"""
 _MARK = """
     UPDATE lives SET token = %(token)s, heard_at = clock_timestamp()
     FROM unnest(%(unit)s::text[], %(life)s::bigint[]) AS given (unit, life)

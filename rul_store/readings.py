@@ -25,7 +25,7 @@ from msgspec import Struct
 from rul_core.errors import StoreError
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 from rul_store.copying import NewReadings, binary
-from rul_store.database import Statement, begin, microseconds, read_frame
+from rul_store.database import Statement, begin, microseconds, pipelined, read_frame
 
 TAKE_ROWS = 1_000_000
 LAST_SEQ: Statement = (
@@ -226,9 +226,9 @@ def take_after(
 def _layout(connection: sa.Connection, fleet: Fleet) -> int:
     parameters = {"fleet": fleet.name, "channels": list(fleet.channels)}
     for statement in (_FIND_LAYOUT, _ADD_LAYOUT, _FIND_LAYOUT):
-        found = connection.execute(statement, parameters).scalar()
-        if found is not None:
-            return found
+        (rows,) = pipelined(connection, (statement, parameters))
+        if rows:
+            return rows[0][0]
     raise StoreError(f"the channels of fleet {fleet.name!r} could not be written; try again")
 
 
@@ -284,13 +284,11 @@ _INSERT = """
     ON CONFLICT DO NOTHING
     RETURNING unit, life, cycle
 """
-_FIND_LAYOUT = sa.text("""
-    SELECT layout FROM layouts WHERE fleet = :fleet AND channels = CAST(:channels AS text[])
-""")
-_ADD_LAYOUT = sa.text("""
-    INSERT INTO layouts (fleet, channels) VALUES (:fleet, :channels)
+_FIND_LAYOUT = "SELECT layout FROM layouts WHERE fleet = %(fleet)s AND channels = %(channels)s"
+_ADD_LAYOUT = """
+    INSERT INTO layouts (fleet, channels) VALUES (%(fleet)s, %(channels)s)
     ON CONFLICT DO NOTHING RETURNING layout
-""")
+"""
 _LAYOUTS = "SELECT layout, channels FROM layouts WHERE fleet = :fleet"
 _OF_KEYS = """
     readings JOIN unnest(%(unit)s::text[], %(life)s::bigint[], %(cycle)s::double precision[])

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from rul_core.schema import CYCLE
 from rul_serving.settings import AccessMode, ServingSettings
-from rul_store import champions, fleets
+from rul_store import champions, fleets, shadow
 from rul_store.database import begin, connect, create_database
 from rul_store.embedded import EmbeddedServers
 from tests.conftest import TEMPLATE
@@ -106,7 +106,17 @@ class Served:
             "header.If-Match": ["*"],
             "header.Last-Event-ID": ["0"],
             "body.fleet": ["pumps"],
+            "body.version": sorted(self.versions, key=lambda each: each == self.live),
         }
+
+    def challenge(self, *, is_challenged: bool) -> None:
+        """See that the champion has a challenger, or none."""
+        engine, given = self.platform.engine, {"by": "a test", "reason": "to compare"}
+        if "pumps" in shadow.nominees(engine):
+            shadow.withdraw(engine, "pumps", **given)
+        if is_challenged:
+            other = next(version for version in self.versions if version != self.live)
+            shadow.nominate(engine, self.platform.root, "pumps", other, **given)
 
     def _shelve(self, unit: str) -> None:
         with httpx.Client(base_url=self.address, headers={"x-api-key": self.key}) as client:

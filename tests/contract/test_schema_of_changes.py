@@ -3,26 +3,22 @@
 import pytest
 
 from tests.contract.conftest import ALWAYS, operations
-from tests.contract.fuzzing import IS_FRESH, run
+from tests.contract.fuzzing import run
 from tests.contract.served import Served
 
 pytestmark = pytest.mark.hypothesis
 
 
-WITHOUT_A_CANDIDATE = {"nominate", "withdraw"}
-"""No candidate waits in this fleet; their good answers are in ``tests/serving/test_shadow.py``."""
-
-
 @pytest.mark.parametrize("operation_id", operations("post", "delete", "put", "patch"))
 def test_an_operation_with_a_body_keeps_its_contract(here: Served, operation_id: str):
+    here.challenge(is_challenged=operation_id == "withdraw")
     found = run(here.document, here.address, here.key, here.real(), operation_id=operation_id)
     assert not found.failures, str(found)
-    if operation_id not in WITHOUT_A_CANDIDATE:
-        assert found.statuses[200] + found.statuses[201], str(found)
+    assert found.statuses[200] + found.statuses[201], str(found)
     assert found.checks >= ALWAYS
 
 
-@pytest.mark.skipif(not IS_FRESH, reason="sequences of operations are for `make fuzz`")
+@pytest.mark.sequences
 def test_operations_in_sequence_keep_their_contracts(here: Served):
     found = run(here.document, here.address, here.key, here.real())
     assert not found.failures, str(found)

@@ -20,6 +20,7 @@ from rul_core.model import RulModel
 from rul_core.prognose import prognose
 from rul_core.prognosis import Prognosis, Provenance
 from rul_core.schema import CYCLE, KEY, UNIT
+from rul_serving import rows
 from rul_store import current, fleets, histories, ledger, lives, readings, states
 from rul_store.cache import connect_redis
 from rul_store.database import begin
@@ -430,3 +431,106 @@ def test_a_senders_clock_that_is_ahead_is_told_and_its_readings_kept(platform, u
     assert answer["new"] == 1
     assert bool(answer["warnings"]) is told
     assert not told or "s ahead of the service's clock" in answer["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"headers": {"X-Request-Id": "mine"}},
+        {"key": ""},
+        {"key": "viewer"},
+        {"key": "other fleet"},
+        {"key": "new"},
+        {"path": "/v1/fleets/nobody/readings"},
+        {"method": "PUT"},
+        {"headers": {"Content-Type": "text/plain"}},
+        {"headers": {"Content-Type": "application/json; charset=utf-8"}},
+        {"changed": {"cycle": None}},
+        {"changed": {"time": "2100-01-01T00:00:00Z"}},
+        {"changed": {"life": 0}},
+        {"again": {}},
+        {"again": {"cycle": 2.0}},
+        {"again": {"values": "others"}},
+        {"content": b"\xff"},
+        {"content": b""},
+        {"content": b"[]"},
+    ],
+)
+def test_both_ways_to_an_answer_say_the_same(platform, unit, told):
+    """A query that says what goes without saying makes a request take the long way."""
+    platform.release()
+    (good,) = body(platform, unit[:1])
+    other = dict.fromkeys(good["values"], 0.25)
+    keys = {"": "", "known": platform.key("ingest"), "viewer": platform.key("viewer")}
+    keys["other fleet"] = platform.key("ingest", fleets=["fans"])
+    answers = []
+    with platform.client(access="keys") as client:
+        warm = {"Authorization": f"Bearer {keys['known']}"}
+        client.post(PATH, json=[good | {"unit": "warm"}], headers=warm)
+        keys["new"] = platform.key("ingest")  # which the service has not seen
+        for name, query in (("short", ""), ("long.", "?atomic=false")):
+            sent = [good | {"unit": name} | told.get("changed", {})]
+            headers = {"Content-Type": "application/json"} | told.get("headers", {})
+            if key := keys[told.get("key", "known")]:
+                headers["Authorization"] = f"Bearer {key}"
+            method, path = told.get("method", "POST"), told.get("path", PATH) + query
+            content = told.get("content", json.dumps(sent).encode())
+            before = counted(client)
+            answer = client.request(method, path, headers=headers, content=content)
+            if "again" in told:
+                row = sent[0] | told["again"]
+                row["values"] = other if row["values"] == "others" else row["values"]
+                content = json.dumps([row]).encode()
+                answer = client.request(method, path, headers=headers, content=content)
+            after = counted(client)
+            told_of = json.loads(answer.text.replace(name, "unit"))
+            answers.append((answer, told_of, {k: n - before.get(k, 0) for k, n in after.items()}))
+    (short, said_short, counted_short), (long, said_long, counted_long) = answers
+    assert short.status_code == long.status_code
+    assert counted_short == counted_long
+    ours = {"x-request-id", "ratelimit", "content-length"}
+    assert [name for name in short.headers if name not in ours] == [
+        name for name in long.headers if name not in ours
+    ]
+    assert short.headers.get("content-type") == long.headers.get("content-type")
+    assert steady(said_short) == steady(said_long)
+
+
+def test_most_usual_readings_take_the_short_way(platform, unit, monkeypatch):
+    """All but those that find their key's lease spent, which is renewed on the long way."""
+    platform.release()
+    long = []
+
+    def parse(*given: Any) -> rows.Rows:
+        long.append(given)
+        return whole(*given)
+
+    whole = rows.parse
+    monkeypatch.setattr(rows, "parse", parse)
+    with platform.client() as client:
+        for reading in body(platform, unit[:30]):
+            assert send(client, [reading])["new"] == 1
+    assert 1 <= len(long) < 15
+
+
+def counted(client: TestClient) -> dict[str, float]:
+    """Requests with readings, readings and prognoses so far, by their labels."""
+    lines = client.get("/metrics").text.splitlines()
+    found = (line.rsplit(" ", 1) for line in lines if line.startswith("rul_"))
+    wanted = ("rul_requests_total", "rul_readings", "rul_predictions")
+    return {
+        labels: float(number)
+        for labels, number in found
+        if labels.startswith(wanted) and "created" not in labels and "metrics" not in labels
+    }
+
+
+def steady(told: Any) -> Any:
+    """The answer without what no two answers have in common."""
+    if isinstance(told, list):
+        return [steady(one) for one in told]
+    if isinstance(told, dict):
+        own = {"trace_id", "ledger_id", "computed_at", "seen"}
+        return {name: steady(one) for name, one in told.items() if name not in own}
+    return told

@@ -33,7 +33,7 @@ from rul_core.prognosis import Prognosis, State
 from rul_core.schema import RECENT_PROGNOSES, Columns, Fleet, Maintenance
 from rul_store import advisories, advisory_rows, ledger, unit_lives
 from rul_store.advisory_rows import Advisory, AdvisoryEvent, Filter
-from rul_store.database import begin
+from rul_store.database import Statement, begin, pipelined
 
 NOW = datetime.now(UTC)
 TOMORROW = NOW + timedelta(days=1)
@@ -191,13 +191,22 @@ def test_a_thousand_units_are_judged_at_once(engine: sa.Engine):
     assert advisory_rows.count_open(engine)[Priority.MEDIUM, S.ACTIVE_UNACKNOWLEDGED] == 1000
 
 
-def test_a_unit_that_is_well_costs_one_query(engine: sa.Engine):
-    say(engine, prognosis("u", 1, 90.0))
-    asked = []
-    event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+def test_a_unit_that_is_well_costs_one_question_on_the_way_of_its_prognosis(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    ways, others = [], []
+
+    def counted(connection: sa.Connection, *statements: Statement) -> list[list[tuple]]:
+        ways.append(len(statements))
+        return pipelined(connection, *statements)
+
+    monkeypatch.setattr(ledger, "pipelined", counted)
+    monkeypatch.setattr(advisories, "pipelined", counted)
+    event.listen(engine, "before_cursor_execute", lambda *given: others.append(given[2]))
     with begin(engine) as connection:
-        advisories.judge(connection, PUMPS, ["u"])
-    assert len(asked) == 1
+        advisories.say(connection, PUMPS, [prognosis("u", 1, 90.0)])
+    assert ways == [2, 2]  # the lock and the head of the chain, the entry and the question
+    assert others == []
 
 
 def test_the_condition_is_over_and_back_again(engine: sa.Engine):
