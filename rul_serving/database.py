@@ -49,8 +49,10 @@ class Database:
             max_overflow=0,
         )
         self._place = place_of(self._engine.url)
-        self._lane = Lane(f"PostgreSQL at {self._place}", QUESTIONS_AT_ONCE, timeout_seconds)
-        self._quiet_lane = Lane(f"work in {self._place}", QUIET_WORK_AT_ONCE)
+        self._lane = Lane(
+            "postgresql", f"PostgreSQL at {self._place}", QUESTIONS_AT_ONCE, timeout_seconds
+        )
+        self._quiet_lane = Lane("postgresql_quiet", f"work in {self._place}", QUIET_WORK_AT_ONCE)
         limit = f"SET statement_timeout = {round(timeout_seconds * 1000)}"
 
         @event.listens_for(self._engine, "connect")

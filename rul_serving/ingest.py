@@ -148,7 +148,7 @@ class Ingest:
             saying.traced(one, sent[asked[life][-1]].trace_id)
             for life, one in zip(newest, said, strict=True)
         ]
-        saying.record(batch.connection, batch.fleet, said)
+        said = saying.record(batch.connection, batch.fleet, said)
         for life, one in zip(newest, said, strict=True):
             for request in asked[life]:
                 batch.receipts[request].prognoses.append(one)

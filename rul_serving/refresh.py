@@ -230,7 +230,7 @@ class Refresh:
                 and (one.unit, one.life) in pairs
             ]
             said = [saying.traced(pairs[one.unit, one.life][1], trace_id) for one in still]
-            saying.record(connection, fleet, said)
+            said = saying.record(connection, fleet, said)
         followed = [
             Kept(token=one.token, landed_rows=seen.landed_rows or 0, life=life)
             for one in still

@@ -15,7 +15,7 @@ from rul_core.following import Followed
 from rul_core.prognose import judge
 from rul_core.prognosis import Prognosis, Provenance, Seen, State
 from rul_core.schema import LIFE, UNIT, Fleet
-from rul_store import advisories, ledger
+from rul_store import advisories
 from rul_store.models import LoadedModel
 from rul_store.swallowed import swallow
 
@@ -94,14 +94,17 @@ def failed(
 
 
 def traced(prognosis: Prognosis, trace_id: str) -> Prognosis:
-    """As it stands in the ledger."""
+    """The prognosis, which says by what request it came about."""
     provenance = msgspec.structs.replace(prognosis.provenance, trace_id=trace_id)
-    return ledger.named(msgspec.structs.replace(prognosis, provenance=provenance))
+    return msgspec.structs.replace(prognosis, provenance=provenance)
 
 
-def record(connection: sa.Connection, fleet: Fleet, said: Sequence[Prognosis]) -> None:
+def record(connection: sa.Connection, fleet: Fleet, said: Sequence[Prognosis]) -> list[Prognosis]:
     """Write prognoses to the ledger, and open and move advisories by them.
 
     The rows of the units' lives are locked before; call it last in the transaction.
+
+    Returns:
+        Each as it stands in the ledger.
     """
-    advisories.say(connection, fleet, said)
+    return advisories.say(connection, fleet, said).said

@@ -73,7 +73,7 @@ class ServedModels:
     def __init__(self, root: Path, database: Database) -> None:
         self._root, self._database = root, database
         self._store = BundleStore(root)
-        self._loading = Lane("the model root", 1)
+        self._loading = Lane("models", "the model root", 1)
         self._moved = asyncio.Event()
         self._served: dict[str, Served] = {}
         self._refused: dict[str, Refused] = {}

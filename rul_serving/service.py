@@ -109,8 +109,8 @@ class Service:
         ingest = Ingest(settings.root, states)
         writer = Writer(database, ingest, models, live.tell, challengers.offer)
         fleetwide = FleetwideMetrics(database, settings.root, models, instance)
-        disk = Lane("the data root", 4, seconds)
-        computing = Lane("inference", os.cpu_count() or 1)
+        disk = Lane("disk", "the data root", 4, seconds)
+        computing = Lane("inference", "inference", os.cpu_count() or 1)
         background = [
             asyncio.create_task(keep_doing(work, database, every_seconds, called=name))
             for name, work, every_seconds in (

@@ -39,6 +39,7 @@ from rul_core.schema import Fleet
 from rul_store import advisory_rows, ledger
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.database import Statement, begin, lock_fleet, pipelined
+from rul_store.ledger import Appended
 from rul_store.tables import advisories, current_prognoses
 
 SYSTEM = "system"
@@ -68,24 +69,19 @@ def record(engine: sa.Engine, fleet: Fleet, prognoses: Iterable[Prognosis]) -> i
         Unavailable: PostgreSQL does not answer.
     """
     with begin(engine) as connection:
-        return len(say(connection, fleet, list(prognoses)))
+        return len(say(connection, fleet, list(prognoses)).new)
 
 
-def say(
-    connection: sa.Connection, fleet: Fleet, prognoses: Sequence[Prognosis]
-) -> dict[UUID, Prognosis]:
+def say(connection: sa.Connection, fleet: Fleet, prognoses: Sequence[Prognosis]) -> Appended:
     """As ``record``, in an open transaction that holds the units' lives; call it last.
 
     Where nothing is under the horizon and no advisory is open, no more is asked for it.
-
-    Returns:
-        The prognoses that were new to the ledger.
     """
     rule = rule_of(fleet)
     asked = _worth_a_look(fleet.name, rule, (one.unit for one in prognoses))
-    new, (found,) = ledger.append(connection, fleet.name, prognoses, asked)
-    _judge(connection, fleet.name, rule, found)
-    return new
+    appended = ledger.append(connection, fleet.name, prognoses, asked)
+    _judge(connection, fleet.name, rule, appended.answers[0])
+    return appended
 
 
 def judge(connection: sa.Connection, fleet: Fleet, units: Iterable[str]) -> list[AdvisoryEvent]:

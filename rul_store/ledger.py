@@ -86,6 +86,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 class Appended(NamedTuple):
     """What became of prognoses on their way into the ledger."""
 
+    said: list[Prognosis]
+    """All of them, each with the name that it has there."""
     new: dict[UUID, Prognosis]
     """Those that were new to it, by ``ledger_id``, in the order of the chain."""
     answers: list[list[tuple[Any, ...]]]
@@ -131,8 +133,7 @@ def append(
     """Chain prognoses to the ledger and bring the current ones up to date.
 
     A current prognosis is replaced only by one of a later life, cycle or moment, in this order. The
-    fleet's other writers wait from here to the end of the transaction, so call it last. One that
-    was ``named`` keeps its name.
+    fleet's other writers wait from here to the end of the transaction, so call it last.
 
     Args:
         connection: An open transaction.
@@ -144,20 +145,19 @@ def append(
         StoreError: A prognosis is of another fleet, or does not say when it was computed.
     """
     given: dict[UUID, tuple[datetime, Prognosis]] = {}
+    told: list[Prognosis] = []
     for prognosis in prognoses:
         if prognosis.fleet != fleet or prognosis.computed_at is None:
             raise StoreError(
                 f"the prognosis of unit {prognosis.unit!r} is of fleet {prognosis.fleet!r} and "
                 f"computed at {prognosis.computed_at}; it must be of {fleet!r} and have a time"
             )
-        ledger_id, moment = prognosis.provenance.ledger_id, prognosis.computed_at
-        if ledger_id is None:
-            ledger_id = ledger_id_of(prognosis)
-            prognosis = _with_id(prognosis, ledger_id)
+        ledger_id, moment = ledger_id_of(prognosis), prognosis.computed_at
+        told.append(_with_id(prognosis, ledger_id))
         if ledger_id not in given or given[ledger_id][0] < moment:
-            given[ledger_id] = (moment, prognosis)
+            given[ledger_id] = (moment, told[-1])
     if not given:
-        return Appended({}, pipelined(connection, *then))
+        return Appended([], {}, pipelined(connection, *then))
     rows = {ledger_id: _values(ledger_id, prognosis) for ledger_id, (_, prognosis) in given.items()}
     # A statement of its own, since it must see what was committed while the lock was waited for.
     _, ((position, before, known),) = pipelined(
@@ -171,7 +171,8 @@ def append(
         row["hash"] = before
     written = msgspec.json.encode(list(rows.values())).decode()
     _, *answers = pipelined(connection, (_WRITE, {"fleet": fleet, "rows": written}), *then)
-    return Appended({row["ledger_id"]: given[row["ledger_id"]][1] for row in fresh}, answers)
+    new = {row["ledger_id"]: given[row["ledger_id"]][1] for row in fresh}
+    return Appended(told, new, answers)
 
 
 def verify(engine: sa.Engine, fleet: str) -> Iterator[Break | int]:

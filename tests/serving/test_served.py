@@ -8,6 +8,7 @@ import time
 import msgspec
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
@@ -264,21 +265,31 @@ def test_a_lane_gives_up_in_time_and_lets_others_in_once_the_hung_ones_return():
     hung = threading.Event()
 
     async def scenario() -> None:
-        lane, started = Lane("the thing", 2, 0.1), []
+        lane, started = Lane("thing", "the thing", 2, 0.1), []
 
         def hang() -> None:
             started.append(1)
             hung.wait()
 
-        for _ in range(4):
-            with pytest.raises(Unavailable, match=r"the thing did not answer within 0\.1 s"):
-                await lane.run(hang)
-        assert len(started) == 2, "no more threads than the lane is wide"
-        hung.set()
+        try:
+            for _ in range(4):
+                with pytest.raises(Unavailable, match=r"the thing did not answer within 0\.1 s"):
+                    await lane.run(hang)
+            await asyncio.sleep(0.1)  # whoever gave up waits no more
+            assert len(started) == 2, "no more threads than the lane is wide"
+            assert _gauge("rul_lane_threads", lane="thing") == 2
+            assert _gauge("rul_lane_calls", lane="thing") == 2
+        finally:
+            hung.set()
         assert await lane.run(lambda: "back") == "back"
         await lane.close(1)
+        assert _gauge("rul_lane_calls", lane="thing") == 0
 
     asyncio.run(scenario())
+
+
+def _gauge(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
 
 
 def test_a_postgresql_that_takes_connections_and_never_answers_hangs_nobody(platform):
