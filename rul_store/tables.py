@@ -71,7 +71,7 @@ readings = sa.Table(
     sa.Column("life", _int, primary_key=True, autoincrement=False),
     sa.Column("cycle", _float, primary_key=True),
     sa.Column("time", _time),
-    sa.Column("layout", _int, sa.ForeignKey("layouts.layout"), nullable=False),
+    sa.Column("layout", _int, nullable=False),  # of ``layouts``; found or made in the transaction
     sa.Column("measured", ARRAY(_float), nullable=False),
     sa.Column("ingested_seq", _int, sa.Identity(always=True), nullable=False),
     sa.Column("ingested_at", _time, nullable=False, server_default=_now),
