@@ -8,7 +8,6 @@ The passwords are sent as SCRAM verifiers, so that no log of the server has one.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import sqlalchemy as sa
 from pydantic import Field, SecretStr
@@ -16,6 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from rul_store.database import begin, connect, create_database
 from rul_store.rights import Group
+from rul_store.roles import verifier
 from rul_store.settings import DatabaseUrl, Settings
 
 MIGRATOR = "rul_migrator"
@@ -57,10 +57,10 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
             known = {*connection.execute(sa.text("SELECT rolname FROM pg_roles")).scalars()}
             for role, password in passwords.items():
                 verb = "ALTER" if role in known else "CREATE"
-                verifier = _verifier(connection, role, password)
+                scram = verifier(connection, role, password)
                 connection.exec_driver_sql(
                     f"{verb} ROLE {_quote(role)} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE "
-                    f"NOREPLICATION PASSWORD '{verifier}'"
+                    f"NOREPLICATION PASSWORD '{scram}'"
                 )
             for role in WATCHERS:
                 connection.exec_driver_sql(f"GRANT pg_monitor TO {_quote(role)}")
@@ -71,13 +71,6 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
                     connection.exec_driver_sql(statement)
     finally:
         admin.dispose()
-
-
-def _verifier(connection: sa.Connection, role: str, password: str) -> str:
-    driver: Any = connection.connection.driver_connection
-    return driver.pgconn.encrypt_password(
-        password.encode(), role.encode(), b"scram-sha-256"
-    ).decode()
 
 
 def _rights(database: str, owner: str, others: tuple[str, ...]) -> list[str]:

@@ -67,9 +67,9 @@ def make_user(engine: sa.Engine, name: str, group: Group, password: str) -> bool
                 raise StoreError(
                     f"{name!r} owns tables or may do anything; give the name of another user"
                 )
-            verifier = _verifier(connection, name, password)
+            scram = verifier(connection, name, password)
             verb = "CREATE" if is_new else "ALTER"
-            connection.exec_driver_sql(f"{verb} ROLE {user} LOGIN PASSWORD '{verifier}'")
+            connection.exec_driver_sql(f"{verb} ROLE {user} LOGIN PASSWORD '{scram}'")
             connection.execute(sa.text(f"GRANT {group} TO {user}"))
     except ProgrammingError as error:
         raise StoreError(
@@ -79,7 +79,8 @@ def make_user(engine: sa.Engine, name: str, group: Group, password: str) -> bool
     return is_new
 
 
-def _verifier(connection: sa.Connection, name: str, password: str) -> str:
+def verifier(connection: sa.Connection, name: str, password: str) -> str:
+    """What PostgreSQL keeps of a role's password (SCRAM-SHA-256); the password stays here."""
     server = connection.connection.cursor().connection.pgconn
     told = server.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
     return told.decode()

@@ -32,6 +32,7 @@ from tests.serving.test_process import process
 from tests.serving.test_readings import PATH, body
 
 UNITS = 6
+PAUSE_SECONDS = 30.0
 UNAVAILABLE = "/problems/unavailable"
 
 
@@ -219,15 +220,17 @@ def test_a_restart_of_postgresql_is_told_as_503_and_survived(platform, own_serve
     assert_nothing_is_lost(platform, machines)
 
 
-def test_a_paused_postgresql_is_told_as_503_in_time_and_survived(platform, own_servers, address):
-    """For three times as long as a question is waited for, so that every wait has ended."""
+def test_a_postgresql_that_pauses_for_half_a_minute_is_told_as_503_in_time_and_survived(
+    platform, own_servers, address
+):
     with Machines(platform, address) as machines:
         machines.until(5)
         paused = postgres_pids(own_servers)
         for pid in paused:
             os.kill(pid, signal.SIGSTOP)
+        stopped = time.monotonic()
         try:
-            for _ in range(3):
+            while time.monotonic() - stopped < PAUSE_SECONDS:
                 started = time.monotonic()
                 answer = httpx.post(f"{address}{PATH}", json=machines._rows[0], timeout=20)
                 assert time.monotonic() - started < 10
