@@ -124,7 +124,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving")
-    parser.add_argument("--quick", action="store_true", help="short turns, under two minutes")
+    parser.add_argument("--quick", action="store_true", help="short turns, about four minutes")
     parser.add_argument(
         "--soak", action="store_true", help="a million requests before memory is looked at again"
     )
