@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
+from psycopg.errors import UndefinedTable
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
@@ -20,7 +21,6 @@ from rul_store.tables import current_prognoses
 QUESTIONS_AT_ONCE = 8
 QUIET_WORK_AT_ONCE = 2
 CLOSE_SECONDS = 1.0
-UNDEFINED_TABLE = "42P01"
 VANISHED_SERVER = {
     "tcp_user_timeout": "5000",
     "keepalives_idle": "10",
@@ -95,8 +95,8 @@ class Database:
     ) -> T:
         try:
             return await lane.run(question, self._engine, *args, **named)
-        except ProgrammingError as error:
-            if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
+        except (ProgrammingError, UndefinedTable) as error:
+            if not isinstance(getattr(error, "orig", error), UndefinedTable):
                 raise
             raise Unavailable(
                 f"PostgreSQL at {self._place} has no tables of ours yet; migrate it, or see that "

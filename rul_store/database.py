@@ -81,7 +81,11 @@ def begin(engine: sa.Engine) -> Generator[sa.Connection]:
 
 
 def pipelined(connection: sa.Connection, *statements: Statement) -> list[list[tuple[Any, ...]]]:
-    """The rows of statements that are sent together: one way to the server and back for all."""
+    """The rows of statements that are sent together: one way to the server and back for all.
+
+    Raises:
+        psycopg.Error: A statement is refused; SQLAlchemy does not see these, so it is not its own.
+    """
     driver: Any = connection.connection.driver_connection
     with driver.pipeline():
         cursors = [driver.execute(text, parameters) for text, parameters in statements]

@@ -184,5 +184,9 @@ def test_without_postgresql_the_ranking_says_so_at_once_and_all_else_answers(fiv
 def test_a_database_without_our_tables_is_unavailable_and_says_why(five, servers):
     with five.client(database_url=servers.database_url) as client:
         response = client.get("/v1/fleets/pumps/units")
-    assert response.status_code == 503
-    assert "has no tables of ours yet; migrate it" in response.json()["detail"]
+        (window,) = five.question("unit-000001", last=1)["units"]
+        reading = {"unit": "unit-000001", **window["readings"][0]}
+        sent = client.post("/v1/fleets/pumps/readings", json=[reading])
+    for answer in (response, sent):
+        assert answer.status_code == 503, answer.text
+        assert "has no tables of ours yet; migrate it" in answer.json()["detail"]
