@@ -20,7 +20,7 @@ from rul_store.registry import VERSION_PATTERN
 from rul_store.verdicts import Finding, Said
 
 LifeNumber = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-Term = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Term = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 """A word of ISO 14224, or of the plant's own list."""
 
 
@@ -85,7 +85,7 @@ class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class Nomination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which version shall speak beside the champion."""
 
-    version: Annotated[str, Meta(pattern=f"^{VERSION_PATTERN}$")]
+    version: Annotated[str, Meta(pattern=f"^{VERSION_PATTERN}$(?!\n)")]
     reason: Words
 
 

@@ -20,7 +20,7 @@ from msgspec import Meta
 from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet
 from rul_serving import bodies
 from rul_serving.problems import Flaw, Kind, Reason, Refusal
-from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN, UnitName, UtcTime
+from rul_serving.windows import LONGEST_UNIT, UNIT_CHARACTERS, UNIT_PATTERN, UnitName, UtcTime
 
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 MOST_ROWS = 10_000
@@ -299,7 +299,7 @@ def _wrong(text: pl.DataFrame, table: pl.DataFrame) -> dict[str, pl.Series]:
     """By column: in which rows it holds something else than it should."""
     unit = table[UNIT].fill_null("")
     wrong = {
-        UNIT: ~unit.str.contains(UNIT_PATTERN) | (unit.str.len_chars() > LONGEST_UNIT),
+        UNIT: ~unit.str.contains(f"^{UNIT_CHARACTERS}$") | (unit.str.len_chars() > LONGEST_UNIT),
         LIFE: ~table[LIFE].is_between(1, 2**31 - 1),
         TIME: pl.repeat(False, table.height, eager=True),
         **{name: ~table[name].is_finite() for name in table.columns[3:]},

@@ -21,7 +21,8 @@ from rul_serving.problems import Flaw, Kind, Refusal
 T = TypeVar("T")
 MOST_FLAWS = 20
 """As many are told; the rest is likely more of the same."""
-UNIT_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+UNIT_CHARACTERS = r"[^\x00-\x1f\x7f]+"
+UNIT_PATTERN = rf"^{UNIT_CHARACTERS}$(?!\n)"
 LONGEST_UNIT = 200
 
 UnitName = Annotated[str, Meta(min_length=1, max_length=LONGEST_UNIT, pattern=UNIT_PATTERN)]

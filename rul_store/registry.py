@@ -18,7 +18,7 @@ from rul_core.errors import BundleError, StoreError, UnknownVersion
 from rul_store import files
 
 FOLDER, MANIFEST = "models", "bundle.json"
-VERSION_PATTERN = r"\d{8}T\d{6}Z-[0-9a-f]{6}"
+VERSION_PATTERN = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}"
 REMEDY = "restore it from a backup, or roll back to another version"
 
 

@@ -96,7 +96,7 @@ class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
 class _After(msgspec.Struct, frozen=True):
     """Where a page begins."""
 
-    version: Annotated[str, msgspec.Meta(pattern=f"^{VERSION_PATTERN}$")]
+    version: Annotated[str, msgspec.Meta(pattern=f"^{VERSION_PATTERN}$(?!\n)")]
 
 
 def known(engine: sa.Engine, fleet: str) -> Known:

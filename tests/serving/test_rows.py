@@ -61,6 +61,7 @@ def test_one_reading_needs_no_array():
         (reading(unit=7), "Expected `str`, got `int` - at `$.unit`"),
         (reading(unit=""), "length >= 1 - at `$.unit`"),
         (reading(unit="a\nb"), "matching regex"),
+        (reading(unit="a\n"), "matching regex"),
         (reading(life=0), "`int` >= 1 - at `$.life`"),
         (reading(time="2026-11-23T12:00:00"), "timezone component - at `$.time`"),
         (reading(time="9999-12-31T23:59:59-12:00"), "outside the years 1 to 9999"),
@@ -91,6 +92,7 @@ def test_numbers_beyond_all_bounds_are_none():
     [
         (",1,,,1,1", "unit is None; give a name of 1 to 200 characters"),
         (f"{'x' * 201},1,,,1,1", "give a name of 1 to 200 characters"),
+        ('"a\n",1,,,1,1', "give a name of 1 to 200 characters, without control characters"),
         ("a,one,,,1,1", "cycle is 'one'; give a finite number"),
         ("a,,,,1,1", "cycle is None; give a finite number"),
         ("a,inf,,,1,1", "cycle is 'inf'; give a finite number"),
