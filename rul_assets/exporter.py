@@ -1,7 +1,7 @@
 """Dagster's own state for Prometheus: ``python -m rul_assets.exporter``.
 
-What belongs here: reading the instance's storage, and the metrics' names. What does not: what the
-assets find out about fleets (serving tells of that), alerts on any of it (``monitoring/``).
+What belongs here: reading the instance's storage, and the metrics' names. What does not: how units
+are (serving tells of that), alerts on any of it (``monitoring/``).
 
 Everything is read from Dagster's database, through Dagster's own interface, every few seconds; a
 scrape is answered from what was read last. No label holds a run's id: jobs, statuses, assets,
@@ -16,13 +16,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+
+from rul_assets.told import EXCESS_PSI, LEAKAGE, REASON_TAG, RESEMBLANCE, RETRAIN
 
 PORT = 9200
 EVERY_SECONDS = 15.0
@@ -30,6 +38,8 @@ FRESH_SECONDS = 120.0
 PAGE = 1_000
 DURATION_BOUNDS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0)
 """Seconds."""
+BY_A_PERSON = "person"
+"""What triggered a training that no sensor gave a reason for."""
 DECIDED = frozenset(FINISHED_STATUSES)
 
 
@@ -64,18 +74,24 @@ class State:
         self._begun_at = datetime.now(UTC)
         self._counted: set[str] = set()
         self._durations: dict[tuple[str, str], Durations] = {}
+        self._retrained: dict[str, tuple[str, str]] = {}
+        """By run: why it was asked for, and how it ended."""
         self._materialised: dict[tuple[str, str], float] = {}
         self._materialised_after: dict[str, int] = {}
         self._checks: dict[tuple[str, str, str], tuple[bool, str, float]] = {}
         self._checks_after = 0
+        self._gate_failures: Counter[str] = Counter()
+        self._drift: dict[str, dict[str, float]] = {}
 
     def read(self, now: datetime) -> list[Metric]:
         """Every metric, as the database has it now."""
         return [
             *self._runs(now),
             self._run_durations(),
+            self._retrainings(),
             self._assets(),
             *self._asset_checks(),
+            *self._findings(),
             *self._ticks(),
             self._heartbeats(),
         ]
@@ -99,6 +115,9 @@ class State:
                         active.get(run.job_name, 0.0), now.timestamp() - started
                     )
                 self._count_duration(record)
+                if run.job_name == RETRAIN and run.status in DECIDED:
+                    trigger = run.tags.get(REASON_TAG, BY_A_PERSON)
+                    self._retrained[run.run_id] = (trigger, run.status.value.lower())
             if len(page) < PAGE:
                 break
             cursor = page[-1].dagster_run.run_id
@@ -146,6 +165,16 @@ class State:
         )
         for labels, durations in self._durations.items():
             family.add_metric(labels, durations.buckets(), durations.total_seconds)
+        return family
+
+    def _retrainings(self) -> Metric:
+        family = CounterMetricFamily(
+            "rul_retrain_runs",
+            "Runs of the job that learns a fleet's model anew, by why and with what end.",
+            labels=["trigger", "outcome"],
+        )
+        for labels, number in Counter(self._retrained.values()).items():
+            family.add_metric(labels, number)
         return family
 
     def _assets(self) -> Metric:
@@ -197,6 +226,7 @@ class State:
                     said.severity.value,
                     record.event_log_entry.timestamp,
                 )
+                self._find(said)
             if len(records) < PAGE:
                 break
         failed = GaugeMetricFamily(
@@ -214,6 +244,37 @@ class State:
             told.add_metric(labels, at)
         yield failed
         yield told
+
+    def _find(self, said: dg.AssetCheckEvaluation) -> None:
+        """What a check says of a fleet's data and models, beside whether it passed."""
+        if said.check_name.startswith(LEAKAGE):
+            test = said.check_name.removeprefix(LEAKAGE)
+            is_leak = not said.passed and said.severity is dg.AssetCheckSeverity.ERROR
+            self._gate_failures[test] += is_leak
+        elif said.check_name == RESEMBLANCE:
+            scores: Any = said.metadata[EXCESS_PSI].value
+            if scores:  # otherwise too little had come in to say anything new
+                self._drift[said.partition or ""] = scores
+
+    def _findings(self) -> Iterable[Metric]:
+        failures = CounterMetricFamily(
+            "rul_leakage_gate_failures",
+            "Candidates in which a test of the leakage gate found a leak.",
+            labels=["test"],
+        )
+        for test, number in self._gate_failures.items():
+            failures.add_metric([test], number)
+        yield failures
+        drift = GaugeMetricFamily(
+            "rul_feature_drift_score",
+            "How far a channel has moved from what the champion learnt: its population stability "
+            "index beyond what chance gives, in the last window of readings.",
+            labels=["fleet", "group"],
+        )
+        for fleet, scores in self._drift.items():
+            for channel, score in scores.items():
+                drift.add_metric([fleet, channel], score)
+        yield drift
 
     def _ticks(self) -> Iterable[Metric]:
         last = GaugeMetricFamily(

@@ -33,6 +33,7 @@ from rul_assets.tables import (
     TRAINED_AT,
     VERSION,
 )
+from rul_assets.told import BY_HAND, LEAKAGE, REASON_TAG
 from rul_core import release
 from rul_core.errors import BundleError, StoreError
 from rul_core.features import Pipeline
@@ -49,9 +50,6 @@ from rul_store.lake_table import Table
 from rul_store.models import LoadedModel, Origin, load_model, save_model
 from rul_store.registry import BundleStore
 from rul_store.versions import Ruled
-
-REASON_TAG = "rul/reason"
-BY_HAND = "asked for by a person"
 
 
 @dg.asset(
@@ -176,7 +174,7 @@ def rul_model(
             "it was trained.",
             "coverage_is_kept": "The 90 % band holds the truth as often as promised, overall and "
             "near the end, as far as chance lets one tell.",
-            **{f"leakage_{name}": f"Catches {catches}." for name, catches in CATCHES.items()},
+            **{f"{LEAKAGE}{name}": f"Catches {catches}." for name, catches in CATCHES.items()},
         }.items()
     ],
 )
@@ -201,7 +199,7 @@ def candidate_is_sound(
     yield _check("coverage_is_kept", passed=band.promise_kept, figures=_coverage(band))
     for finding in _findings(loaded):
         yield _check(
-            f"leakage_{finding.name}",
+            f"{LEAKAGE}{finding.name}",
             passed=finding.outcome is GateOutcome.PASSED,
             # A test that could not run is told, and holds nothing back.
             severe=finding.outcome is not GateOutcome.NOT_RUN,

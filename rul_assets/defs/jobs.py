@@ -7,6 +7,7 @@ import dagster as dg
 
 from rul_assets.defs.acquisition import raw_readings
 from rul_assets.defs.assessment import released_model, rul_model
+from rul_assets.told import RETRAIN
 
 take_in = dg.define_asset_job(
     "take_in",
@@ -14,7 +15,7 @@ take_in = dg.define_asset_job(
     description="Take in what was dropped or sent; all else follows by itself.",
 )
 retrain = dg.define_asset_job(
-    "retrain",
+    RETRAIN,
     selection=dg.AssetSelection.assets(rul_model, released_model),
     description="Learn a model anew, and release it unless it is worse than the champion.",
 )

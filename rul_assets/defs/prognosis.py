@@ -20,6 +20,7 @@ from rul_assets.defs.manipulation import core_readings
 from rul_assets.failures import explained
 from rul_assets.partitions import FLEETS
 from rul_assets.tables import CORE, PROGNOSES, RAW_ROWS
+from rul_assets.told import EXCESS_PSI, RESEMBLANCE
 from rul_core import pictures, track_record, watch
 from rul_core.drift import DriftReport
 from rul_core.errors import StoreError
@@ -42,7 +43,7 @@ from rul_store.registry import BundleStore
     automation_condition=when_readings_or_the_champion_change(),
     check_specs=[
         dg.AssetCheckSpec(
-            "readings_resemble_training",
+            RESEMBLANCE,
             asset=PROGNOSES,
             partitions_def=FLEETS,
             description="What came in looks like what the champion learnt from, condition by "
@@ -222,14 +223,14 @@ def _drift_check(
     confirmed = situation.drifted(lake, fleet.name, champion.version) if champion else ()
     scores = report.by_channel() if report else {}
     return dg.AssetCheckResult(
-        check_name="readings_resemble_training",
+        check_name=RESEMBLANCE,
         passed=not confirmed,
         severity=dg.AssetCheckSeverity.WARN,
         description=None if report else "too little has come in since the last window",
         metadata={
             "confirmed": list(confirmed),
             "drifted_in_this_window": sorted({s.channel for s in report.drifted} if report else ()),
-            "excess_psi": {name: float(score) for name, score in scores.items()},
+            EXCESS_PSI: {name: float(score) for name, score in scores.items()},
         },
     )
 

@@ -19,16 +19,15 @@ import msgspec
 import sqlalchemy as sa
 
 from rul_assets import intake, situation
-from rul_assets.defs.assessment import REASON_TAG
 from rul_assets.defs.jobs import retrain, take_in
 from rul_assets.partitions import FLEETS
 from rul_assets.retraining import DAY, History, Policy, Request, decide
+from rul_assets.told import DETAIL_TAG, EVIDENCE_TAG, REASON_TAG
 from rul_core.errors import FleetError
 from rul_core.schema import Fleet, Outcome
 from rul_store import fleets, landing, lives, readings
 from rul_store.lake import Lake
 
-EVIDENCE_TAG, DETAIL_TAG = "rul/evidence", "rul/detail"
 LOOK_SECONDS = 10
 ATTEMPTS = 3
 """Runs for the same new files or rows, if they fail."""

@@ -37,6 +37,11 @@ def falling() -> None:
     fall()
 
 
+@dg.job(name="retrain")
+def retrain() -> None:
+    fall()
+
+
 @pytest.fixture
 def instance(database_url: str) -> Generator[dg.DagsterInstance]:
     url = make_url(database_url).set(drivername="postgresql+psycopg2").render_as_string(False)
@@ -132,6 +137,58 @@ def test_checks_are_told_as_they_were_judged_last(instance, monkeypatch):
     monkeypatch.setitem(PASSES, "fans", True)
     dg.materialize([table], instance=instance, partition_key="fans")
     assert samples(state.read(now()))[name, "table", "fits", "fans", "ERROR"] == 0
+
+
+def test_trainings_are_counted_by_why_and_with_what_end(instance):
+    state = State(instance)
+    for tags in ({"rul/reason": "drift"}, {"rul/reason": "drift"}, {}):
+        retrain.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+    name = "rul_retrain_runs_total"
+    found = samples(state.read(now()))
+    assert found[name, "drift", "failure"] == 2
+    assert found[name, "person", "failure"] == 1
+    for record in instance.get_run_records():  # as housekeeping does after a month
+        instance.delete_run(record.dagster_run.run_id)
+    assert samples(state.read(now()))[name, "drift", "failure"] == 2
+
+
+def test_leaks_that_the_gate_found_are_counted_by_test(instance):
+    severe, mild = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    verdicts = [(False, severe), (True, severe), (False, mild), (False, severe)]
+    state = State(instance)
+    for passed, severity in verdicts:
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey("rul_model"),
+                check_name="leakage_label",
+                passed=passed,
+                severity=severity,
+                metadata={},
+            )
+        )
+    assert samples(state.read(now()))["rul_leakage_gate_failures_total", "label"] == 2
+    assert samples(state.read(now()))["rul_leakage_gate_failures_total", "label"] == 2
+
+
+def test_the_drift_of_a_channel_is_that_of_the_last_window_that_could_tell(instance):
+    windows = [{"p": 0.5, "t": 0.0}, {"p": 0.1, "t": 0.2}, {}]
+    spec = dg.AssetCheckSpec(
+        "readings_resemble_training", asset="fleet_prognoses", partitions_def=FLEETS
+    )
+
+    @dg.asset(partitions_def=FLEETS, check_specs=[spec])
+    def fleet_prognoses() -> dg.MaterializeResult:
+        metadata = {"excess_psi": windows.pop(0)}
+        return dg.MaterializeResult(
+            check_results=[dg.AssetCheckResult(passed=True, metadata=metadata)]
+        )
+
+    state = State(instance)
+    while windows:
+        dg.materialize([fleet_prognoses], instance=instance, partition_key="pumps")
+    found = samples(state.read(now()))
+    assert found["rul_feature_drift_score", "pumps", "p"] == 0.1
+    assert found["rul_feature_drift_score", "pumps", "t"] == 0.2
 
 
 def test_what_cannot_be_read_is_counted_and_old_figures_are_not_told_for_ever(monkeypatch, capsys):
