@@ -23,6 +23,7 @@ from rul_serving.problems import Flaw, Reason
 from rul_serving.rows import Rows
 from rul_store import histories, lives, readings
 from rul_store.copying import NewReadings
+from rul_store.database import Statement
 from rul_store.lives import Standing
 from rul_store.readings import Outcome as Fate
 
@@ -124,6 +125,8 @@ class Batch:
         """Those that have new rows, in the same order."""
         self.late: set[Life] = set()
         """Lives with a new row that does not simply follow where they are known to stand."""
+        self.unsent: tuple[Statement, ...] = ()
+        """What must be asked for the rows to be kept."""
 
     def place(self, sent: Sequence[Sent]) -> None:
         """Lock the units' lives, and find each row's."""
@@ -192,7 +195,7 @@ class Batch:
                 fates[row] = Fate.REPEATED if is_same else Fate.CONFLICT
         if (ahead & ~again).any():
             given = self._named(rows.take(ahead & ~again))
-            readings.append_new(self.connection, self.fleet, given)
+            self.unsent = readings.append_new(self.connection, self.fleet, given)
         if not ahead.all():
             others = np.flatnonzero(~ahead)
             frame = self._frame(rows.take(others))

@@ -113,8 +113,9 @@ class Ingest:
     ) -> list[Kept]:
         """Record what is said of the units; give the states that their lives are in now."""
         token = secrets.randbits(63)
-        _, ((last_seq,),) = pipelined(
+        *_, ((last_seq,),) = pipelined(
             batch.connection,
+            *batch.unsent,
             lives.marking(batch.fleet.name, batch.grown, token),
             readings.LAST_SEQ,
         )

@@ -104,7 +104,9 @@ async def _figures(scope: Scope, message: Any, fleet: str) -> ASGIApp | None:
     except Refusal:
         return None
     lease = service.limits.lease(Limit.REQUESTS, principal.name)
-    if not lease.take():
+    try:
+        await service.limits.take(lease)
+    except Refusal:
         return None
     _note(scope, principal, lease, INFER)
     try:
@@ -129,7 +131,9 @@ async def _readings(scope: Scope, message: Any, fleet: str) -> ASGIApp | None:
     if sent is None:
         return None
     lease = service.limits.lease(Limit.SENDINGS, principal.name)
-    if not lease.take():
+    try:
+        await service.limits.take(lease)
+    except Refusal:
         return None
     _note(scope, principal, lease, READINGS)
     try:

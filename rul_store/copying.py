@@ -1,4 +1,4 @@
-"""Many readings at once, as PostgreSQL's ``COPY`` takes them in binary.
+"""Readings on their way to PostgreSQL: many as ``COPY`` takes them in binary, few as JSON.
 
 What belongs here: the form of the bytes. What does not: the table (``tables``), which readings are
 written (``readings``).
@@ -36,6 +36,21 @@ class NewReadings(msgspec.Struct, frozen=True, kw_only=True):
     times: Sequence[datetime | None]
     values: np.ndarray
     """(n, channels) float64 in the fleet's order, NaN where not read."""
+
+
+def as_json(given: NewReadings) -> str:
+    """The rows as ``json_to_recordset`` takes them; each with a finite cycle."""
+    rows = zip(
+        given.units, given.lives, given.cycles.tolist(), given.times, given.values.tolist(),
+        strict=True,
+    )  # fmt: skip
+    # A NaN is a null in JSON.
+    return msgspec.json.encode(
+        [
+            {"unit": unit, "life": life, "cycle": cycle, "time": time, "measured": measured}
+            for unit, life, cycle, time, measured in rows
+        ]
+    ).decode()
 
 
 def binary(fleet: str, layout: int, given: NewReadings) -> bytes:

@@ -16,6 +16,7 @@ restore into another, all readings are taken again: equal ones are found later, 
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,10 +25,12 @@ from msgspec import Struct
 
 from rul_core.errors import StoreError
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
-from rul_store.copying import NewReadings, binary
+from rul_store.copying import NewReadings, as_json, binary
 from rul_store.database import Statement, begin, microseconds, pipelined, read_frame
 
 TAKE_ROWS = 1_000_000
+FEW = 200
+"""So many readings are sent as JSON among other statements; more by ``COPY``."""
 LAST_SEQ: Statement = (
     "SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq'))",
     {},
@@ -84,7 +87,9 @@ def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame)
     return _compared(given, kept.unique(KEY), {tuple(row) for row in new})
 
 
-def append_new(connection: sa.Connection, fleet: Fleet, given: NewReadings) -> None:
+def append_new(
+    connection: sa.Connection, fleet: Fleet, given: NewReadings
+) -> tuple[Statement, ...]:
     """Keep readings of which none is kept yet, and of which none comes twice, as fast as can be.
 
     Args:
@@ -93,18 +98,27 @@ def append_new(connection: sa.Connection, fleet: Fleet, given: NewReadings) -> N
         fleet: The fleet they are of.
         given: In the order in which they are kept.
 
+    Returns:
+        What must be asked (``pipelined``) for them to be kept: few readings go with whatever else
+        is asked, since ways to the server cost more than they do. Many are kept already.
+
     Raises:
         StoreError: A cycle is not finite; nothing was kept.
-        psycopg.errors.UniqueViolation: A reading is kept already; the transaction is lost.
+        psycopg.errors.UniqueViolation: A reading is kept already; the transaction is lost. For few
+            readings, whoever asks is told.
     """
     foreign = np.flatnonzero(~np.isfinite(given.cycles))
     if foreign.size:
         at = int(foreign[0])
         raise _nameless(fleet, at + 1, given.units[at], given.lives[at], given.cycles[at])
+    if len(given.units) <= FEW and not np.isinf(given.values).any():  # which JSON does not know
+        layout = _layout_parameters(fleet)
+        return (_ADD_LAYOUT, layout), (_APPEND, {**layout, "rows": as_json(given)})
     content = binary(fleet.name, _layout(connection, fleet), given)
     cursor = connection.connection.cursor()
     with cursor.copy(_COPY) as copy:
         copy.write(content)
+    return ()
 
 
 def last_seqs(connection: sa.Connection, fleet: Fleet, lives: pl.DataFrame) -> list[int]:
@@ -224,12 +238,16 @@ def take_after(
 
 
 def _layout(connection: sa.Connection, fleet: Fleet) -> int:
-    parameters = {"fleet": fleet.name, "channels": list(fleet.channels)}
+    parameters = _layout_parameters(fleet)
     for statement in (_FIND_LAYOUT, _ADD_LAYOUT, _FIND_LAYOUT):
         (rows,) = pipelined(connection, (statement, parameters))
         if rows:
             return rows[0][0]
     raise StoreError(f"the channels of fleet {fleet.name!r} could not be written; try again")
+
+
+def _layout_parameters(fleet: Fleet) -> dict[str, Any]:
+    return {"fleet": fleet.name, "channels": list(fleet.channels)}
 
 
 def _read(
@@ -285,8 +303,10 @@ _INSERT = """
     RETURNING unit, life, cycle
 """
 _FIND_LAYOUT = "SELECT layout FROM layouts WHERE fleet = %(fleet)s AND channels = %(channels)s"
-_ADD_LAYOUT = """
-    INSERT INTO layouts (fleet, channels) VALUES (%(fleet)s, %(channels)s)
+# Only a new one takes a number.
+_ADD_LAYOUT = f"""
+    INSERT INTO layouts (fleet, channels) SELECT %(fleet)s, %(channels)s
+    WHERE NOT EXISTS ({_FIND_LAYOUT})
     ON CONFLICT DO NOTHING RETURNING layout
 """
 _LAYOUTS = "SELECT layout, channels FROM layouts WHERE fleet = :fleet"
@@ -328,6 +348,14 @@ _SET_ASIDE = """
         CAST(:content AS text[]), CAST(:trace_id AS text[])
     ) AS given (unit, life, cycle, content, trace_id)
 """
+_APPEND = f"""
+    INSERT INTO readings (fleet, unit, life, cycle, time, layout, measured)
+    SELECT %(fleet)s, unit, life, cycle, time, ({_FIND_LAYOUT}), measured
+    FROM json_to_recordset(%(rows)s::json) AS given (
+        unit text, life bigint, cycle double precision, time timestamptz,
+        measured double precision[]
+    )
+"""  # noqa: S608 - the parts are constants
 _COPY = """
     COPY readings (fleet, unit, life, cycle, time, layout, measured) FROM STDIN (FORMAT binary)
 """
