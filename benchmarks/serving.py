@@ -65,6 +65,9 @@ from rul_core.model import Recipe
 from rul_core.simulator import Simulation
 
 CONNECTIONS = 32
+FULL_PATH_CONNECTIONS = 64
+"""A reading waits for a transaction that many share, so it takes more of them to keep a core busy;
+the limit is asked through as many."""
 TOLERANCE = 1e-4
 WARM_SECONDS = 0.5
 PATIENCE_SECONDS = "20"
@@ -90,17 +93,35 @@ class Plan:
     """How much is measured."""
 
     simulation: Simulation
+    recipe: Recipe
     rounds: int
     turn_seconds: float
     paced_seconds: float
     bulk_bodies: int
     swaps: int
     memory_requests: int
+    peers: tuple[str, ...] = (FASTAPI, BENTOML, MLSERVER, MLSERVER_BATCHING)
+    reading_connections: tuple[int, ...] = (CONNECTIONS, FULL_PATH_CONNECTIONS)
+    """For the full path; the last is what is reported first, and paced by."""
     units: int = 10_000
+    replaces_workers: bool = True
 
 
-FULL = Plan(Simulation(), 5, 3.0, 15.0, 20, 6, 60_000)
-QUICK = Plan(Simulation(units=15, running_units=5), 3, 1.0, 4.0, 6, 2, 10_000)
+FULL = Plan(Simulation(), Recipe(), 5, 3.0, 15.0, 20, 6, 60_000)
+QUICK = Plan(
+    Simulation(units=15, running_units=5),
+    Recipe(folds=3),
+    3,
+    0.8,
+    3.0,
+    4,
+    1,
+    10_000,
+    peers=(BENTOML, MLSERVER),
+    reading_connections=(FULL_PATH_CONNECTIONS,),
+    units=2_000,
+    replaces_workers=False,
+)
 SOAK_REQUESTS = 1_000_000
 
 
@@ -124,7 +145,11 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving")
-    parser.add_argument("--quick", action="store_true", help="short turns, about four minutes")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="short turns, fewer peers, no worker replaced: two minutes",
+    )
     parser.add_argument(
         "--soak", action="store_true", help="a million requests before memory is looked at again"
     )
@@ -144,10 +169,10 @@ def measure(plan: Plan, *, soak: bool, say: Callable[[str], None]) -> dict[str, 
         The headline, and ``details``.
     """
     server_core, load_core = cores()
-    for peer in (BENTOML, MLSERVER, FASTAPI):
+    for peer in plan.peers:
         install(peer)
     say(f"{_machine()}\n")
-    learnt = learn(plan.simulation, Recipe())
+    learnt = learn(plan.simulation, plan.recipe)
     with (
         tempfile.TemporaryDirectory(prefix="rul-benchmark-") as folder,
         serving_stage.on_core(load_core),
@@ -168,24 +193,28 @@ async def _measured(
         ours = Contestant(
             OURS, server, address, requests, lambda answer: answer["outputs"][0]["data"][0]
         )
-        with started(stage, rows, core) as peers:
+        with started(stage, rows, core, plan.peers) as peers:
             everyone = {OURS: ours, **peers}
             await check_agreement(everyone, stage.learnt, rows)
             details["race"] = race_result = await race(everyone, plan.rounds, plan.turn_seconds)
             say(_race_table(race_result))
             machines = Machines(stage.learnt, "unit", plan.units)
             await serving_readings.seed(stage, address, machines, cycles=5)
-            details["full_path"] = full = await serving_readings.full_path(
-                stage,
-                server,
-                address,
-                peers[LIMIT],
-                machines,
-                rounds=plan.rounds,
-                seconds=plan.turn_seconds,
-                connections=CONNECTIONS,
-            )
-        say(_full_path_text(full))
+            details["full_path"] = [
+                await serving_readings.full_path(
+                    stage,
+                    server,
+                    address,
+                    peers[LIMIT],
+                    machines,
+                    rounds=plan.rounds,
+                    seconds=plan.turn_seconds,
+                    connections=connections,
+                )
+                for connections in plan.reading_connections
+            ]
+        say("\n".join(map(_full_path_text, details["full_path"])))
+        full = details["full_path"][-1]
         details["paced_single_row"] = single = await serving_readings.paced(
             address,
             cycle(requests),
@@ -215,17 +244,26 @@ async def _measured(
         details["memory"] = memory = await serving_readings.memory(
             stage, server, address, machines, SOAK_REQUESTS if soak else plan.memory_requests
         )
-    details["faults"] = faults = await serving_faults.ride(stage, rows, plan.swaps)
+    details["faults"] = faults = await serving_faults.ride(
+        stage, rows, plan.swaps, replace_workers=plan.replaces_workers
+    )
     details["kept"] = serving_readings.check_kept(stage)
     headline = {
         "single_row_vs_bentoml": race_result["vs"][BENTOML]["median"],
         "single_row_vs_mlserver": race_result["vs"][MLSERVER]["median"],
-        "single_row_vs_mlserver_batching": race_result["vs"][MLSERVER_BATCHING]["median"],
-        "single_row_vs_fastapi": race_result["vs"][FASTAPI]["median"],
+        **{
+            name: race_result["vs"][peer]["median"]
+            for name, peer in _OTHER_PEERS.items()
+            if peer in plan.peers
+        },
         "single_row_vs_limit": race_result["vs"][LIMIT]["median"],
         "single_rows_per_second": race_result["per_second"][OURS]["median"],
         "full_path_vs_limit": full["vs_limit"]["median"],
         "full_path_per_second": full["per_second"]["median"],
+        **{
+            f"full_path_vs_limit_{one['connections']}_connections": one["vs_limit"]["median"]
+            for one in details["full_path"][:-1]
+        },
         "bulk_readings_per_second": bulk[0]["readings_per_second"]["median"],
         "bulk_csv_readings_per_second": bulk[1]["readings_per_second"]["median"],
         "p99_single_row_ms": single["p99_ms"],
@@ -247,11 +285,10 @@ async def check_agreement(
         BenchmarkError: One does not.
     """
     some = rows[:: max(1, len(rows) // 16)]
+    peers = everyone.keys() - {OURS, LIMIT}
     expected = {
         OURS: figure_of(learnt.model, some),
-        **dict.fromkeys(
-            (BENTOML, MLSERVER, MLSERVER_BATCHING, FASTAPI), plain(learnt.model.booster, some)
-        ),
+        **dict.fromkeys(peers, plain(learnt.model.booster, some)),
     }
     for name, contestant in everyone.items():
         await _until_ready(contestant)
@@ -352,6 +389,10 @@ def _race_table(result: dict[str, Any]) -> str:
 
 
 _SHARES = ("server_share", "generator_share")
+_OTHER_PEERS = {
+    "single_row_vs_mlserver_batching": MLSERVER_BATCHING,
+    "single_row_vs_fastapi": FASTAPI,
+}
 
 
 def _spread_text(found: dict[str, float], form: str) -> str:

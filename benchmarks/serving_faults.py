@@ -35,13 +35,17 @@ LOAD_SECONDS = 900.0
 """Longer than all of them; the load ends with the last."""
 
 
-async def ride(stage: Stage, rows: np.ndarray, swaps: int) -> dict[str, Any]:
+async def ride(
+    stage: Stage, rows: np.ndarray, swaps: int, *, replace_workers: bool
+) -> dict[str, Any]:
     """Every event in turn under load; counts what failed.
 
     Args:
         stage: With both versions saved.
         rows: Feature rows.
         swaps: How often the model is exchanged.
+        replace_workers: Whether this happens too, which takes most of the time; without, there is
+            one.
     """
     figures = {
         version: figure_of(training.model, rows)
@@ -59,7 +63,8 @@ async def ride(stage: Stage, rows: np.ndarray, swaps: int) -> dict[str, Any]:
     machines = Machines(stage.learnt, "steady", 200)
     readings = machines.one_by_one(stage.key)
     stop = asyncio.Event()
-    with stage.serving("workers", RUL_WORKERS=str(WORKERS)) as (server, address):
+    workers = WORKERS if replace_workers else 1
+    with stage.serving("workers", RUL_WORKERS=str(workers)) as (server, address):
         loads = [
             asyncio.create_task(
                 at_rate(
@@ -77,7 +82,9 @@ async def ride(stage: Stage, rows: np.ndarray, swaps: int) -> dict[str, Any]:
                 (readings, READINGS_PER_SECOND, kept_and_said),
             )
         ]
-        events = await _events(stage, server, seen, swaps)
+        events = await _events(stage, seen, swaps)
+        if replace_workers:
+            events.append(await _replacement(server))
         stop.set()
         rows_load, readings_load = await asyncio.gather(*loads)
     stage.acknowledged += readings_load.answered
@@ -87,7 +94,7 @@ async def ride(stage: Stage, rows: np.ndarray, swaps: int) -> dict[str, Any]:
         "by_failure": dict(+failures),
         "answered": rows_load.answered + readings_load.answered,
         "reconnected": rows_load.reconnected + readings_load.reconnected,
-        "workers": WORKERS,
+        "workers": workers,
         "events": events,
         "worst_ms": {
             "rows": rows_load.latency_ms(1.0), "readings": readings_load.latency_ms(1.0)
@@ -117,15 +124,8 @@ def of_a_version(
     return check
 
 
-async def _events(
-    stage: Stage, server: Server, seen: Counter[str], swaps: int
-) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
-
-    async def note(name: str, began: float) -> None:
-        told.append({"event": name, "seconds": round(time.monotonic() - began, 3)})
-        await asyncio.sleep(1)
-
+async def _events(stage: Stage, seen: Counter[str], swaps: int) -> list[dict[str, Any]]:
+    told = []
     await asyncio.sleep(2)
     for turn in range(swaps):
         version, began = stage.versions[(turn + 1) % 2], time.monotonic()
@@ -135,18 +135,28 @@ async def _events(
             lambda version=version, before=before: seen[version] > before,
             f"version {version} was promoted and did not answer",
         )
-        await note("model swapped", began)
+        told.append(await _noted("model swapped", began))
     began = time.monotonic()
     await asyncio.to_thread(restart_redis, stage.servers)
-    await note("Redis restarted", began)
+    told.append(await _noted("Redis restarted", began))
+    return told
+
+
+async def _replacement(server: Server) -> dict[str, Any]:
     began, before_workers = time.monotonic(), server.children()
     os.kill(server.pid, signal.SIGHUP)
     await _until(
         lambda: len(now := server.children()) == WORKERS and not now & before_workers,
         "the workers were not replaced",
     )
-    await note("every worker replaced", began)
-    return told
+    return await _noted("every worker replaced", began)
+
+
+async def _noted(name: str, began: float) -> dict[str, Any]:
+    """What is told of an event; the load goes on for a while."""
+    took = time.monotonic() - began
+    await asyncio.sleep(1)
+    return {"event": name, "seconds": round(took, 3)}
 
 
 async def _until(is_so: Callable[[], bool], otherwise: str) -> None:

@@ -13,7 +13,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +87,16 @@ def _run(peer: str, command: list[str]) -> None:
 
 
 @contextmanager
-def started(stage: Stage, rows: np.ndarray, core: int) -> Generator[dict[str, Contestant]]:
-    """The limit and all peers, listening, until the end of the context.
+def started(
+    stage: Stage, rows: np.ndarray, core: int, peers: Collection[str]
+) -> Generator[dict[str, Contestant]]:
+    """The limit and some peers, listening, until the end of the context.
 
     Args:
         stage: Whose model they have.
         rows: (n, features) float32.
         core: Where they run.
+        peers: Their names.
     """
     model = stage.folder / "model.cbm"
     stage.learnt.model.booster.save_model(str(model))
@@ -131,15 +134,15 @@ def started(stage: Stage, rows: np.ndarray, core: int) -> Generator[dict[str, Co
             folder = _mlserver_folder(stage.folder / name, model, batching)
             return run(name, [str(install(name).with_name("mlserver")), "start", "."], folder)
 
+        starts: dict[str, Callable[[], Contestant]] = {
+            FASTAPI: lambda: run(FASTAPI, [str(install(FASTAPI)), str(PEERS / "fastapi_app.py")]),
+            BENTOML: lambda: run(BENTOML, [str(install(BENTOML)), *bento], PEERS),
+            MLSERVER: lambda: mlserver(MLSERVER),
+            MLSERVER_BATCHING: lambda: mlserver(MLSERVER_BATCHING, **BATCHING),
+        }
         yield {
-            one.name: one
-            for one in (
-                run(LIMIT, [sys.executable, "-m", "benchmarks.serving_limit"]),
-                run(FASTAPI, [str(install(FASTAPI)), str(PEERS / "fastapi_app.py")]),
-                run(BENTOML, [str(install(BENTOML)), *bento], PEERS),
-                mlserver(MLSERVER),
-                mlserver(MLSERVER_BATCHING, **BATCHING),
-            )
+            LIMIT: run(LIMIT, [sys.executable, "-m", "benchmarks.serving_limit"]),
+            **{name: starts[name]() for name in peers},
         }
 
 

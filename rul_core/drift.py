@@ -31,7 +31,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy import special
 
 from rul_core.errors import NotEnoughData, ReadingsError
 from rul_core.schema import UNIT
@@ -326,7 +326,7 @@ def _score(bins: Bins, live: _Counted, scores: int) -> Score:
     if free:
         statistic = ((p - q) ** 2 / pooled).sum()
         degrees = noise**2 / norm**2
-        p_value = float(stats.f.sf(statistic / noise, degrees, degrees * max(live.units - 1, 1)))
+        p_value = float(special.fdtrc(degrees, degrees * max(live.units - 1, 1), statistic / noise))
     # Half a row in each bin: an empty one is not infinitely far.
     smooth_p, smooth_q = ((s * k + 0.5) / (k + 0.5 * (free + 1)) for s, k in ((p, n), (q, m)))
     psi = float(((smooth_p - smooth_q) * np.log(smooth_p / smooth_q)).sum())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy import stats
+import scipy  # ``scipy.stats`` loads once it is used: serving never does, and it takes a second
 
 LEAST_LIVES = 10
 """Fewer ends rank by chance alone."""
@@ -224,7 +224,7 @@ def _variants(features: pl.DataFrame) -> list[tuple[str, np.ndarray]]:
 
 def _groups(values: np.ndarray, size: int) -> np.ndarray:
     """(n,) int64: groups of about ``size`` rows of like values; equal values stay together."""
-    rank = stats.rankdata(values, method="min") - 1
+    rank = scipy.stats.rankdata(values, method="min") - 1
     return np.unique(rank.astype(np.int64) // max(size, 5), return_inverse=True)[1]
 
 
@@ -269,7 +269,7 @@ def _ranked(
         known = np.isfinite(mean)
         if known.sum() < LEAST_LIVES or np.ptp(mean[known]) == 0 or np.ptp(ends[known]) == 0:
             continue
-        found = stats.spearmanr(mean[known], ends[known])
+        found = scipy.stats.spearmanr(mean[known], ends[known])
         strength = float(abs(found.statistic))
         if strength >= KNOWS_THE_LENGTH and found.pvalue * features.width < CHANCE:
             suspects.append(

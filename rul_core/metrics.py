@@ -12,7 +12,7 @@ figure is (``resampling``), money (``costs``), pictures.
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special  # not ``stats``, which takes serving a second to load
 
 from rul_core.costs import maintenance_cost_rate
 from rul_core.errors import ModelError, NotEnoughData
@@ -209,8 +209,8 @@ def coverage(
     held, tail = share * n, (1 - confidence) / 2
     return Coverage(
         share=share,
-        low=float(stats.beta.ppf(tail, held, n - held + 1)) if held > 0 else 0.0,
-        high=float(stats.beta.ppf(1 - tail, held + 1, n - held)) if held < n else 1.0,
+        low=float(special.betaincinv(held, n - held + 1, tail)) if held > 0 else 0.0,
+        high=float(special.betaincinv(held + 1, n - held, 1 - tail)) if held < n else 1.0,
         n=n,
     )
 
