@@ -10,6 +10,7 @@ or ``drain_seconds`` are over.
 """
 
 import asyncio
+import gc
 import socket
 from email.utils import formatdate
 
@@ -87,6 +88,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then take connections."""
         await super().startup(sockets)
+        # A full collection looks at every object: those of imported modules alone take it a tenth
+        # of a second, in which nobody is answered. What is here now stays anyway.
+        gc.collect()
+        gc.freeze()
         if self._announces and sockets:
             _log.info(f"running on {address_of(sockets[0])}")
 
