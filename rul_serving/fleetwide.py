@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
+import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -24,7 +26,8 @@ from rul_serving.database import Database
 from rul_serving.instance import Instance
 from rul_serving.present import NO_MODEL, View
 from rul_serving.served import Served, ServedModels
-from rul_store import advisory_rows, champions, current, leases, outcomes, outdated, readings
+from rul_store import advisory_rows, audit, champions, current, leases, outcomes, outdated, readings
+from rul_store.chain import Break
 from rul_store.lake import Lake
 from rul_store.swallowed import swallow
 
@@ -35,6 +38,10 @@ TURN_SECONDS = 15.0
 """How often an instance asks for its turn, or renews it."""
 FRESH_SECONDS = 5.0
 """How long figures are told again before they are asked anew."""
+WALK_SECONDS = 3600.0
+"""How often the audit's chain is walked from end to end."""
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class FleetwideMetrics:
@@ -53,11 +60,23 @@ class FleetwideMetrics:
         self._database, self._lake, self._models = database, Lake(root), models
         self._instance = instance
         self._told, self._until, self._my_turn = b"", 0.0, False
+        self._walk: _Walk | None = None
 
     def take_turn(self, engine: sa.Engine) -> None:
         """Hold the lease if nobody else does; to be done every ``TURN_SECONDS``."""
         self._my_turn = False  # unless PostgreSQL says otherwise
         self._my_turn = leases.hold(engine, LEASE, self._instance.name, LEASE_SECONDS)
+
+    def walk_audit(self, engine: sa.Engine) -> None:
+        """See whether the audit's chain is whole, if it is this instance's turn and time again."""
+        if not self._my_turn or (
+            self._walk and time.time() < self._walk.at_timestamp_seconds + WALK_SECONDS
+        ):
+            return
+        broken = next((link for link in audit.verify(engine) if isinstance(link, Break)), None)
+        if broken is not None:
+            _log.error("audit chain broken", position=broken.position, reason=broken.reason)
+        self._walk = _Walk(is_whole=broken is None, at_timestamp_seconds=time.time())
 
     async def exposition(self) -> bytes:
         """The gauges as text; empty while another instance tells them, or PostgreSQL is away."""
@@ -66,7 +85,9 @@ class FleetwideMetrics:
         if time.monotonic() < self._until:
             return self._told
         try:
-            self._told = await self._database.ask(_tell, self._lake, self._models.served)
+            self._told = await self._database.ask(
+                _tell, self._lake, self._models.served, self._walk
+            )
         except Unavailable as error:
             swallow("fleetwide_metrics", error, "gauges of whole fleets are missing for now")
             self._told = b""
@@ -83,10 +104,37 @@ class FleetwideMetrics:
             swallow("fleetwide_metrics", error, "the lease ends by itself")
 
 
-def _tell(engine: sa.Engine, lake: Lake, served: Mapping[str, Served]) -> bytes:
+class _Walk(NamedTuple):
+    """Along the audit's chain."""
+
+    is_whole: bool
+    at_timestamp_seconds: float
+
+
+def _tell(engine: sa.Engine, lake: Lake, served: Mapping[str, Served], walk: _Walk | None) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Known([*_families(engine, served), *_came_true(lake, served)]))
+    families = [*_families(engine, served), *_came_true(lake, served)]
+    if walk is not None:
+        families += [
+            _gauge(
+                "rul_audit_chain_intact",
+                "1 when every entry of the audit is what was written; else the log says which not.",
+                walk.is_whole,
+            ),
+            _gauge(
+                "rul_audit_chain_walked_timestamp_seconds",
+                "When the audit was last walked from end to end.",
+                walk.at_timestamp_seconds,
+            ),
+        ]
+    registry.register(_Known(families))
     return generate_latest(registry)
+
+
+def _gauge(name: str, description: str, value: float) -> Metric:
+    family = GaugeMetricFamily(name, description)
+    family.add_metric([], value)
+    return family
 
 
 class _Known(Collector):

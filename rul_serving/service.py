@@ -116,6 +116,7 @@ class Service:
             for name, work, every_seconds in (
                 *UPKEEP,
                 ("fleetwide_turn", fleetwide.take_turn, TURN_SECONDS),
+                ("audit_walk", fleetwide.walk_audit, TURN_SECONDS),
             )
         ]
         try:

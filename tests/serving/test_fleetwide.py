@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 from rul_core.prognosis import Prognosis, State
 from rul_core.schema import UNIT
@@ -14,7 +15,8 @@ from rul_serving.database import Database
 from rul_serving.fleetwide import FleetwideMetrics, of_track_records
 from rul_serving.instance import Instance
 from rul_serving.served import ServedModels
-from rul_store import ledger, lives, outcomes
+from rul_store import audit, ledger, lives, outcomes
+from rul_store.database import begin
 from rul_store.lake import Lake
 from tests.serving.test_health import NOBODY_LISTENS
 from tests.serving.test_readings import body, life_of, send
@@ -78,6 +80,48 @@ def test_one_instance_tells_until_it_is_gone(platform, monkeypatch, given_back):
         return told
 
     assert asyncio.run(take_turns()) == [True, False, True, True]
+
+
+def test_a_broken_audit_chain_is_told_by_whose_turn_it_is(platform, monkeypatch):
+    monkeypatch.setattr(fleetwide, "FRESH_SECONDS", 0.0)
+    now = [1_000_000.0]
+    monkeypatch.setattr(fleetwide.time, "time", lambda: now[0])
+    for target in ("a", "b"):
+        with begin(platform.engine) as connection:
+            audit.append(
+                connection, principal="ann", action="advisory.close", target=target, fleet="pumps",
+                detail={}, trace_id="t",
+            )  # fmt: skip
+
+    async def tell() -> list[list[str]]:
+        database = Database(platform.settings.database_url.get_secret_value(), 5.0)
+        models = ServedModels(platform.root, database)
+        one = FleetwideMetrics(database, platform.root, models, Instance())
+        told = []
+        for turn in (False, True, True, True):
+            if turn:
+                await database.ask(one.take_turn)
+            await database.ask(one.walk_audit)
+            lines = (await one.exposition()).decode().splitlines()
+            told.append([line for line in lines if line.startswith("rul_audit_chain")])
+            if len(told) == 2:
+                forge(platform.engine)
+            if len(told) == 3:
+                now[0] += fleetwide.WALK_SECONDS
+        await database.close()
+        return told
+
+    def forge(engine: sa.Engine) -> None:
+        with begin(engine) as connection:
+            connection.execute(sa.text("SET session_replication_role = replica"))
+            connection.execute(sa.text("UPDATE audit SET principal = 'bob' WHERE position = 1"))
+
+    whole = ["rul_audit_chain_intact 1.0", "rul_audit_chain_walked_timestamp_seconds 1e+06"]
+    broken = [
+        "rul_audit_chain_intact 0.0",
+        "rul_audit_chain_walked_timestamp_seconds 1.0036e+06",
+    ]
+    assert asyncio.run(tell()) == [[], whole, whole, broken]
 
 
 def test_without_postgresql_the_other_metrics_are_told_all_the_same(tmp_path):

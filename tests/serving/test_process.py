@@ -155,3 +155,22 @@ def test_a_missing_setting_ends_the_process_with_its_name():
     assert "RUL_DATABASE_URL is not set" in error
     assert "RUL_PORT=many cannot be used" in error
     assert "Traceback" not in error
+
+
+def test_what_was_loaded_by_the_start_is_not_looked_at_again_for_garbage(platform):
+    program = """
+import gc
+from rul_serving import __main__, server
+start = server.Server.startup
+async def startup(self, sockets=None):
+    await start(self, sockets)
+    print("frozen", gc.get_freeze_count(), flush=True)
+server.Server.startup = startup
+__main__.main()
+"""
+    with process(program, **environment(platform), RUL_ACCESS="open") as service:
+        start(service)
+        assert service.stdout
+        word, count = service.stdout.readline().split()
+    assert word == "frozen"
+    assert int(count) > 10_000
