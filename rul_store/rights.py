@@ -36,8 +36,8 @@ RIGHTS = {
     "units": Rights(KEEP, KEEP),
     "lives": Rights(KEEP, KEEP),
     "layouts": Rights(APPEND, READ),
-    # Only the number of the transaction is ever changed, so that a copy is taken again.
-    "readings": Rights((*APPEND, "UPDATE (ingested_xid)"), READ),
+    # Only the number of the transaction is ever changed: who takes readings adopts restored ones.
+    "readings": Rights(APPEND, (*READ, "UPDATE (ingested_xid)")),
     "readings_set_aside": Rights(APPEND, NOTHING),
     "ledger": Rights(APPEND, APPEND),
     "current_prognoses": Rights(KEEP, KEEP),
@@ -49,7 +49,7 @@ RIGHTS = {
     "shadow_prognoses": Rights(REMOVE, REMOVE),
     "landed_files": Rights(READ, KEEP),
     "api_keys": Rights(KEEP, NOTHING),
-    "audit": Rights(APPEND, NOTHING),
+    "audit": Rights(APPEND, APPEND),
     "idempotency_records": Rights(REMOVE, NOTHING),
     "advisories": Rights(KEEP, KEEP),
     "advisory_events": Rights(APPEND, APPEND),

@@ -1,6 +1,7 @@
 """A small fleet in a house of its own: real PostgreSQL, real files, a Dagster that forgets.
 
-The definitions are the very ones that ``dg dev`` loads, with resources made from the environment.
+The definitions are the very ones that ``dg dev`` loads, with resources made from the environment,
+for a user who may do in PostgreSQL what the assets may, and nothing else.
 ``house`` has a described fleet and nothing else; ``lived_in`` one whose every asset was made once,
 copied from a house that was built once for all tests.
 """
@@ -26,6 +27,8 @@ from rul_store.database import connect, create_database
 from rul_store.embedded import EmbeddedServers
 from rul_store.lake import Lake
 from rul_store.registry import BundleStore
+from rul_store.rights import Group
+from tests.conftest import as_member_of
 
 FLEET = "pumps"
 SIMULATION = Simulation(
@@ -239,7 +242,7 @@ def living(root: Path, url: str, definitions: dg.Definitions) -> Generator[House
         for variable, value in SETTINGS.items():
             patch.setenv(variable, value)
         patch.setenv("RUL_ROOT", str(root))
-        patch.setenv("RUL_DATABASE_URL", url)
+        patch.setenv("RUL_DATABASE_URL", as_member_of(Group.ASSETS, url))
         patch.delenv("RUL_REDIS_URL", raising=False)
         patch.setattr(intake, "SETTLE_SECONDS", 0.0)
         yield House(root, engine, instance, definitions)
