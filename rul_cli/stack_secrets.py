@@ -115,10 +115,6 @@ def _salted(password: str) -> str:
     return "{SSHA}" + base64.b64encode(digest + salt).decode()
 
 
-def _redis_exporter(text: str) -> str:
-    return json.dumps({"redis://redis:6379": text}) + "\n"
-
-
 _RUL = "@postgres:5432/rul"
 FILES: tuple[Made | Follows, ...] = (
     Made("postgres_superuser", POSTGRES),
@@ -129,7 +125,7 @@ FILES: tuple[Made | Follows, ...] = (
     Made("postgres_exporter_password", NOBODY),
     Made("serving_redis_url", SERVING, "redis://serving:", "@redis:6379/0"),
     Made("assets_redis_url", ASSETS, "redis://assets:", "@redis:6379/0"),
-    Made("redis_exporter_password", REDIS_EXPORTER, '{"redis://redis:6379": "', '"}'),
+    Made("redis_exporter_password", REDIS_EXPORTER, '{"redis://exporter@redis:6379": "', '"}'),
     Made("admin_api_key", SERVING, generate=_admin_key),
     Made("grafana_admin_password", GRAFANA),
     Made("dagster_operator_password", None),

@@ -330,8 +330,12 @@ def test_a_fleet_goes_through_run_containers_from_raw_readings_to_a_released_mod
     for name, content in MATERIAL.first.items():
         stack.put(f"/data/landing/{FLEET}/{name}", content)
     wait_until(lambda: first_model(stack), RUN_SECONDS, "a model is served", every=3)
-    jobs = {run["Config"]["Labels"]["dagster/job_name"] for run in stack.runs()}
-    assert {"take_in", "retrain"} <= jobs
+    # The janitor may have removed the containers since.
+    in_containers = (
+        "SELECT DISTINCT pipeline_name FROM runs JOIN run_tags USING (run_id) "
+        "WHERE key = 'docker/container_id' AND status = 'SUCCESS'"
+    )
+    assert {"take_in", "retrain"} <= set(stack.sql("dagster", in_containers))
 
 
 def test_a_prognosis_is_fetched_through_nginx_with_an_api_key(stack: Stack):
@@ -544,16 +548,23 @@ def test_instances_are_found_as_they_scale(stack: Stack):
 
 
 def test_an_instance_killed_under_load_costs_no_idempotent_request(stack: Stack):
-    wrong: list[tuple[int, Any]] = []
+    wrong: list[Any] = []
+    slow: list[float] = []
     asked = [0]
     ends = time.monotonic() + 20
 
     def load() -> None:
         while time.monotonic() < ends:
-            found = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1")
+            began = time.monotonic()
+            try:
+                found = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1", timeout=60)
+            except OSError as error:
+                found = (0, str(error))
             asked[0] += 1
             if found[0] != 200:
                 wrong.append(found)
+            if time.monotonic() - began > 5:
+                slow.append(round(time.monotonic() - began, 1))
 
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:
@@ -562,7 +573,10 @@ def test_an_instance_killed_under_load_costs_no_idempotent_request(stack: Stack)
     os.kill(stack.container("api").main_pid, signal.SIGKILL)
     for thread in threads:
         thread.join()
-    assert wrong == []
+    lines = stack.compose("logs", "--no-log-prefix", "--since=2m", "nginx").splitlines()
+    told = [line for line in lines if '"upstream_status":"200"' not in line and "units" in line]
+    assert wrong == [], told[-20:]
+    print(f"  {asked[0]} asked; slower than 5 s: {slow}; passed on: {told[-5:]}")
     assert asked[0] > 50
 
 
@@ -638,17 +652,16 @@ def test_any_one_killed_program_heals_and_no_acknowledged_reading_is_lost(stack:
 
 
 def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
-    before = {run["Id"] for run in stack.runs()}
     stack.put(f"/data/landing/{FLEET}/again.csv", readings("again", range(1, 40)))
+    # Automation's, which takes half a minute; what takes in the file is over in a second.
+    at_work = "SELECT run_id FROM runs WHERE pipeline_name = '__ASSET_JOB' AND status = 'STARTED'"
 
-    def one_that_runs() -> Any:
-        return [
-            run
-            for run in stack.runs()
-            if run["Id"] not in before and run["State"]["Running"] and run["State"]["Pid"]
-        ]
+    def one_at_work() -> dict[str, Any] | None:
+        names = stack.sql("dagster", at_work)
+        found = [r for r in stack.runs() if r["Config"]["Labels"]["dagster/run_id"] in names]
+        return found[0] if found and found[0]["State"]["Running"] else None
 
-    victim = wait_until(one_that_runs, 120, "a run starts", every=0.5)[0]
+    victim = wait_until(one_at_work, 240, "a run is at work", every=0.5)
     os.kill(victim["State"]["Pid"], signal.SIGKILL)
     run_id = victim["Config"]["Labels"]["dagster/run_id"]
     failed = f"SELECT 1 FROM runs WHERE run_id = '{run_id}' AND status = 'FAILURE'"
