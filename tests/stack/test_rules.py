@@ -1,0 +1,316 @@
+"""What Prometheus makes of alerts: when each fires, and that no change of one goes unnoticed.
+
+By promtool of the very image that runs in the stack. Each alert has series that make it fire and
+series that just do not; ``fires_at`` is the first evaluation at which it does. Thresholds are
+tested at their exact value, so that a mutant of any comparison or number is found out.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from .engine import PROJECT
+
+pytestmark = pytest.mark.stack
+
+RULES = PROJECT / "monitoring" / "prometheus" / "rules"
+ALERTS = yaml.safe_load((RULES / "alerts.yml").read_text())
+BY_NAME = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
+STEP_SECONDS = 15
+ERRORS = "job:rul_requests_error:ratio_rate"
+DAY = 86_400
+
+
+class Case(NamedTuple):
+    """One alert: series as promtool writes them, constant unless they say otherwise."""
+
+    fires: dict[str, float | str]
+    silent: tuple[dict[str, float | str], ...]
+    fires_at_seconds: int
+
+
+def errors(**ratios: float) -> dict[str, float | str]:
+    """Recorded ratios by window; ``w1h=`` is that of an hour."""
+    return {f"{ERRORS}{window[1:]}": ratio for window, ratio in ratios.items()}
+
+
+def failed(check: str) -> str:
+    return f'rul_dagster_asset_check_failed{{asset="a",check="{check}",partition="pumps"}}'
+
+
+DISK = ('node_filesystem_avail_bytes{mountpoint="/"}', 'node_filesystem_size_bytes{mountpoint="/"}')
+MEMORY = ("node_memory_MemAvailable_bytes", "node_memory_MemTotal_bytes")
+API = ('up{job="api",instance="a"}', 'up{job="api",instance="b"}')
+UNREAD = "_ "
+RETRAINED = 'rul_retrain_runs_total{trigger="drift",outcome="success"}'
+CASES = {
+    "ServiceDown": Case({'up{job="redis"}': 0}, ({'up{job="redis"}': 1}, {API[0]: 0}), 120),
+    "ApiDown": Case({API[0]: 0, API[1]: 0}, ({API[0]: 1, API[1]: 0},), 60),
+    "DatabaseUnreachable": Case({"pg_up": 0}, ({"pg_up": 1},), 60),
+    "DiskAlmostFull": Case({DISK[0]: 2, DISK[1]: 100}, ({DISK[0]: 5, DISK[1]: 100},), 300),
+    "AuditChainBroken": Case({"rul_audit_chain_intact": 0}, ({"rul_audit_chain_intact": 1},), 0),
+    "ErrorBudgetBurnsFast": Case(
+        errors(w1h=0.015, w5m=0.015),
+        (
+            errors(w1h=0.0144, w5m=1),
+            errors(w1h=1, w5m=0.0144),
+            errors(w6h=0.006, w30m=1),
+            errors(w6h=1, w30m=0.006),
+        ),
+        120,
+    ),
+    "ErrorBudgetBurnsFast, slower": Case(errors(w6h=0.0062, w30m=0.0062), (), 120),
+    "ErrorBudgetBurns": Case(
+        errors(w1d=0.0031, w2h=0.0031),
+        (
+            errors(w1d=0.003, w2h=1),
+            errors(w1d=1, w2h=0.003),
+            errors(w3d=0.001, w6h=1),
+            errors(w3d=1, w6h=0.001),
+        ),
+        900,
+    ),
+    "ErrorBudgetBurns, slower": Case(errors(w3d=0.00105, w6h=0.00105), (), 900),
+    "ApiInstanceDown": Case({API[0]: 0, API[1]: 1}, ({API[0]: 1}, {'up{job="redis"}': 0}), 120),
+    "ErrorRateHigh": Case(errors(w5m=0.052), (errors(w5m=0.05),), 300),
+    "LatencyHigh": Case(
+        {"job:rul_request_duration_seconds:p95_rate5m": 1.05},
+        ({"job:rul_request_duration_seconds:p95_rate5m": 1},),
+        300,
+    ),
+    "MemoryHigh": Case({MEMORY[0]: 19, MEMORY[1]: 100}, ({MEMORY[0]: 25, MEMORY[1]: 125},), 600),
+    "ModelTooOld": Case(
+        {'rul_model_age_seconds{fleet="pumps"}': 45 * DAY * 1.05},
+        ({'rul_model_age_seconds{fleet="pumps"}': 45 * DAY},),
+        3600,
+    ),
+    "CoverageBroken": Case(
+        {failed("bands_hold_in_life"): 1},
+        ({failed("bands_hold_in_life"): 0}, {failed("another"): 1}),
+        900,
+    ),
+    "ReadingsDrifted": Case(
+        {failed("readings_resemble_training"): 1},
+        ({failed("readings_resemble_training"): 0}, {failed("another"): 1}),
+        900,
+    ),
+    "RunQueueStuck": Case(
+        {"rul_dagster_run_queue_oldest_seconds": 1810},
+        ({"rul_dagster_run_queue_oldest_seconds": 1800},),
+        300,
+    ),
+    # Silent since the start of time, so that the threshold is crossed one step after 300 s.
+    "DaemonSilent": Case(
+        {'rul_dagster_daemon_heartbeat_timestamp_seconds{daemon="sensor"}': 0},
+        ({'rul_dagster_daemon_heartbeat_timestamp_seconds{daemon="sensor"}': "0+15x400"},),
+        300 + STEP_SECONDS + 120,
+    ),
+    "DagsterUnwatched": Case({"rul_dagster_up": 0}, ({"rul_dagster_up": 1},), 300),
+    "ModelRetrained": Case({RETRAINED: "4x80 5x400"}, ({RETRAINED: "4x400"},), 81 * STEP_SECONDS),
+    "ModelRetrained, the first": Case({RETRAINED: f"{UNREAD * 80}1x400"}, (), 80 * STEP_SECONDS),
+    "Scaled": Case(
+        {API[0]: 1, API[1]: f"{UNREAD * 30}1x400"}, ({API[0]: 1, API[1]: 1},), 30 * STEP_SECONDS
+    ),
+    "Watchdog": Case({}, (), 0),
+}
+ALWAYS = {"ApiDown", "Watchdog"}
+"""These fire where no series is there at all."""
+
+
+def test_every_alert_has_a_case():
+    assert {name.partition(",")[0] for name in CASES} == set(BY_NAME)
+
+
+def checks(alert: str | None = None) -> dict[str, Any]:
+    """All cases, or those of one alert, as one file of promtool's."""
+    groups = []
+    for title, case in CASES.items():
+        name = title.partition(",")[0]
+        if alert not in (None, name):
+            continue
+        last = case.fires_at_seconds
+        told = [(last, 1)] if last == 0 or name in ALWAYS else [(last - STEP_SECONDS, 0), (last, 1)]
+        if name == "ApiDown":
+            told = [(last - STEP_SECONDS, 0), (last, 1)]
+        groups.append(group(title, name, case.fires, told))
+        groups += [
+            group(f"{title} is silent {n}", name, series, [(last + 1800, 0)])
+            for n, series in enumerate(case.silent)
+        ]
+        groups.append(group(f"{title} without series", name, {}, [(7200, int(name in ALWAYS))]))
+    return {"rule_files": ["alerts.yml"], "evaluation_interval": "15s", "tests": groups}
+
+
+def group(
+    title: str, alert: str, series: dict[str, float | str], told: list[tuple[int, int]]
+) -> dict[str, Any]:
+    firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
+    return {
+        "name": title,
+        "interval": f"{STEP_SECONDS}s",
+        "input_series": [
+            {"series": name, "values": value if isinstance(value, str) else f"{value!r}x600"}
+            for name, value in series.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": firing,
+                "eval_time": f"{at}s",
+                "exp_samples": [{"labels": "{}", "value": count}],
+            }
+            for at, count in told
+        ],
+    }
+
+
+RECORDED = {
+    "rule_files": ["recording.yml"],
+    "evaluation_interval": "15s",
+    "tests": [
+        {
+            "name": "errors beside requests",
+            "interval": "15s",
+            "input_series": [
+                {"series": 'rul_requests_total{instance="a"}', "values": "0+100x600"},
+                {"series": 'rul_requests_total{instance="b"}', "values": "0+100x600"},
+                {"series": 'rul_requests_error_total{instance="b"}', "values": "0+10x600"},
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": f"round({ERRORS}{window}, 0.001)",
+                    "eval_time": "2h",
+                    "exp_samples": [{"labels": "{}", "value": 0.05}],
+                }
+                for window in ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+            ],
+        },
+        {
+            "name": "no error was ever counted",
+            "interval": "15s",
+            "input_series": [{"series": "rul_requests_total", "values": "0+100x600"}],
+            "promql_expr_test": [
+                {
+                    "expr": f"{ERRORS}5m",
+                    "eval_time": "1h",
+                    "exp_samples": [{"labels": f"{ERRORS}5m", "value": 0}],
+                }
+            ],
+        },
+        {
+            "name": "one request in twenty is slower",
+            "interval": "15s",
+            "input_series": [
+                {
+                    "series": f'rul_request_duration_seconds_bucket{{le="{le}"}}',
+                    "values": f"0+{count}x600",
+                }
+                for le, count in (("0.1", 90), ("1", 95), ("2.5", 100), ("+Inf", 100))
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": "round(job:rul_request_duration_seconds:p95_rate5m, 0.001)",
+                    "eval_time": "1h",
+                    "exp_samples": [{"labels": "{}", "value": 1}],
+                }
+            ],
+        },
+    ],
+}
+
+
+@pytest.fixture
+def promtool(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a shell with promtool, in the test's folder."""
+    config = yaml.safe_load((PROJECT / "compose.yaml").read_text())
+    image = config["services"]["prometheus"]["image"].partition(":-")[2].removesuffix("}")
+    tmp_path.chmod(0o755)
+
+    def run(script: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["docker", "run", "--rm", "--network=none", f"--volume={tmp_path}:/rules",
+             "--workdir=/rules", "--entrypoint=sh", image, "-c", script],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def written(folder: Path, alerts: dict[str, Any], tests: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "alerts.yml").write_text(yaml.safe_dump(alerts))
+    (folder / "alerts_test.yml").write_text(yaml.safe_dump(tests))
+
+
+def test_every_alert_fires_on_time_and_not_before_and_needs_its_series(tmp_path: Path, promtool):
+    written(tmp_path, ALERTS, checks())
+    told = promtool("promtool check rules --lint=all alerts.yml && promtool test rules *_test.yml")
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_what_is_recorded_is_what_its_name_says(tmp_path: Path, promtool):
+    shutil.copy(RULES / "recording.yml", tmp_path)
+    (tmp_path / "recording_test.yml").write_text(yaml.safe_dump(RECORDED))
+    told = promtool("promtool check rules recording.yml && promtool test rules *_test.yml")
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+NUMBER = re.compile(r"(?<![\w.\[:])\d+(?:\.\d+)?(?![\w.\]:])")
+COMPARISON = re.compile(r"(?<![=!<>~])(?:==|!=|>=|<=|>|<)(?![=~])")
+OTHERS = {
+    ">": (">=", "<"), "<": ("<=", ">"), ">=": (">", "<"), "<=": ("<", ">"),
+    "==": ("!=",), "!=": ("==",),
+}  # fmt: skip
+
+
+def mutants() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every rule, alone, with one number, comparison or duration changed."""
+    for rule in BY_NAME.values():
+        for what, changed in variants(rule):
+            yield what, {**rule, **changed}
+
+
+def variants(rule: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+    expr = rule["expr"]
+    # Matchers of labels are no comparisons.
+    bare = re.sub(r"\{[^}]*\}", lambda found: "_" * len(found[0]), expr)
+    for pattern, others in (
+        (NUMBER, lambda text: [f"{float(text) * by:.6g}" for by in (0.9, 1.1)]
+         if float(text) else ["1"]),
+        (COMPARISON, OTHERS.__getitem__),
+    ):  # fmt: skip
+        for found in pattern.finditer(bare):
+            for other in others(found[0]):
+                changed = expr[: found.start()] + other + expr[found.end() :]
+                yield f"{found[0]} at {found.start()} is {other}", {"expr": changed}
+    if "for" in rule:
+        for other in ("0s", f"{2 * seconds(rule['for'])}s"):
+            yield f"for is {other}", {"for": other}
+
+
+def seconds(duration: str) -> int:
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+def test_hardly_any_change_of_a_rule_goes_unnoticed(tmp_path: Path, promtool):
+    names = []
+    for n, (what, rule) in enumerate(mutants()):
+        rules = {"groups": [{"name": "changed", "rules": [rule]}]}
+        written(tmp_path / f"{n:03}", rules, checks(rule["alert"]))
+        names.append(f"{rule['alert']}: {what}")
+    assert len(names) > 80
+    told = promtool(
+        "for each in */; do"
+        " (cd $each && promtool test rules alerts_test.yml >/dev/null 2>&1) && echo ${each%/};"
+        " done; true"
+    )
+    survived = [names[int(number)] for number in told.stdout.split()]
+    print(
+        f"  {len(names) - len(survived)} of {len(names)} changed rules found out; not: {survived}"
+    )
+    assert len(survived) <= 0.05 * len(names), survived
