@@ -84,8 +84,10 @@ class Feed:
                 self._look.clear()
                 await self._catch_up()
                 await asyncio.sleep(PACE_SECONDS)
+                # Not ``wait_for``, which before Python 3.12 may forget that it was cancelled.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._look.wait()
 
     async def _hear(self, _: bytes) -> None:
         self._look.set()

@@ -352,7 +352,8 @@ class EventStream(ASGIResponse):
             async for chunk in chunks:
                 part = HTTPResponseBodyEvent(type="http.response.body", body=chunk, more_body=True)
                 try:
-                    await asyncio.wait_for(send(part), STALLED_SECONDS)
+                    async with asyncio.timeout(STALLED_SECONDS):
+                        await send(part)
                 except TimeoutError:
                     _log.info("event stream left", stalled_seconds=STALLED_SECONDS)
                     return
@@ -366,4 +367,5 @@ async def _left(receive: Receive) -> None:
 
 async def _wait(changed: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
-        await asyncio.wait_for(changed.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await changed.wait()

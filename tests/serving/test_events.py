@@ -279,6 +279,29 @@ def test_whoever_writes_and_whoever_is_cut_off_when_each_gets_each_once_in_order
         assert by_log(client.places) == expected
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_feed_ends_with_its_last_reader_also_where_news_comes_at_that_moment(
+    platform, monkeypatch, turns
+):
+    monkeypatch.setattr(feeds, "POLL_SECONDS", 3_600)
+    monkeypatch.setattr(feeds, "PACE_SECONDS", 0.0)
+
+    async def run() -> None:
+        async with (
+            living(platform) as made,
+            asyncio.timeout(20),
+            made.feeds.of("pumps") as feed,
+        ):
+            while not feed._has_looked or feed._look.is_set():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            feed._look.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
 async def read_until(stream: Stream, is_enough: Callable[[Client], bool]) -> Client:
     client = Client()
     await asyncio.wait_for(client.follow(stream, lambda: is_enough(client)), 20)
