@@ -6,8 +6,8 @@ refusing anybody.
 
 Finding a handler and filling its parameters takes longer than the model does. So a request for
 figures or with a few readings that needs nothing out of the ordinary is answered here: its key is
-known to this process, may ask or send and see the fleet, and a token is left; the fleet or its model
-is known, and the body is small and right. Any other takes the long way, with nothing taken
+known to this process, may ask or send and see the fleet, and a token is left; the fleet or its
+model is known, and the body is small and right. Any other takes the long way, with nothing taken
 from it, and is refused there; so there is one place where requests are refused, and each way does
 what the other would. Readings that were taken and cannot be kept are told as the long way tells it.
 """
