@@ -41,6 +41,7 @@ from benchmarks.serving_peers import (
     FASTAPI,
     LIMIT,
     MLSERVER,
+    MLSERVER_ALONE,
     MLSERVER_BATCHING,
     OURS,
     Contestant,
@@ -100,7 +101,7 @@ class Plan:
     bulk_bodies: int
     swaps: int
     memory_requests: int
-    peers: tuple[str, ...] = (FASTAPI, BENTOML, MLSERVER, MLSERVER_BATCHING)
+    peers: tuple[str, ...] = (FASTAPI, BENTOML, MLSERVER, MLSERVER_ALONE, MLSERVER_BATCHING)
     reading_connections: tuple[int, ...] = (CONNECTIONS, FULL_PATH_CONNECTIONS)
     """For the full path; the last is what is reported first, and paced by."""
     units: int = 10_000
@@ -390,6 +391,7 @@ def _race_table(result: dict[str, Any]) -> str:
 
 _SHARES = ("server_share", "generator_share")
 _OTHER_PEERS = {
+    "single_row_vs_mlserver_without_worker": MLSERVER_ALONE,
     "single_row_vs_mlserver_batching": MLSERVER_BATCHING,
     "single_row_vs_fastapi": FASTAPI,
 }

@@ -3,8 +3,8 @@
 What belongs here: an environment for each, apart from the project's, their requests and answers.
 What does not: the programs that they run (``peers/``), the race (``serving``).
 
-Each peer is set as quick as its documentation tells for one core: one process, no access log, and
-adaptive batching where it has any.
+Each peer is as it comes, without debugging and access log, and with adaptive batching where that is
+its way. MLServer is there twice more, tuned for the one core that it has here.
 """
 
 import hashlib
@@ -28,9 +28,11 @@ HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 PINS = HERE.parent / "requirements"
 LIMIT, OURS, FASTAPI, BENTOML = "limit", "rul", "FastAPI", "BentoML"
-MLSERVER, MLSERVER_BATCHING = "MLServer", "MLServer, adaptive batching"
+MLSERVER, MLSERVER_ALONE = "MLServer", "MLServer, without its worker"
+MLSERVER_BATCHING = "MLServer, without its worker, adaptive batching"
 INSTALLED = {
-    BENTOML: "bentoml", MLSERVER: "mlserver", MLSERVER_BATCHING: "mlserver", FASTAPI: "fastapi"
+    BENTOML: "bentoml", FASTAPI: "fastapi",
+    MLSERVER: "mlserver", MLSERVER_ALONE: "mlserver", MLSERVER_BATCHING: "mlserver",
 }  # fmt: skip
 BATCHING = {"max_batch_size": 32, "max_batch_time": 0.002}
 """Of MLServer, as many rows as there are connections."""
@@ -126,19 +128,22 @@ def started(
             LIMIT: ([post("/infer", body) for body in bodies], None),
             FASTAPI: (plain, lambda answer: answer[0]),
             BENTOML: (plain, lambda answer: answer[0]),
-            MLSERVER: (protocol, lambda answer: answer["outputs"][0]["data"][0]),
-            MLSERVER_BATCHING: (protocol, lambda answer: answer["outputs"][0]["data"][0]),
+            **dict.fromkeys(
+                (MLSERVER, MLSERVER_ALONE, MLSERVER_BATCHING),
+                (protocol, lambda answer: answer["outputs"][0]["data"][0]),
+            ),
         }
 
-        def mlserver(name: str, **batching: float) -> Contestant:
-            folder = _mlserver_folder(stage.folder / name, model, batching)
+        def mlserver(name: str, *, workers: int, **batching: float) -> Contestant:
+            folder = _mlserver_folder(stage.folder / name, model, workers, batching)
             return run(name, [str(install(name).with_name("mlserver")), "start", "."], folder)
 
         starts: dict[str, Callable[[], Contestant]] = {
             FASTAPI: lambda: run(FASTAPI, [str(install(FASTAPI)), str(PEERS / "fastapi_app.py")]),
             BENTOML: lambda: run(BENTOML, [str(install(BENTOML)), *bento], PEERS),
-            MLSERVER: lambda: mlserver(MLSERVER),
-            MLSERVER_BATCHING: lambda: mlserver(MLSERVER_BATCHING, **BATCHING),
+            MLSERVER: lambda: mlserver(MLSERVER, workers=1),
+            MLSERVER_ALONE: lambda: mlserver(MLSERVER_ALONE, workers=0),
+            MLSERVER_BATCHING: lambda: mlserver(MLSERVER_BATCHING, workers=0, **BATCHING),
         }
         yield {
             LIMIT: run(LIMIT, [sys.executable, "-m", "benchmarks.serving_limit"]),
@@ -165,14 +170,14 @@ def infer_bodies(rows: np.ndarray) -> list[bytes]:
     ]
 
 
-def _mlserver_folder(folder: Path, model: Path, batching: dict[str, float]) -> Path:
+def _mlserver_folder(folder: Path, model: Path, workers: int, batching: dict[str, float]) -> Path:
     """Its settings but for the port, which is given by the environment.
 
-    Without workers of its own, which on one core only cost it time.
+    It comes with one worker beside the process that answers, which on one core costs it time.
     """
     folder.mkdir()
     (folder / "mlserver_runtime.py").write_text((PEERS / "mlserver_runtime.py").read_text())
-    settings = {"debug": False, "host": "127.0.0.1", "parallel_workers": 0}
+    settings = {"debug": False, "host": "127.0.0.1", "parallel_workers": workers}
     ports = {name: free_port() for name in ("grpc_port", "metrics_port")}
     (folder / "settings.json").write_text(json.dumps({**settings, **ports}))
     described = {
