@@ -74,6 +74,10 @@ bench-serving: setup ## speed of serving against BentoML, MLServer, FastAPI and 
 soak: setup ## the same, with a million requests before memory is looked at again
 	$(BIN)/python -m benchmarks.serving --soak $(ARGS)
 
+.PHONY: dashboards
+dashboards: setup ## write Grafana's dashboards from their panels
+	$(BIN)/python monitoring/grafana/dashboards.py
+
 .PHONY: images
 images: setup ## build the stack's images, and fetch the official ones that are not here
 	docker compose build

@@ -60,6 +60,11 @@ def check(secrets: Folder = DEFAULT_FOLDER) -> None:
     if found:
         raise SettingsError("the stack cannot start:\n  " + "\n  ".join(found))
     console.print("Nothing keeps the stack from starting.", highlight=False)
+    if stack_secrets.is_anybody_told(secrets) is False:
+        console.print(
+            f"Nobody is told of alerts yet; say who in {secrets / 'alert_receivers'}.",
+            highlight=False,
+        )
 
 
 def _machine(config: dict[str, Any]) -> Machine:

@@ -3,14 +3,16 @@
 What belongs here: the list of files, making what is missing, seeing that what is there may be used.
 What does not: the command (``secrets``), giving the files to containers (``compose.yaml``).
 
-A file is *made* of a new password, or *follows* from files that are made. Nothing is ever written
-over: a secret that is lost must be replaced on purpose, for a server may know the old one.
+A file is *made* of a new password, *follows* from files that are made, or is *begun* for people to
+go on with. Nothing is ever written over: a secret that is lost must be replaced on purpose, for a
+server may know the old one.
 """
 
 import base64
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Mapping
@@ -76,6 +78,15 @@ class Follows:
     compute: Callable[..., str]
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A file that people complete."""
+
+    name: str
+    owner: int
+    text: str
+
+
 def _admin_key() -> str:
     from rul_store import keys
 
@@ -116,7 +127,30 @@ def _salted(password: str) -> str:
 
 
 _RUL = "@postgres:5432/rul"
-FILES: tuple[Made | Follows, ...] = (
+RECEIVERS = """\
+# Who is told of alerts, in Alertmanager's own words:
+# https://prometheus.io/docs/alerting/latest/configuration/#receiver
+# Afterwards: docker compose restart alertmanager
+receivers:
+  - name: critical # somebody is woken
+  - name: warning # for the working day
+  - name: info # only told
+  - name: watchdog # every five minutes, for something that notices when it stops
+
+# For example:
+#   - name: critical
+#     webhook_configs:
+#       - url: https://hooks.example.com/rul
+#     email_configs:
+#       - to: on-call@example.com
+#         from: rul@example.com
+#         smarthost: mail.example.com:587
+#         auth_username: rul@example.com
+#         auth_password: "..."
+"""
+"""Where nobody is told yet."""
+
+FILES: tuple[Made | Follows | Begun, ...] = (
     Made("postgres_superuser", POSTGRES),
     Made("migrator_database_url", ASSETS, _database_url("rul_migrator"), _RUL),
     Made("serving_database_url", SERVING, _database_url("rul_serving"), _RUL),
@@ -128,6 +162,7 @@ FILES: tuple[Made | Follows, ...] = (
     Made("redis_exporter_password", REDIS_EXPORTER, '{"redis://exporter@redis:6379": "', '"}'),
     Made("admin_api_key", SERVING, generate=_admin_key),
     Made("grafana_admin_password", GRAFANA),
+    Begun("alert_receivers", NOBODY, RECEIVERS),
     Made("dagster_operator_password", None),
     Made("dagster_viewer_password", None),
     Follows(
@@ -222,6 +257,15 @@ def complaints(folder: Path, caller: int) -> list[str]:
     return found
 
 
+def is_anybody_told(folder: Path) -> bool | None:
+    """Whether alerts go to anybody; None where this user may not read who is told."""
+    try:
+        lines = (folder / "alert_receivers").read_text().splitlines()
+    except OSError:
+        return None
+    return any(re.match(r"[^#]*\b[a-z]+_configs\s*:", line) for line in lines)
+
+
 def _refuse_halves(there: set[str]) -> None:
     """A file that follows from one that is lost would not fit the new one."""
     for file in FILES:
@@ -234,7 +278,9 @@ def _refuse_halves(there: set[str]) -> None:
                 )
 
 
-def _content(file: Made | Follows, values: Mapping[str, str]) -> str:
+def _content(file: Made | Follows | Begun, values: Mapping[str, str]) -> str:
+    if isinstance(file, Begun):
+        return file.text
     if isinstance(file, Made):
         return file.text(values[file.name])
     return file.compute(*(values[name] for name in file.of))

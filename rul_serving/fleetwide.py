@@ -20,7 +20,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rul_core.errors import StoreError, Unavailable
-from rul_core.prognosis import VALID_STATES
+from rul_core.prognosis import VALID_STATES, State
 from rul_core.track_record import VersionRecord
 from rul_serving.database import Database
 from rul_serving.instance import Instance
@@ -159,13 +159,14 @@ def _families(engine: sa.Engine, served: Mapping[str, Served]) -> Iterator[Metri
     bands: dict[tuple[str, str], int] = {}
     reasons: dict[tuple[str, str], int] = {}
     for fleet in current.fleets(engine):
+        bands |= {(fleet, band): 0 for band in current.BANDS}
+        reasons |= {(fleet, state): 0 for state in State if state not in VALID_STATES}
         model = served.get(fleet)
         now = View.of(model.loaded.model.fleet, model).conditions() if model else NO_MODEL
         for outlook in current.outlooks(engine, fleet, **now):
-            bands[fleet, outlook.band] = bands.get((fleet, outlook.band), 0) + outlook.units
+            bands[fleet, outlook.band] += outlook.units
             if outlook.state not in VALID_STATES:
-                reason = (fleet, outlook.state.value)
-                reasons[reason] = reasons.get(reason, 0) + outlook.units
+                reasons[fleet, outlook.state] += outlook.units
     for labels, count in reasons.items():
         without.add_metric(labels, count)
     for labels, count in bands.items():

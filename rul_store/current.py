@@ -108,13 +108,17 @@ def count_states(
     return {state: counted.get(state.value, 0) for state in State}
 
 
+BANDS = ("act", "plan", "well", "unknown")
+"""How a unit's safe bound lies to its fleet's horizon: ``act`` is below it, ``plan`` below twice,
+``well`` above, ``unknown`` where there is none."""
+
+
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """How many units in service of a fleet are in the same case."""
 
     state: State
     band: str
-    """How the safe bound lies to the fleet's horizon: ``act`` is below it, ``plan`` below twice,
-    ``well`` above, ``unknown`` where there is none."""
+    """One of ``BANDS``."""
     units: int
 
 

@@ -20,10 +20,10 @@ from rul_store.settings import DatabaseUrl, Settings
 
 MIGRATOR = "rul_migrator"
 """Owns the platform's database and its tables."""
-DATABASES = {"rul": (MIGRATOR, tuple(Group)), "dagster": ("dagster", ())}
-"""Each database: its owner, and who else may connect."""
 WATCHERS = ("postgres_exporter",)
-"""May read the server's statistics."""
+"""May read the server's statistics, and no table."""
+DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS)), "dagster": ("dagster", ())}
+"""Each database: its owner, and who else may connect."""
 
 
 class ProvisioningSettings(Settings):

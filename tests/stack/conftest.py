@@ -12,6 +12,7 @@ from .engine import Stack
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     made = Stack(tmp_path_factory.mktemp("stack") / "secrets")
     remove(made)
+    made.tell_of_critical_alerts()
     rul = str(Path(__file__).parents[2] / ".venv" / "bin" / "rul")
     made.run(rul, "secrets", "init", "--to", str(made.secrets))
     made.run(rul, "stack", "check", "--secrets", str(made.secrets)) if not made.left_out else None

@@ -7,18 +7,26 @@ that lives on the same machine is not touched. Small and quick: few trees, looks
 import json
 import os
 import subprocess
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 PROJECT = Path(__file__).parents[2]
 NAME = "rul-test"
 HTTP_PORT, PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT = 18080, 19090, 19093, 13000
+WEBHOOK = ("10.213.4.1", 19099)
+"""Where this machine is in the network from which Alertmanager calls out."""
 SETTINGS = {
     "COMPOSE_PROJECT_NAME": NAME,
     "STACK_HTTP_ADDRESS": "127.0.0.1",
@@ -39,6 +47,36 @@ SETTINGS = {
     "STACK_KEEP_ENDED_RUNS_SECONDS": "60",
 }
 ONE_SHOT = frozenset({"migrate", "run-secrets"})
+
+
+def image_of(service: str) -> str:
+    """The image that compose.yaml gives a service where nothing else is set."""
+    config = yaml.safe_load((PROJECT / "compose.yaml").read_text())
+    return config["services"][service]["image"].partition(":-")[2].removesuffix("}")
+
+
+@contextmanager
+def webhook() -> Generator[list[dict[str, Any]]]:
+    """A receiver of alerts, as long as the context is; the alerts that it was told."""
+    told: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(WEBHOOK, Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield told
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @dataclass(frozen=True)
@@ -167,6 +205,16 @@ class Stack:
         names = self.run("docker", "ps", "-aq", f"--filter=label=rul.stack={NAME}").split()
         return json.loads(self.run("docker", "inspect", *names)) if names else []
 
+    def tell_of_critical_alerts(self) -> None:
+        """Name the webhook as who is told, before the other secrets are made."""
+        host, port = WEBHOOK
+        critical = {"name": "critical", "webhook_configs": [{"url": f"http://{host}:{port}/"}]}
+        others = [{"name": name} for name in ("warning", "info", "watchdog")]
+        self.secrets.mkdir(mode=0o700)
+        file = self.secrets / "alert_receivers"
+        file.write_text(yaml.safe_dump({"receivers": [critical, *others]}))
+        file.chmod(0o400)
+
     def secret(self, name: str) -> str:
         """What is in a secret file."""
         return (self.secrets / name).read_text().strip()
@@ -208,6 +256,20 @@ class Stack:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, _decoded(error.read())
+
+    def series(self, query: str, minutes: int = 30) -> list[dict[str, str]]:
+        """The labels of what Prometheus knows of a query in the last minutes, numbers alone."""
+        now = time.time()
+        asked = urllib.parse.urlencode(
+            {"query": query, "start": now - 60 * minutes, "end": now, "step": 15}
+        )
+        status, told = self.ask(f"/api/v1/query_range?{asked}", port=PROMETHEUS_PORT)
+        assert status == 200, (query, told)
+        return [
+            one["metric"]
+            for one in told["data"]["result"]
+            if any(value != "NaN" for _, value in one["values"])
+        ]
 
     def sql(self, database: str, query: str) -> list[str]:
         """The rows of a query, as the superuser asks it."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from .engine import PROJECT
+from .engine import PROJECT, image_of
 
 pytestmark = pytest.mark.stack
 
@@ -227,14 +227,13 @@ RECORDED = {
 @pytest.fixture
 def promtool(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs a shell with promtool, in the test's folder."""
-    config = yaml.safe_load((PROJECT / "compose.yaml").read_text())
-    image = config["services"]["prometheus"]["image"].partition(":-")[2].removesuffix("}")
     tmp_path.chmod(0o755)
 
     def run(script: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             ["docker", "run", "--rm", "--network=none", f"--volume={tmp_path}:/rules",
-             "--workdir=/rules", "--entrypoint=sh", image, "-c", script],
+             "--workdir=/rules", "--entrypoint=sh", image_of("prometheus"), "-c",
+             script],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 

@@ -23,6 +23,7 @@ import pytest
 from rul_cli import demo_data, stack_secrets
 from rul_core.schema import write_fleet
 
+from . import queries
 from .engine import (
     HTTP_PORT,
     NAME,
@@ -33,6 +34,7 @@ from .engine import (
     Stack,
     listening,
     wait_until,
+    webhook,
 )
 
 pytestmark = pytest.mark.stack
@@ -531,6 +533,30 @@ def test_dagster_s_state_is_told(stack: Stack):
         assert wait_until(lambda q=query: value(q), 60, query, every=3)
 
 
+def test_a_service_that_is_stopped_is_told_to_the_webhook_and_so_is_its_return(stack: Stack):
+    def of_redis(state: str) -> Any:
+        return next(
+            (
+                one for one in told
+                if one["labels"]["alertname"] == "ServiceDown"
+                and one["labels"]["service"] == "redis"
+                and one["status"] == state
+            ),
+            None,
+        )  # fmt: skip
+
+    with webhook() as told:
+        stack.compose("stop", "redis-exporter")
+        try:
+            firing = wait_until(lambda: of_redis("firing"), 240, "the webhook is told", every=1)
+        finally:
+            stack.compose("start", "redis-exporter")
+        wait_until(lambda: of_redis("resolved"), 180, "the webhook is told of its return", every=1)
+    assert firing["labels"]["severity"] == "critical"
+    assert firing["annotations"]["summary"] == "redis is down"
+    assert firing["annotations"]["runbook_url"] == "docs/runbook.md#servicedown"
+
+
 # --- what breaks, and heals
 def test_instances_are_found_as_they_scale(stack: Stack):
     was = len(stack.containers("api"))
@@ -678,6 +704,43 @@ def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
         90, "it is started anew", every=2,
     )  # fmt: skip
     assert again
+
+
+def test_every_panel_of_every_dashboard_has_data_and_the_labels_that_it_names(stack: Stack):
+    columns = (*MATERIAL.fleet.columns.settings, *MATERIAL.fleet.columns.sensors)
+    rows = [{"cycle": cycle, **dict.fromkeys(columns, 1.0)} for cycle in range(1, 40)]
+    question = {"fleet": FLEET, "units": [{"unit": "what-if", "readings": rows}]}
+    status, said = stack.ask("/v1/prognoses", question)
+    assert status == 200, said
+    asked = "rate(rul_prediction_duration_seconds_count[1m]) > 0"
+    wait_until(lambda: stack.series(asked, minutes=1), 60, "the question is scraped", every=3)
+    empty = []
+    for query in queries.of_dashboards():
+        found = stack.series(query.expr)
+        if not found or not all(query.told <= {*labels} for labels in found):
+            empty.append((query, found[:2]))
+    assert empty == []
+
+
+def test_every_metric_and_label_in_rules_and_dashboards_is_told_by_somebody(stack: Stack):
+    asked = [*queries.of_rules(), *queries.of_dashboards()]
+    demanded = {demand for query in asked for demand in queries.demands(query)}
+    assert len(demanded) > 200
+    missing = [
+        (metric, label)
+        for metric, label in sorted(demanded)
+        if not stack.series(f'count({metric}{{{label}!=""}})' if label else f"count({metric})")
+    ]
+    assert missing == []
+    without = [
+        (rule.where, rule.told)
+        for rule in queries.of_rules()
+        if rule.told
+        and not any(
+            rule.told <= {*labels} for labels in stack.series(queries.left_of_comparison(rule.expr))
+        )
+    ]
+    assert without == []
 
 
 def test_down_and_up_again_loses_nothing(stack: Stack):

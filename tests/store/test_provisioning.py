@@ -99,9 +99,12 @@ def test_a_role_connects_to_its_own_database_alone(admin_url, role, database):
 
 
 def test_the_exporter_may_look_and_nothing_else(admin_url):
-    engine = as_role(admin_url, "postgres_exporter", "postgres")
+    engine = as_role(admin_url, "postgres_exporter", "rul")
     with begin(engine) as connection:
         assert connection.execute(sa.text("SELECT pg_has_role('pg_monitor', 'member')")).scalar()
+        assert connection.execute(sa.text("SELECT count(*) FROM pg_stat_user_tables")).scalar()
+    with pytest.raises(Exception, match="permission denied"), begin(engine) as connection:
+        connection.execute(sa.text("SELECT * FROM readings"))
     engine.dispose()
 
 
