@@ -23,7 +23,8 @@ RULES = PROJECT / "monitoring" / "prometheus" / "rules"
 ALERTS = yaml.safe_load((RULES / "alerts.yml").read_text())
 BY_NAME = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
 STEP_SECONDS = 15
-ERRORS = "job:rul_requests_error:ratio_rate"
+ERRORS, SLOW = "job:rul_requests_error:ratio_rate", "job:rul_requests_slow:ratio_rate"
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 DAY = 86_400
 
 
@@ -35,9 +36,43 @@ class Case(NamedTuple):
     fires_at_seconds: int
 
 
-def errors(**ratios: float) -> dict[str, float | str]:
+def recorded(name: str, **ratios: float) -> dict[str, float | str]:
     """Recorded ratios by window; ``w1h=`` is that of an hour."""
-    return {f"{ERRORS}{window[1:]}": ratio for window, ratio in ratios.items()}
+    return {f"{name}{window[1:]}": ratio for window, ratio in ratios.items()}
+
+
+def burning(alert: str, name: str, budget: float) -> dict[str, Case]:
+    """The four rates at which a budget burns, over a long and a short window each."""
+    fast, slow = 14.4 * budget, 6 * budget
+    day, days = 3 * budget, budget
+
+    def ratios(**by_window: float) -> dict[str, float | str]:
+        return recorded(name, **{key: round(value, 6) for key, value in by_window.items()})
+
+    return {
+        f"{alert}Fast": Case(
+            ratios(w1h=1.04 * fast, w5m=1.04 * fast),
+            (
+                ratios(w1h=fast, w5m=1),
+                ratios(w1h=1, w5m=fast),
+                ratios(w6h=slow, w30m=1),
+                ratios(w6h=1, w30m=slow),
+            ),
+            120,
+        ),
+        f"{alert}Fast, slower": Case(ratios(w6h=1.04 * slow, w30m=1.04 * slow), (), 120),
+        alert: Case(
+            ratios(w1d=1.04 * day, w2h=1.04 * day),
+            (
+                ratios(w1d=day, w2h=1),
+                ratios(w1d=1, w2h=day),
+                ratios(w3d=days, w6h=1),
+                ratios(w3d=1, w6h=days),
+            ),
+            900,
+        ),
+        f"{alert}, slower": Case(ratios(w3d=1.04 * days, w6h=1.04 * days), (), 900),
+    }
 
 
 def failed(check: str) -> str:
@@ -55,30 +90,10 @@ CASES = {
     "DatabaseUnreachable": Case({"pg_up": 0}, ({"pg_up": 1},), 60),
     "DiskAlmostFull": Case({DISK[0]: 2, DISK[1]: 100}, ({DISK[0]: 5, DISK[1]: 100},), 300),
     "AuditChainBroken": Case({"rul_audit_chain_intact": 0}, ({"rul_audit_chain_intact": 1},), 0),
-    "ErrorBudgetBurnsFast": Case(
-        errors(w1h=0.015, w5m=0.015),
-        (
-            errors(w1h=0.0144, w5m=1),
-            errors(w1h=1, w5m=0.0144),
-            errors(w6h=0.006, w30m=1),
-            errors(w6h=1, w30m=0.006),
-        ),
-        120,
-    ),
-    "ErrorBudgetBurnsFast, slower": Case(errors(w6h=0.0062, w30m=0.0062), (), 120),
-    "ErrorBudgetBurns": Case(
-        errors(w1d=0.0031, w2h=0.0031),
-        (
-            errors(w1d=0.003, w2h=1),
-            errors(w1d=1, w2h=0.003),
-            errors(w3d=0.001, w6h=1),
-            errors(w3d=1, w6h=0.001),
-        ),
-        900,
-    ),
-    "ErrorBudgetBurns, slower": Case(errors(w3d=0.00105, w6h=0.00105), (), 900),
+    **burning("ErrorBudgetBurns", ERRORS, 0.001),
+    **burning("LatencyBudgetBurns", SLOW, 0.01),
     "ApiInstanceDown": Case({API[0]: 0, API[1]: 1}, ({API[0]: 1}, {'up{job="redis"}': 0}), 120),
-    "ErrorRateHigh": Case(errors(w5m=0.052), (errors(w5m=0.05),), 300),
+    "ErrorRateHigh": Case(recorded(ERRORS, w5m=0.052), (recorded(ERRORS, w5m=0.05),), 300),
     "LatencyHigh": Case(
         {"job:rul_request_duration_seconds:p95_rate5m": 1.05},
         ({"job:rul_request_duration_seconds:p95_rate5m": 1},),
@@ -187,7 +202,7 @@ RECORDED = {
                     "eval_time": "2h",
                     "exp_samples": [{"labels": "{}", "value": 0.05}],
                 }
-                for window in ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+                for window in WINDOWS
             ],
         },
         {
@@ -207,17 +222,31 @@ RECORDED = {
             "interval": "15s",
             "input_series": [
                 {
-                    "series": f'rul_request_duration_seconds_bucket{{le="{le}"}}',
+                    "series": f"rul_request_duration_seconds_{name}",
                     "values": f"0+{count}x600",
                 }
-                for le, count in (("0.1", 90), ("1", 95), ("2.5", 100), ("+Inf", 100))
+                for name, count in (
+                    ('bucket{le="0.1"}', 90),
+                    ('bucket{le="1.0"}', 95),
+                    ('bucket{le="2.5"}', 100),
+                    ('bucket{le="+Inf"}', 100),
+                    ("count", 100),
+                )
             ],
             "promql_expr_test": [
                 {
                     "expr": "round(job:rul_request_duration_seconds:p95_rate5m, 0.001)",
-                    "eval_time": "1h",
+                    "eval_time": "2h",
                     "exp_samples": [{"labels": "{}", "value": 1}],
-                }
+                },
+                *(
+                    {
+                        "expr": f"round({SLOW}{window}, 0.001)",
+                        "eval_time": "2h",
+                        "exp_samples": [{"labels": "{}", "value": 0.05}],
+                    }
+                    for window in WINDOWS
+                ),
             ],
         },
     ],
