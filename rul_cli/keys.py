@@ -34,10 +34,9 @@ def create(
     """Make a key, and print it this once."""
     from datetime import timedelta
 
-    from rul_serving.principal import Role
     from rul_store import keys
 
-    known = [each.value for each in Role]
+    known = [each.value for each in keys.Role]
     unknown = [each for each in role if each not in known]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is no role; give one of {', '.join(known)}")

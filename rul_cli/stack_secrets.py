@@ -27,7 +27,9 @@ FOLDER_MODE = 0o700
 # The users of the containers, as compose.yaml and the images have them.
 SERVING, ASSETS, POSTGRES, REDIS, NGINX = 10001, 10002, 999, 999, 101
 NOBODY, REDIS_EXPORTER, GRAFANA = 65534, 59000, 472
-ROLES = ("rul_migrator", "rul_serving", "rul_assets", "dagster", "postgres_exporter")
+ROLES = (
+    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "dagster", "postgres_exporter",
+)  # fmt: skip
 """Of PostgreSQL; what each may do is set where they are made (``rul_store.provisioning``)."""
 
 _REDIS_RULES = {
@@ -155,6 +157,7 @@ FILES: tuple[Made | Follows | Begun, ...] = (
     Made("migrator_database_url", ASSETS, _database_url("rul_migrator"), _RUL),
     Made("serving_database_url", SERVING, _database_url("rul_serving"), _RUL),
     Made("assets_database_url", ASSETS, _database_url("rul_assets"), _RUL),
+    Made("operator_database_url", ASSETS, _database_url("rul_operator"), _RUL),
     Made("dagster_pgpass", ASSETS, "postgres:5432:dagster:dagster:"),
     Made("postgres_exporter_password", NOBODY),
     Made("serving_redis_url", SERVING, "redis://serving:", "@redis:6379/0"),
@@ -178,6 +181,7 @@ FILES: tuple[Made | Follows | Begun, ...] = (
             "migrator_database_url",
             "serving_database_url",
             "assets_database_url",
+            "operator_database_url",
             "dagster_pgpass",
             "postgres_exporter_password",
         ),

@@ -28,10 +28,10 @@ from pydantic import SecretStr
 
 from rul_core.errors import Conflict, Unavailable
 from rul_serving.database import Database
-from rul_serving.principal import ANONYMOUS, Principal, Role
+from rul_serving.principal import ANONYMOUS, Principal
 from rul_serving.problems import Kind, Refusal
 from rul_store import keys
-from rul_store.keys import ApiKey, Author
+from rul_store.keys import ApiKey, Author, Role
 from rul_store.swallowed import swallow
 
 POLL_SECONDS = 2.0

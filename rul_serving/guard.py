@@ -24,9 +24,10 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from rul_serving.limits import Limit
-from rul_serving.principal import STATE, Principal, Role
+from rul_serving.principal import STATE, Principal
 from rul_serving.problems import Kind, Refusal, also
 from rul_serving.tracing import ANSWER_HEADERS
+from rul_store.keys import Role
 
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 TAKES_KEY = "takes_idempotency_key"

@@ -1,36 +1,19 @@
 """Who asks, and what they may do.
 
-What belongs here: roles, and the principal that a request is made for. What does not: keys
-(``rul_store.keys``), finding a request's principal and refusing it (``rul_serving.access``).
+What belongs here: which roles an operation is for, and the principal that a request is made for.
+What does not: keys and their roles (``rul_store.keys``), finding a request's principal and refusing
+it (``rul_serving.access``).
 """
 
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 from litestar.connection import ASGIConnection
 
+from rul_store.keys import Role
+
 STATE = "principal"
 """Under this name a connection's state holds its principal."""
-
-
-class Role(StrEnum):
-    """What a principal is for; one may have several."""
-
-    VIEWER = "viewer"
-    """Reads everything but keys and the audit."""
-    TECHNICIAN = "technician"
-    """Acknowledges advisories, says what was found."""
-    PLANNER = "planner"
-    """Plans, shelves and closes advisories, ends and starts lives."""
-    ENGINEER = "engineer"
-    """Whatever technicians and planners do; replays the ledger, asks what-if questions."""
-    ML_OWNER = "ml_owner"
-    """Promotes models and rolls them back."""
-    ADMIN = "admin"
-    """Keys and the audit, and everything else."""
-    INGEST = "ingest"
-    """A machine: sends readings, asks what is said of them, and nothing else."""
 
 
 READ = frozenset(Role) - {Role.INGEST}

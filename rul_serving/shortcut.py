@@ -22,11 +22,12 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from rul_serving import inference, problems, rows, tracing
 from rul_serving.batch import Sent
 from rul_serving.limits import Lease, Limit
-from rul_serving.principal import ASK, SEND, STATE, Principal, Role
+from rul_serving.principal import ASK, SEND, STATE, Principal
 from rul_serving.problems import Refusal
 from rul_serving.received import received
 from rul_serving.service import Service
 from rul_serving.tracing import ANSWER_HEADERS
+from rul_store.keys import Role
 
 LARGE_BYTES = 16 * 1024
 """More feature rows are read and computed beside the event loop; fewer take less than that."""

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -177,8 +177,9 @@ def try_lock(descriptor: int) -> bool:
 def sweep(folder: Path, *, older_than_seconds: float = ABANDONED_SECONDS) -> None:
     """Remove the temporaries that killed processes left directly in the folder."""
     for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > older_than_seconds:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(FileNotFoundError):  # whoever is at work on it was quicker
+            if time.time() - path.stat().st_mtime > older_than_seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _beside(target: Path) -> Path:

@@ -1,7 +1,8 @@
 """API keys: made, listed, replaced, revoked; the key itself is never kept.
 
-What belongs here: the form of a key, and the table of keys. What does not: what a role may do
-(``rul_serving.principal``), finding the key of a request (``rul_serving.access``).
+What belongs here: the form of a key, the roles it may have, the table of keys. What does not: which
+operation is for which role (``rul_serving.principal``), finding the key of a request
+(``rul_serving.access``).
 
 A key is ``rul_``, 8 characters that name it, ``_`` and a secret of 32 random bytes (base64url).
 Only SHA-256 of the secret is kept. A slow hash is for secrets that can be guessed: one of 2^256
@@ -17,6 +18,7 @@ import secrets
 import string
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -27,6 +29,26 @@ from rul_core.schema import NAME_PATTERN
 from rul_store import audit
 from rul_store.database import begin
 
+
+class Role(StrEnum):
+    """What a principal is for; one may have several."""
+
+    VIEWER = "viewer"
+    """Reads everything but keys and the audit."""
+    TECHNICIAN = "technician"
+    """Acknowledges advisories, says what was found."""
+    PLANNER = "planner"
+    """Plans, shelves and closes advisories, ends and starts lives."""
+    ENGINEER = "engineer"
+    """Whatever technicians and planners do; replays the ledger, asks what-if questions."""
+    ML_OWNER = "ml_owner"
+    """Promotes models and rolls them back."""
+    ADMIN = "admin"
+    """Keys and the audit, and everything else."""
+    INGEST = "ingest"
+    """A machine: sends readings, asks what is said of them, and nothing else."""
+
+
 PREFIX = "rul_"
 ID_LENGTH = 8
 ID_PATTERN = rf"[a-z0-9]{{{ID_LENGTH}}}"
@@ -34,7 +56,7 @@ KEY = re.compile(rf"{PREFIX}({ID_PATTERN})_([A-Za-z0-9_-]{{43}})")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,99}$(?!\n)"
 """Of a key's name; no colon, which tells ``cli:`` and a user apart from keys in the audit."""
 RESERVED_NAMES = ("anonymous", "system")
-EVERYWHERE = "admin"
+EVERYWHERE = Role.ADMIN
 """The role that is for all fleets: who may make keys may make one for any fleet."""
 FEWEST_CHARACTERS = 16
 """Different ones in a secret: one of 43 random characters has more; one typed by hand may not."""

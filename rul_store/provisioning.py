@@ -22,7 +22,9 @@ MIGRATOR = "rul_migrator"
 """Owns the platform's database and its tables."""
 WATCHERS = ("postgres_exporter",)
 """May read the server's statistics, and no table."""
-DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS)), "dagster": ("dagster", ())}
+OPERATORS = ("rul_operator",)
+"""May what serving and the assets may: people's command line."""
+DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), "dagster": ("dagster", ())}
 """Each database: its owner, and who else may connect."""
 
 
@@ -64,6 +66,8 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
                 )
             for role in WATCHERS:
                 connection.exec_driver_sql(f"GRANT pg_monitor TO {_quote(role)}")
+            for role in OPERATORS:
+                connection.exec_driver_sql(f"GRANT {', '.join(Group)} TO {_quote(role)}")
         for name, (owner, others) in DATABASES.items():
             create_database(admin_url, name)
             with begin(admin) as connection:

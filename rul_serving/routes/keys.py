@@ -15,11 +15,11 @@ from rul_core.schema import NAME_PATTERN
 from rul_serving import examples, tracing
 from rul_serving.answers import ApiKeys, NewApiKey
 from rul_serving.bodies import decode, refuse_other_types, takes
-from rul_serving.principal import ADMINISTER, Principal, Role
+from rul_serving.principal import ADMINISTER, Principal
 from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
 from rul_store import keys
-from rul_store.keys import ApiKey, Author
+from rul_store.keys import ApiKey, Author, Role
 
 KeyId = Annotated[
     str, PathParameter(pattern=f"^{keys.ID_PATTERN}$(?!\n)", description="The key's id.")

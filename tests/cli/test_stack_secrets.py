@@ -85,6 +85,7 @@ def test_the_roles_are_those_that_the_addresses_name(folder):
         ("migrator_database_url", "rul_migrator"),
         ("serving_database_url", "rul_serving"),
         ("assets_database_url", "rul_assets"),
+        ("operator_database_url", "rul_operator"),
     ):
         assert found[name] == f"postgresql://{role}:{roles[role]}@postgres:5432/rul"
     assert found["dagster_pgpass"] == f"postgres:5432:dagster:dagster:{roles['dagster']}"

@@ -143,7 +143,6 @@ def test_the_documents_have_every_service_with_its_networks_and_user():
     described = {
         name: (set(s.get("networks", ())), s["user"].partition(":")[0])
         for name, s in SERVICES.items()
-        if name != "rul"
     }
     assert rows == described
 

@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 
 from rul_core.errors import SettingsError, Unavailable
 from rul_serving.access import UNKNOWN_KEY_SECONDS, Access
-from rul_serving.principal import ANONYMOUS, Principal, Role
+from rul_serving.principal import ANONYMOUS, Principal
 from rul_serving.settings import ServingSettings
 from rul_store import audit, keys, swallowed
 from rul_store.database import begin
-from rul_store.keys import Author
+from rul_store.keys import Author, Role
 
 ANN = Author(principal="cli:ann")
 NOBODY_LISTENS = "postgresql://u@127.0.0.1:1/rul"

@@ -9,8 +9,9 @@ from litestar.exceptions import ImproperlyConfiguredException
 
 from rul_serving import guard
 from rul_serving.app import create_app
-from rul_serving.principal import READ, Role
+from rul_serving.principal import READ
 from rul_serving.schema import render
+from rul_store.keys import Role
 
 PARAMETERS = {
     "fleet": "pumps",

@@ -352,6 +352,17 @@ def test_a_prognosis_is_fetched_through_nginx_with_an_api_key(stack: Stack):
     assert stack.ask(f"/v1/fleets/{FLEET}/units", headers={"X-API-Key": "rul_none"})[0] == 401
 
 
+def test_a_key_that_people_make_on_the_command_line_opens_the_door(stack: Stack):
+    made = json.loads(
+        stack.compose(
+            "run", "--rm", "-T", "rul", "keys", "create", "Ann", "--role", "viewer", "--json"
+        )
+    )
+    headers = {"X-API-Key": made["secret"]}
+    assert stack.ask(f"/v1/fleets/{FLEET}/units?limit=1", headers=headers)[0] == 200
+    assert stack.ask("/v1/keys", headers=headers)[0] == 403
+
+
 def test_run_containers_are_hardened_and_bear_no_secret(stack: Stack):
     runs = stack.runs()
     assert runs

@@ -175,3 +175,12 @@ def test_sweeping_removes_only_old_temporaries(tmp_path: Path):
         os.utime(path, (past, past))
     files.sweep(tmp_path)
     assert names(tmp_path) == [".b.2.tmp", "kept"]
+
+
+def test_sweeping_goes_on_where_a_temporary_is_gone_before_it_is_looked_at(tmp_path: Path):
+    (tmp_path / ".gone.1.tmp").symlink_to("nowhere")  # is listed, and not there
+    old = tmp_path / ".old.2.tmp"
+    old.write_text("x")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    files.sweep(tmp_path)
+    assert not old.exists()

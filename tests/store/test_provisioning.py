@@ -15,7 +15,9 @@ from rul_store.database import begin, connect, migrate
 from rul_store.embedded import EmbeddedServers
 from rul_store.provisioning import ProvisioningSettings, provision
 
-ROLES = ("rul_migrator", "rul_serving", "rul_assets", "dagster", "postgres_exporter")
+ROLES = (
+    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "dagster", "postgres_exporter",
+)  # fmt: skip
 FIRST = {role: f"first password of {role}" for role in ROLES}
 
 
@@ -95,6 +97,16 @@ def test_a_role_connects_to_its_own_database_alone(admin_url, role, database):
     engine = as_role(admin_url, role, database)
     with pytest.raises(Exception, match="permission denied for database"), begin(engine):
         pass
+    engine.dispose()
+
+
+def test_the_operator_may_what_serving_and_the_assets_may_and_no_more(admin_url):
+    engine = as_role(admin_url, "rul_operator")
+    with begin(engine) as connection:
+        connection.execute(sa.text("UPDATE api_keys SET name = name"))  # serving's
+        connection.execute(sa.text("UPDATE rulings SET why = why"))  # the assets'
+    with pytest.raises(ProgrammingError), begin(engine) as connection:
+        connection.execute(sa.text("DELETE FROM audit"))
     engine.dispose()
 
 
