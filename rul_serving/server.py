@@ -17,10 +17,10 @@ from email.utils import formatdate
 import structlog
 import uvicorn
 from litestar import Litestar
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rul_core.errors import SettingsError
 from rul_serving.settings import ServingSettings
+from rul_serving.wire import Protocol
 
 KEEP_ALIVE_SECONDS = 75
 """How long a connection may be idle: longer than load balancers let it, so that they close it and
@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=HttpToolsProtocol,
+                http=Protocol,
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=max(0, round(for_requests)),
@@ -113,5 +113,5 @@ class Server(uvicorn.Server):
         self.server_state.default_headers = [(b"date", now), (b"connection", b"close")]
         for connection in self.server_state.connections:
             # A request that is being answered took the headers of before.
-            if isinstance(connection, HttpToolsProtocol) and connection.cycle is not None:
+            if isinstance(connection, Protocol) and connection.cycle is not None:
                 connection.cycle.keep_alive = False

@@ -719,7 +719,8 @@ def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
 
 def test_every_panel_of_every_dashboard_has_data_and_the_labels_that_it_names(stack: Stack):
     columns = (*MATERIAL.fleet.columns.settings, *MATERIAL.fleet.columns.sensors)
-    rows = [{"cycle": cycle, **dict.fromkeys(columns, 1.0)} for cycle in range(1, 40)]
+    values = dict.fromkeys(columns, 1.0)
+    rows = [{"cycle": cycle, "values": values} for cycle in range(1, 40)]
     question = {"fleet": FLEET, "units": [{"unit": "what-if", "readings": rows}]}
     status, said = stack.ask("/v1/prognoses", question)
     assert status == 200, said
@@ -736,7 +737,7 @@ def test_every_panel_of_every_dashboard_has_data_and_the_labels_that_it_names(st
 def test_every_metric_and_label_in_rules_and_dashboards_is_told_by_somebody(stack: Stack):
     asked = [*queries.of_rules(), *queries.of_dashboards()]
     demanded = {demand for query in asked for demand in queries.demands(query)}
-    assert len(demanded) > 200
+    assert len(demanded) > 100
     missing = [
         (metric, label)
         for metric, label in sorted(demanded)

@@ -181,6 +181,7 @@ def test_sweeping_goes_on_where_a_temporary_is_gone_before_it_is_looked_at(tmp_p
     (tmp_path / ".gone.1.tmp").symlink_to("nowhere")  # is listed, and not there
     old = tmp_path / ".old.2.tmp"
     old.write_text("x")
-    os.utime(old, (time.time() - 90_000,) * 2)
+    past = time.time() - 90_000
+    os.utime(old, (past, past))
     files.sweep(tmp_path)
     assert not old.exists()
