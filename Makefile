@@ -83,6 +83,11 @@ images: setup ## build the stack's images, and fetch the official ones that are 
 	docker compose build
 	for image in $$(docker compose config --images | sort -u); do docker image inspect $$image >/dev/null 2>&1 || docker pull --quiet $$image; done
 
+.PHONY: image-sizes
+image-sizes: ## sizes of our images, beside those of the stages that build them
+	@for name in assets serving; do docker build --quiet --target builder --tag rul-$$name:builder --file docker/$$name/Dockerfile . >/dev/null; done
+	@docker image ls --filter reference='rul-*' --format '{{.Repository}}:{{.Tag}} {{.Size}}' | sort
+
 .PHONY: up
 up: setup ## the container stack: its secrets, a look whether it can start, then all of it, healthy
 	$(BIN)/rul stack init
