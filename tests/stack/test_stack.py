@@ -358,7 +358,7 @@ def test_a_key_that_people_make_on_the_command_line_opens_the_door(stack: Stack)
             "run", "--rm", "-T", "rul", "keys", "create", "Ann", "--role", "viewer", "--json"
         )
     )
-    headers = {"X-API-Key": made["secret"]}
+    headers = {"X-API-Key": made["api_key"]}
     assert stack.ask(f"/v1/fleets/{FLEET}/units?limit=1", headers=headers)[0] == 200
     assert stack.ask("/v1/keys", headers=headers)[0] == 403
 
