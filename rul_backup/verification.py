@@ -1,0 +1,238 @@
+"""Whether backups are what was written: every object, the chain of manifests, what is within.
+
+What belongs here: finding damage and naming it. What does not: proving that a backup restores
+(``drill``), mending anything.
+
+No level reads what the one before it did not find whole:
+
+    exists      every object is there, with its size, and none that belongs to nobody
+    stored      every object's checksum, every signature, the chain from the first manifest to the
+                newest that anybody knows of
+    content     every artefact decrypts to the bytes that were kept
+
+The chain shows what was taken out, put in, turned round or put back in an older state, but for its
+newest part: a store as it was last week is whole in itself. So it is held against what is known
+elsewhere, in PostgreSQL and in the other store.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pyrage import x25519
+
+from rul_backup import manifest as manifests
+from rul_backup.manifest import Artefact, Known
+from rul_backup.runs import GONE, MANIFESTS, RUNS, Sealed, object_of, read
+from rul_backup.sealing import unseal
+from rul_backup.stores import Store
+from rul_core.errors import StoreError
+
+UNFINISHED = timedelta(hours=24)
+"""A run that is at work for longer was ended; what it left may be removed."""
+
+
+class Level(IntEnum):
+    """How closely is looked."""
+
+    EXISTS = 0
+    STORED = 1
+    CONTENT = 2
+
+
+class Finding(NamedTuple):
+    """Something that is not as it was written."""
+
+    object: str
+    problem: str
+
+
+class Verification(NamedTuple):
+    """What was looked at, and what was found."""
+
+    runs: int
+    objects: int
+    findings: tuple[Finding, ...]
+
+
+def verify(
+    store: Store,
+    keys: Sequence[Ed25519PublicKey],
+    level: Level,
+    *,
+    now: datetime,
+    known: Collection[Known] = (),
+    identities: Sequence[x25519.Identity] = (),
+    runs: Collection[str] | None = None,
+) -> Verification:
+    """Look at every object of a store.
+
+    Args:
+        store: Which.
+        keys: Of our signatures.
+        level: How closely.
+        now: Tells unfinished runs from those at work.
+        known: What is known elsewhere of the runs of this store.
+        identities: For what is within; needed from ``Level.CONTENT`` on.
+        runs: Whose artefacts are read; all unless given. Everything else is always looked at.
+
+    Returns:
+        Every finding names its object; none is the good case.
+    """
+    sizes = store.sizes()
+    chain, findings = _chain(store, keys, sizes)
+    findings += _held_against(known, chain)
+    gone, more = _gone(store, keys, sizes, chain)
+    findings += more
+    wanted = {
+        object_of(sealed.manifest.run, artefact.name): artefact
+        for sealed in chain
+        if sealed.manifest.number not in gone
+        for artefact in sealed.manifest.artefacts
+    }
+    findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
+    for name, artefact in wanted.items():
+        if name not in sizes:
+            findings.append(Finding(name, "is missing"))
+        elif sizes[name] != artefact.sums.stored_bytes:
+            findings.append(
+                Finding(
+                    name,
+                    f"has {sizes[name]:,} bytes where {artefact.sums.stored_bytes:,} were written",
+                )
+            )
+        elif level > Level.EXISTS and (runs is None or name.split("/")[1] in runs):
+            findings += _read(store, name, artefact, identities if level > Level.STORED else None)
+    return Verification(len(chain) - len(gone), len(sizes), tuple(findings))
+
+
+def _chain(
+    store: Store, keys: Sequence[Ed25519PublicKey], sizes: Collection[str]
+) -> tuple[list[Sealed], list[Finding]]:
+    """Every manifest that can be read, in order, and what is wrong with their order."""
+    found: list[Sealed] = []
+    findings: list[Finding] = []
+    names = sorted(name for name in sizes if name.startswith(f"{MANIFESTS}/"))
+    expected, before = 1, None
+    for name in names:
+        try:
+            sealed = read(store, name, keys)
+        except StoreError as error:
+            findings.append(Finding(name, str(error).partition(": ")[2] or str(error)))
+            expected, before = expected + 1, None
+            continue
+        told = sealed.manifest
+        if name != f"{MANIFESTS}/{told.number:08d}":
+            findings.append(Finding(name, f"is the manifest of number {told.number}"))
+            continue
+        findings += [
+            Finding(f"{MANIFESTS}/{missing:08d}", "is missing")
+            for missing in range(expected, told.number)
+        ]
+        if told.number != expected:
+            before = None
+        if told.number == 1 and told.previous_sha256 is not None:
+            findings.append(Finding(name, "is the first, and names one before it"))
+        if before is not None and told.previous_sha256 != before.sha256:
+            findings.append(Finding(name, f"does not follow {before.object}, which was changed"))
+        if before is not None and told.system != before.manifest.system:
+            findings.append(Finding(name, f"is of another platform, {told.system}"))
+        found.append(sealed)
+        expected, before = told.number + 1, sealed
+    return found, findings
+
+
+def _held_against(known: Collection[Known], chain: Sequence[Sealed]) -> Iterator[Finding]:
+    there = {sealed.manifest.number: sealed for sealed in chain}
+    for one in sorted(known, key=lambda each: each.number):
+        name = f"{MANIFESTS}/{one.number:08d}"
+        if one.number not in there:
+            yield Finding(
+                name, f"is known elsewhere, of the run {one.run}, and cannot be read here"
+            )
+        elif there[one.number].sha256 != one.sha256:
+            yield Finding(name, f"is another than the one that is known elsewhere, of {one.run}")
+
+
+def _gone(
+    store: Store, keys: Sequence[Ed25519PublicKey], sizes: Collection[str], chain: Sequence[Sealed]
+) -> tuple[set[int], list[Finding]]:
+    """The numbers of runs that were let go, by our word."""
+    by_number = {sealed.manifest.number: sealed for sealed in chain}
+    gone: set[int] = set()
+    findings = []
+    for name in sorted(name for name in sizes if name.startswith(f"{GONE}/")):
+        number = name.rpartition("/")[2]
+        sealed = by_number.get(int(number)) if number.isdigit() else None
+        try:
+            with store.reading(name) as file:
+                sha256 = manifests.read_gone(file.read(), keys)
+        except StoreError as error:
+            findings.append(Finding(name, str(error)))
+            continue
+        if sealed is None or sealed.sha256 != sha256:
+            findings.append(Finding(name, "is of another manifest than the one of that number"))
+        else:
+            gone.add(sealed.manifest.number)
+    return gone, findings
+
+
+def _belonging_to_nobody(
+    sizes: Collection[str],
+    chain: Sequence[Sealed],
+    gone: Collection[int],
+    wanted: Collection[str],
+    now: datetime,
+) -> Iterator[Finding]:
+    finished = {sealed.manifest.run: sealed.manifest.number for sealed in chain}
+    for name in sorted(sizes):
+        folder, _, rest = name.partition("/")
+        run = rest.partition("/")[0]
+        if folder in {MANIFESTS, GONE} or name in wanted:
+            continue
+        if folder == RUNS and finished.get(run) in gone:
+            continue  # it is being removed
+        if folder == RUNS and run not in finished:
+            age = now - started_at(run)
+            if timedelta(0) <= age < UNFINISHED:
+                continue
+            yield Finding(
+                name, "is of a run that was never finished; `rul backup prune` removes it"
+            )
+        else:
+            yield Finding(name, "belongs to no run; nobody of us put it there")
+
+
+def started_at(run: str) -> datetime:
+    """When a run began, by its name; the beginning of time where it is no name of a run."""
+    try:
+        return datetime.strptime(run.partition("-")[0] + "+0000", "%Y%m%dT%H%M%SZ%z")
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _read(
+    store: Store, name: str, artefact: Artefact, identities: Sequence[x25519.Identity] | None
+) -> Iterator[Finding]:
+    try:
+        with store.reading(name) as file:
+            if identities is None:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # ty: ignore[no-matching-overload]
+                if sha256 != artefact.sums.stored_sha256:
+                    yield Finding(name, "is not what was written: its checksum differs")
+                return
+            sums = unseal(file, _Nowhere(), identities)
+            if sums != artefact.sums:
+                yield Finding(name, "is not what was kept: its checksum differs")
+    except StoreError as error:
+        yield Finding(name, str(error))
+
+
+class _Nowhere:
+    """Takes what is only to be looked at."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)

@@ -1,0 +1,205 @@
+"""A database that was kept comes back as it was, and whoever finds it otherwise says so."""
+
+import threading
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from rul_backup import drill, programs, snapshots
+from rul_backup.manifest import Kind
+from rul_backup.runs import Run, Sealed
+from rul_backup.stores import FolderStore
+from rul_core.errors import SettingsError, StoreError
+from rul_store.database import begin, connect, create_database
+
+from .conftest import Keys
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "backups")
+
+
+def kept(store: FolderStore, plant: Keys, url: str) -> Sealed:
+    run = Run(store, plant.maker, NOW)
+    snapshots.keep_database(run, url)
+    return run.seal({"rul": "0.1.0"}, plant.verify, NOW)
+
+
+def prove(store: FolderStore, plant: Keys, run: Sealed, url: str) -> tuple[str, ...]:
+    (proof,) = drill.prove_databases(store, run, url, plant.identities)
+    assert proof.seconds > 0
+    return proof.differences
+
+
+def insert(connection: sa.Connection, unit: str) -> None:
+    connection.execute(
+        sa.text("INSERT INTO units (fleet, unit) VALUES ('pumps', :unit)"), {"unit": unit}
+    )
+
+
+def test_what_is_restored_is_what_was_there_while_others_went_on_writing(
+    store: FolderStore, plant: Keys, engine: sa.Engine, database_url: str
+):
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            with begin(engine) as connection:
+                insert(connection, f"unit-{number}")
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        runs = [kept(store, plant, database_url) for _ in range(3)]
+    finally:
+        stop.set()
+        writer.join()
+    rows = [run.manifest.artefacts[0].facts["tables"]["public.units"]["rows"] for run in runs]
+    assert 0 <= rows[0] < rows[1] < rows[2]
+    for run in runs:
+        assert prove(store, plant, run, database_url) == ()
+
+
+@pytest.fixture
+def scratch(database_url: str) -> Generator[Callable[[], str]]:
+    admin = connect(database_url).execution_options(isolation_level="AUTOCOMMIT")
+
+    def drop() -> None:
+        with begin(admin) as connection:
+            connection.execute(sa.text("DROP DATABASE IF EXISTS elsewhere WITH (FORCE)"))
+
+    def make() -> str:
+        return create_database(database_url, "elsewhere")
+
+    drop()
+    yield make
+    drop()
+    admin.dispose()
+
+
+def test_a_row_more_or_less_or_another_is_told(
+    store: FolderStore, plant: Keys, engine: sa.Engine, database_url: str, scratch
+):
+    with begin(engine) as connection:
+        insert(connection, "a")
+        insert(connection, "b")
+    run = kept(store, plant, database_url)
+    url = scratch()
+    drill.restore_database(store, run, run.manifest.artefacts[0], url, plant.escrow)
+    from rul_backup import fingerprints
+
+    restored = connect(url)
+    facts = run.manifest.artefacts[0].facts
+    with begin(restored) as connection:
+        assert fingerprints.differences(facts, fingerprints.of_database(connection)) == []
+    for change in (
+        "UPDATE units SET unit = 'c' WHERE unit = 'b'",
+        "DELETE FROM units WHERE unit = 'c'",
+        "INSERT INTO units (fleet, unit) VALUES ('pumps', 'd'), ('pumps', 'e')",
+    ):
+        with begin(restored) as connection:
+            connection.execute(sa.text(change))
+        with begin(restored) as connection:
+            told = fingerprints.differences(facts, fingerprints.of_database(connection))
+        assert len(told) == 1
+        assert told[0].startswith("table public.units has")
+    with begin(restored) as connection:
+        connection.execute(sa.text("DROP TABLE units CASCADE"))
+        connection.execute(sa.text("CREATE TABLE another (a int)"))
+    with begin(restored) as connection:
+        told = fingerprints.differences(facts, fingerprints.of_database(connection))
+    restored.dispose()
+    assert "table public.units is missing" in told
+    assert "table public.another was not in the backup" in told
+
+
+def test_a_database_that_has_something_is_not_restored_over(
+    store: FolderStore, plant: Keys, database_url: str
+):
+    run = kept(store, plant, database_url)
+    artefact = run.manifest.artefacts[0]
+    with pytest.raises(StoreError, match="is not empty"):
+        drill.restore_database(store, run, artefact, database_url, plant.identities)
+
+
+def test_a_damaged_dump_leaves_nothing_behind(
+    store: FolderStore, plant: Keys, engine: sa.Engine, database_url: str, tmp_path: Path, scratch
+):
+    with begin(engine) as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO units (fleet, unit) SELECT 'pumps', 'unit-' || n "
+                "FROM generate_series(1, 20000) AS n"
+            )
+        )
+    run = kept(store, plant, database_url)
+    (path,) = (tmp_path / "backups" / "runs").rglob("*.age")
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # in the last of its pieces: all before it is well
+    path.write_bytes(content)
+    url = scratch()
+    with pytest.raises(StoreError, match="is damaged"):
+        drill.restore_database(store, run, run.manifest.artefacts[0], url, plant.identities)
+    left = connect(url)
+    with begin(left) as connection:
+        tables = connection.execute(
+            sa.text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+        )
+        assert tables.scalar_one() == 0
+    left.dispose()
+
+
+def test_a_dump_that_fails_is_no_backup(store: FolderStore, plant: Keys, database_url: str):
+    owner = connect(database_url)
+    with begin(owner) as connection:
+        connection.execute(sa.text("CREATE TABLE secret (a int)"))
+        connection.execute(sa.text("REVOKE ALL ON secret FROM PUBLIC"))
+    owner.dispose()
+    run = Run(store, plant.maker, NOW)
+    url = sa.make_url(database_url).set(username="rul_serving_test")
+    with pytest.raises(Exception, match="permission denied"):
+        snapshots.keep_database(run, url.render_as_string(hide_password=False))
+    assert store.sizes() == {}
+    with pytest.raises(StoreError, match="kept nothing, so it is not sealed"):
+        run.seal({}, plant.verify, NOW)
+
+
+def test_a_program_that_fails_half_way_is_no_backup_either(
+    store: FolderStore, plant: Keys, database_url: str, tmp_path: Path, monkeypatch
+):
+    program = tmp_path / "pg_dump"
+    program.write_text("#!/bin/sh\necho half of it\necho no space left >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(programs, "path_of", lambda *_: str(program))
+    run = Run(store, plant.maker, NOW)
+    with pytest.raises(StoreError, match="pg_dump failed: no space left"):
+        snapshots.keep_database(run, database_url)
+    assert store.sizes() == {}
+
+
+def test_a_program_that_is_nowhere_is_told():
+    told = r"pg_nothing of PostgreSQL 15 or newer is not here; install PostgreSQL's client"
+    with pytest.raises(SettingsError, match=told):
+        programs.path_of("pg_nothing", 15)
+    with pytest.raises(SettingsError, match=r"newer is not here \(.*pg_dump is of \d+"):
+        programs.path_of("pg_dump", 99)
+
+
+def test_a_run_without_a_database_proves_nothing(
+    store: FolderStore, plant: Keys, database_url: str, tmp_path: Path
+):
+    run = Run(store, plant.maker, NOW)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a").write_text("a")
+    assert snapshots.keep_models(run, tmp_path).kind is Kind.MODELS
+    sealed = run.seal({}, plant.verify, NOW)
+    with pytest.raises(StoreError, match="has no database; choose another"):
+        drill.prove_databases(store, sealed, database_url, plant.identities)

@@ -1,0 +1,218 @@
+"""No damage of a store goes unnoticed, and each is named."""
+
+import io
+import random
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from rul_backup import runs
+from rul_backup.manifest import Kind
+from rul_backup.runs import Run, Sealed
+from rul_backup.stores import FolderStore
+from rul_backup.verification import Level, Verification, verify
+
+from .conftest import Keys, keys_in
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+NOW = START + timedelta(days=3)
+
+
+class House(NamedTuple):
+    """A store with some runs, and the keys to it."""
+
+    root: Path
+    store: FolderStore
+    plant: Keys
+    sealed: list[Sealed]
+
+    def look(self, level: Level = Level.CONTENT, *, witnessed: bool = True) -> Verification:
+        return verify(
+            self.store,
+            self.plant.verify,
+            level,
+            now=NOW,
+            known=[one.known for one in self.sealed] if witnessed else (),
+            identities=self.plant.identities,
+        )
+
+
+def house_in(root: Path, plant: Keys, count: int = 5) -> House:
+    store = FolderStore(root)
+    sealed = []
+    chance = random.Random(7)
+    for number in range(count):
+        at = START + timedelta(hours=number)
+        run = Run(store, plant.maker, at)
+        for kind in (Kind.POSTGRES, Kind.REDIS, Kind.MODELS):
+            content = chance.randbytes(chance.randint(10, 3000))
+            run.keep(f"{kind}.data", kind, io.BytesIO(content), {})
+        sealed.append(run.seal({"rul": "0.1.0"}, plant.verify, at))
+    runs.let_go(store, sealed[1], plant.maker.signing_key)
+    return House(root, store, plant, sealed)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, plant: Keys) -> House:
+    return house_in(tmp_path_factory.mktemp("store") / "backups", plant)
+
+
+@pytest.fixture
+def house(whole: House, tmp_path: Path) -> House:
+    root = tmp_path / "backups"
+    shutil.copytree(whole.root, root)
+    return whole._replace(root=root, store=FolderStore(root))
+
+
+def test_what_was_written_is_whole_at_every_level_with_and_without_a_witness(whole: House):
+    for level in Level:
+        for witnessed in (True, False):
+            found = whole.look(level, witnessed=witnessed)
+            assert found.findings == ()
+            assert (found.runs, found.objects) == (4, 4 * 3 + 5 + 1)
+
+
+# --- what can befall an object
+def flip(path: Path, chance: random.Random, _: Path) -> set[Path]:
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+    return {path}
+
+
+def truncate(path: Path, chance: random.Random, _: Path) -> set[Path]:
+    content = path.read_bytes()
+    path.write_bytes(content[: chance.randrange(len(content))])
+    return {path}
+
+
+def lengthen(path: Path, chance: random.Random, _: Path) -> set[Path]:
+    path.write_bytes(path.read_bytes() + chance.randbytes(chance.randint(1, 9)))
+    return {path}
+
+
+def delete(path: Path, chance: random.Random, _: Path) -> set[Path]:
+    path.unlink()
+    return {path}
+
+
+def swap(path: Path, chance: random.Random, other: Path) -> set[Path]:
+    first, second = path.read_bytes(), other.read_bytes()
+    path.write_bytes(second)
+    other.write_bytes(first)
+    return {path, other}
+
+
+def replay(path: Path, chance: random.Random, other: Path) -> set[Path]:
+    path.write_bytes(other.read_bytes())
+    return {path}
+
+
+def duplicate(path: Path, chance: random.Random, _: Path) -> set[Path]:
+    copy = path.with_name(f"copy-of-{path.name}")
+    shutil.copyfile(path, copy)
+    return {copy}
+
+
+FAULTS = (flip, truncate, lengthen, delete, swap, replay, duplicate)
+EACH = 40
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_every_fault_of_an_object_is_found_and_named(
+    whole: House, tmp_path: Path, fault: Callable[[Path, random.Random, Path], set[Path]]
+):
+    chance = random.Random(FAULTS.index(fault))
+    missed = []
+    for number in range(EACH):
+        root = tmp_path / str(number)
+        shutil.copytree(whole.root, root)
+        house = whole._replace(root=root, store=FolderStore(root))
+        objects = sorted(house.store.sizes())
+        # Every kind in turn: artefacts, manifests, words that a run went.
+        kind = ("runs/", "manifests/", "gone/")[number % 3]
+        path = root / chance.choice([name for name in objects if name.startswith(kind)])
+        others = [
+            root / name for name in objects if (root / name).read_bytes() != path.read_bytes()
+        ]
+        same = [other for other in others if other.parts[-3:-1] == path.parts[-3:-1]] or others
+        touched = fault(path, chance, chance.choice(same))
+        if fault is delete and kind == "gone/":  # what it had let go is missing then
+            went = house.sealed[1].manifest
+            touched = {root / runs.object_of(went.run, kept.name) for kept in went.artefacts}
+        found = {root / finding.object for finding in house.look(Level.STORED).findings}
+        if not touched & found:
+            missed.append((path.relative_to(root), found))
+    assert missed == []
+
+
+def test_a_run_s_folder_under_another_s_name_is_found(house: House):
+    first, second = (house.root / "runs" / house.sealed[n].manifest.run for n in (2, 3))
+    first.rename(house.root / "aside")
+    second.rename(first)
+    (house.root / "aside").rename(second)
+    found = {finding.object for finding in house.look(Level.STORED).findings}
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 4])
+def test_a_store_as_it_once_was_is_whole_in_itself_and_found_out_by_who_knows_more(
+    tmp_path: Path, plant: Keys, kept: int
+):
+    house = house_in(tmp_path / "now", plant)
+    for sealed in house.sealed[kept:]:
+        shutil.rmtree(house.root / "runs" / sealed.manifest.run, ignore_errors=True)
+        (house.root / sealed.object).unlink()
+        (house.root / "gone" / f"{sealed.manifest.number:08d}").unlink(missing_ok=True)
+    assert house.look(witnessed=False).findings == ()
+    missing = {finding.object for finding in house.look().findings}
+    assert missing == {sealed.object for sealed in house.sealed[kept:]}
+
+
+def test_two_manifests_in_each_other_s_place_are_found(house: House):
+    first, second = (house.root / house.sealed[n].object for n in (2, 4))
+    swap(first, random.Random(0), second)
+    found = house.look(Level.EXISTS).findings
+    assert (house.sealed[2].object, "is the manifest of number 5") in found
+    assert (house.sealed[4].object, "is the manifest of number 3") in found
+
+
+def test_a_manifest_by_another_key_is_none_of_ours(house: House, tmp_path: Path):
+    stranger = keys_in(tmp_path)
+    found = verify(house.store, stranger.verify, Level.EXISTS, now=NOW).findings
+    told = [f for f in found if f.object.startswith("manifests/")]
+    assert len(told) == 5
+    assert {f.problem for f in told} == {
+        "it is not signed by this platform's key, or was changed afterwards"
+    }
+
+
+def test_a_run_that_is_at_work_is_no_damage_and_one_that_was_killed_is(house: House, plant: Keys):
+    for age in (timedelta(hours=1), timedelta(hours=25)):
+        run = Run(house.store, plant.maker, NOW - age)
+        run.keep("postgres.data", Kind.POSTGRES, io.BytesIO(b"half"), {})
+    (finding,) = house.look().findings
+    assert finding.object.startswith("runs/20261102T230000Z")
+    assert "never finished" in finding.problem
+
+
+def test_a_dump_that_decrypts_to_something_else_is_found_where_only_its_content_shows_it(
+    house: House, plant: Keys
+):
+    path = house.root / runs.object_of(house.sealed[3].manifest.run, "postgres.data")
+    # The same size and checksum cannot be made; a manifest that says another plain sum can.
+    run = Run(house.store, plant.maker, NOW)
+    kept = run.keep("postgres.data", Kind.POSTGRES, io.BytesIO(b"true"), {})
+    run._artefacts[0] = msgspec.structs.replace(
+        kept, sums=msgspec.structs.replace(kept.sums, plain_sha256="0" * 64)
+    )
+    run.seal({}, plant.verify, NOW)
+    assert path.exists()
+    assert house.look(Level.STORED).findings == ()
+    (finding,) = house.look(Level.CONTENT).findings
+    assert finding.problem == "is not what was kept: its checksum differs"
