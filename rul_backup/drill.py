@@ -1,13 +1,16 @@
 """Proving that a backup restores, by restoring it where nothing is lost by it.
 
-What belongs here: bringing back a database and comparing it with what was kept. What does not:
-restoring over a live system, looking at bytes (``verification``).
+What belongs here: bringing back a database and files, and comparing with what was kept. What does
+not: restoring over a live system, looking at bytes (``verification``).
 """
 
 import subprocess
+import tarfile
+import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -20,6 +23,7 @@ from rul_backup.runs import Sealed, object_of
 from rul_backup.sealing import unseal
 from rul_backup.stores import Store
 from rul_core.errors import StoreError
+from rul_store import files
 from rul_store.database import begin, connect, create_database
 
 SCRATCH = "rul_drill"
@@ -110,6 +114,36 @@ def restore_database(
         said = _said(process)
         if process.wait():
             raise StoreError(f"{name} cannot be restored: {said}")
+
+
+def refuse_files(into: Path) -> None:
+    """Refuse a folder that is there.
+
+    Raises:
+        StoreError: It is.
+    """
+    if into.exists():
+        raise StoreError(f"{into} is there already; name a folder that is not, to restore into")
+
+
+def restore_files(
+    store: Store, run: Sealed, artefact: Artefact, into: Path, identities: Sequence[x25519.Identity]
+) -> None:
+    """Bring files back into a new folder, all of them or none.
+
+    Raises:
+        StoreError: The folder is there already, or the archive is damaged.
+    """
+    refuse_files(into)
+    name = object_of(run.manifest.run, artefact.name)
+    with files.publishing(into) as folder, tempfile.TemporaryFile(dir=into.parent) as plain:
+        with store.reading(name) as stored:
+            sums = unseal(stored, plain, identities)
+        if sums != artefact.sums:
+            raise StoreError(f"{name} is not what was kept: its checksum differs")
+        plain.seek(0)
+        with tarfile.open(fileobj=plain) as archive:
+            archive.extractall(folder, filter="data")
 
 
 def _said(process: "subprocess.Popen[bytes]") -> str:

@@ -5,7 +5,7 @@ whether what it says is so (``verification``).
 
 A file has two lines: the manifest as JSON, and a signature of exactly these bytes. Each names the
 SHA-256 of the file before it, so that none can be taken out of the middle or put elsewhere; only
-the newest ones can go unnoticed, which is why who made them also tells somebody else (``Known``).
+the newest ones can go unnoticed, so they are written down elsewhere too (``backup_rows``).
 """
 
 import base64
@@ -66,15 +66,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[str, ...]
     """Who can read it."""
     artefacts: tuple[Artefact, ...]
-
-
-class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a run beside its store."""
-
-    run: str
-    number: int
-    sha256: str
-    finished_at: datetime
 
 
 def sha256_of(content: bytes) -> str:

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
-from rul_backup.manifest import Artefact, Kind, Known, Manifest
+from rul_backup.manifest import Artefact, Kind, Manifest
 from rul_backup.sealing import SUFFIX, Readable, seal
 from rul_backup.stores import Store
 from rul_core.errors import StoreError
+from rul_store.backup_rows import Known
 
 RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
 

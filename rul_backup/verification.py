@@ -25,11 +25,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
-from rul_backup.manifest import Artefact, Known
+from rul_backup.manifest import Artefact
 from rul_backup.runs import GONE, MANIFESTS, RUNS, Sealed, object_of, read
 from rul_backup.sealing import unseal
 from rul_backup.stores import Store
 from rul_core.errors import StoreError
+from rul_store.backup_rows import Known
 
 UNFINISHED = timedelta(hours=24)
 """A run that is at work for longer was ended; what it left may be removed."""

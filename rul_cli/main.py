@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from rul_cli import (
     audit,
+    backup,
     benchmark,
     database,
     demo,
@@ -39,6 +40,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(backup.app, name="backup")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(stack.app, name="stack")
 app.add_typer(database.app, name="database")

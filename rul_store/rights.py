@@ -54,6 +54,8 @@ RIGHTS = {
     "advisories": Rights(KEEP, KEEP),
     "advisory_events": Rights(APPEND, APPEND),
     "verdicts": Rights(APPEND, READ),
+    "backup_runs": Rights(READ, APPEND),
+    "backup_proofs": Rights(READ, APPEND),
     "rul_version": Rights(READ, READ),
 }
 """Every table; a test holds it against the catalogue. Nobody but the owner truncates or alters."""

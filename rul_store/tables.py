@@ -376,3 +376,25 @@ verdicts = sa.Table(
     sa.Index("ix_verdicts_unit", "fleet", "unit", "given_at"),
     sa.Index("ix_verdicts_advisory", "advisory_id", "given_at"),
 )
+
+# What is known of backups beside the stores that have them. Insert only.
+backup_runs = sa.Table(
+    "backup_runs",
+    metadata,
+    sa.Column("store", _text, primary_key=True),
+    sa.Column("number", _int, primary_key=True),
+    sa.Column("run", _text, nullable=False),
+    sa.Column("sha256", _text, nullable=False),
+    sa.Column("finished_at", _time, nullable=False),
+)
+
+# A drill restored a run and compared it with what was kept. Insert only.
+backup_proofs = sa.Table(
+    "backup_proofs",
+    metadata,
+    sa.Column("store", _text, primary_key=True),
+    sa.Column("number", _int, primary_key=True),
+    sa.Column("proven_at", _time, primary_key=True),
+    sa.Column("seconds", _float, nullable=False),
+    sa.Column("differences", ARRAY(_text), nullable=False),
+)

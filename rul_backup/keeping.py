@@ -1,0 +1,264 @@
+"""Backups of one platform, as people and schedules ask for them.
+
+What belongs here: made, looked at, proved, let go, each as one step that is written down. What does
+not: how each is done (the other modules), who asks and how it is shown (``rul_cli``).
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from pydantic import Field
+
+from rul_backup import drill, keys, retention, runs, snapshots
+from rul_backup import verification as checks
+from rul_backup.retention import Plan, Policy, There
+from rul_backup.runs import Maker, Run, Sealed
+from rul_backup.stores import FolderStore
+from rul_backup.verification import Level, Verification
+from rul_core.errors import SettingsError, StoreError
+from rul_store import backup_rows, database
+from rul_store.backup_rows import Proof
+from rul_store.settings import Settings
+
+LOCAL = "local"
+"""The store on this machine, by the name under which its runs are written down."""
+SYSTEM, RECIPIENTS, SIGNING_KEY, VERIFY_KEY, IDENTITY, ESCROW = (
+    "backup_system", "backup_recipients", "backup_signing_key", "backup_verify_key",
+    "backup_identity", "backup_escrow_identity",
+)  # fmt: skip
+ROOM = 2.0
+"""A store must have room for so many times what the newest run took."""
+
+
+class BackupSettings(Settings):
+    """Where backups and their keys are."""
+
+    backup_store: Path | None = Field(
+        default=None, description="a folder; backups/ in the data root unless given"
+    )
+    backup_keys: Path | None = Field(
+        default=None,
+        description="the folder of key files that `rul backup keys` makes; backup-keys/ in the "
+        "data root unless given",
+    )
+
+
+class Found(NamedTuple):
+    """A run that the store has."""
+
+    sealed: Sealed
+    proof: Proof | None
+    """The last, where there was any."""
+
+
+class Backups:
+    """Backups of a platform in the folder of this machine.
+
+    Args:
+        root: The data root.
+        settings: Where backups and keys are.
+        engine: Where runs are written down.
+    """
+
+    def __init__(self, root: Path, settings: BackupSettings, engine: sa.Engine) -> None:
+        self._root, self._engine = root, engine
+        self._keys = settings.backup_keys or root / "backup-keys"
+        self.store = FolderStore(settings.backup_store or root / "backups")
+
+    def make(self, url: str, versions: dict[str, str], now: datetime) -> Sealed:
+        """Keep the platform's database and models.
+
+        Raises:
+            StoreError: There is too little room, or something cannot be read or written; then there
+                is no backup, and nothing of it counts as one.
+            SettingsError: A key or program is missing.
+        """
+        verify_keys, maker = self._verify_keys(), self._maker()
+        self._refuse_where_it_does_not_fit()
+        run = Run(self.store, maker, now)
+        snapshots.keep_database(run, url)
+        snapshots.keep_models(run, self._root)
+        schema = database.current_revision(self._engine)
+        sealed = run.seal({**versions, "schema": schema or "none"}, verify_keys, _later(now))
+        # Those of before too: a run that was killed at this point left its manifest behind.
+        there = runs.there(self.store, verify_keys)
+        backup_rows.record(self._engine, LOCAL, [one.known for one in there])
+        return sealed
+
+    def there(self) -> list[Found]:
+        """The runs that the store has, the oldest first.
+
+        Raises:
+            StoreError: A manifest is damaged; names it.
+        """
+        proofs = {proof.number: proof for proof in backup_rows.proofs(self._engine, LOCAL)}
+        return [
+            Found(sealed, proofs.get(sealed.manifest.number))
+            for sealed in runs.there(self.store, self._verify_keys())
+        ]
+
+    def verify(
+        self, level: Level, now: datetime, *, only: Collection[str] | None = None
+    ) -> Verification:
+        """Look at the store; ``only`` says of which runs every artefact is read."""
+        return checks.verify(
+            self.store,
+            self._verify_keys(),
+            level,
+            now=now,
+            known=backup_rows.known(self._engine, LOCAL),
+            identities=self._identities() if level >= Level.CONTENT else (),
+            runs=only,
+        )
+
+    def prove(self, url: str, now: datetime, *, run: str | None = None) -> tuple[Sealed, Proof]:
+        """Restore a run's database into a scratch one, compare, and write down what was found.
+
+        Args:
+            url: Of a database on the server where it is tried.
+            now: The moment of the drill.
+            run: Which; the newest unless given.
+
+        Raises:
+            StoreError: There is no such run, or it cannot be restored at all.
+        """
+        sealed = self.find(run)
+        found = drill.prove_databases(self.store, sealed, url, self._identities())
+        proof = Proof(
+            number=sealed.manifest.number,
+            proven_at=now,
+            seconds=sum(one.seconds for one in found),
+            differences=tuple(told for one in found for told in one.differences),
+        )
+        backup_rows.record_proof(self._engine, LOCAL, proof)
+        return sealed, proof
+
+    def restore(self, run: str | None, url: str, into: Path) -> Sealed:
+        """Bring a run back: its database into an empty one, its models into an empty folder.
+
+        Raises:
+            StoreError: There is no such run, a target is not empty, or the run is damaged. A
+                database is restored wholly or not at all.
+        """
+        sealed = self.find(run)
+        drill.refuse_files(into)
+        identities = self._identities()
+        for artefact in sealed.manifest.artefacts:
+            if artefact.kind is snapshots.Kind.POSTGRES:
+                drill.restore_database(self.store, sealed, artefact, url, identities)
+            else:
+                drill.restore_files(self.store, sealed, artefact, into, identities)
+        return sealed
+
+    def plan(self, policy: Policy, now: datetime) -> Plan:
+        """Which runs may go.
+
+        Raises:
+            StoreError: The clock jumped, or no run came for a day.
+        """
+        return retention.plan(
+            [
+                There(
+                    found.sealed.manifest.number,
+                    found.sealed.manifest.finished_at,
+                    proven=found.proof is not None and not found.proof.differences,
+                )
+                for found in self.there()
+            ],
+            policy,
+            now,
+        )
+
+    def let_go(self, numbers: Collection[int]) -> None:
+        """Let runs go."""
+        key = self._maker().signing_key
+        for found in self.there():
+            if found.sealed.manifest.number in numbers:
+                runs.let_go(self.store, found.sealed, key)
+
+    def find(self, run: str | None) -> Sealed:
+        """A run by its name, or the newest.
+
+        Raises:
+            StoreError: There is none.
+        """
+        there = runs.there(self.store, self._verify_keys())
+        if not there:
+            raise StoreError(f"{self.store} has no backup yet; `rul backup now` makes one")
+        if run is None:
+            return there[-1]
+        for sealed in there:
+            if sealed.manifest.run == run:
+                return sealed
+        raise StoreError(
+            f"{self.store} has no run {run!r}; the newest is {there[-1].manifest.run} "
+            "(`rul backup list`)"
+        )
+
+    def make_keys(self, system: str) -> Path:
+        """Write new keys, each for its owner alone; nothing is written over.
+
+        Raises:
+            SettingsError: There are keys already.
+        """
+        there = [name for name in (SYSTEM, RECIPIENTS, SIGNING_KEY) if (self._keys / name).exists()]
+        if there:
+            raise SettingsError(
+                f"{self._keys / there[0]} is there already; without it older backups could not be "
+                "read, so it is not written over"
+            )
+        made = keys.make()
+        self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, text in (
+            (SYSTEM, f"{system}\n"),
+            (RECIPIENTS, made.recipients),
+            (SIGNING_KEY, made.signing_key),
+            (VERIFY_KEY, made.verify_key),
+            (IDENTITY, made.identity),
+            (ESCROW, made.escrow_identity),
+        ):
+            path = self._keys / name
+            path.touch(mode=0o600, exist_ok=False)
+            path.write_text(text)
+        return self._keys
+
+    def _maker(self) -> Maker:
+        path = self._keys / SYSTEM
+        try:
+            system = path.read_text().strip()
+        except OSError as error:
+            raise SettingsError(
+                f"{path} cannot be read: {error.strerror}; `rul backup keys` makes the keys of a "
+                "platform, or name their folder by RUL_BACKUP_KEYS"
+            ) from error
+        return Maker(
+            system,
+            keys.signing_key(self._keys / SIGNING_KEY),
+            keys.recipients(self._keys / RECIPIENTS),
+        )
+
+    def _verify_keys(self) -> Sequence[Any]:
+        return keys.verify_keys(self._keys / VERIFY_KEY)
+
+    def _identities(self) -> Sequence[Any]:
+        return keys.identities(self._keys / IDENTITY)
+
+    def _refuse_where_it_does_not_fit(self) -> None:
+        there = runs.there(self.store, self._verify_keys())
+        if not there:
+            return
+        needed = ROOM * sum(one.sums.stored_bytes for one in there[-1].manifest.artefacts)
+        free = self.store.free_bytes()
+        if free < needed:
+            raise StoreError(
+                f"{self.store} has {free / 1e6:,.0f} MB free, and a run needs about "
+                f"{needed / 1e6:,.0f}; make room, or let runs go (`rul backup prune`)"
+            )
+
+
+def _later(started: datetime) -> datetime:
+    """Now, and never before the start, whatever the clock did."""
+    return max(started + timedelta(microseconds=1), datetime.now(started.tzinfo))

@@ -1,0 +1,189 @@
+"""``rul backup``: backups made, looked at, proved by restoring, let go."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Column, Table
+
+from rul_cli.console import console, print_json
+from rul_cli.fleet import Root
+from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened
+
+if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
+    from rul_backup.keeping import Backups
+
+app = typer.Typer(
+    no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+RunName = Annotated[str | None, typer.Option("--run", help="its name; the newest unless given")]
+LEVELS = ("exists", "stored", "content")
+
+
+@contextmanager
+def _backups(root: Path) -> Generator[tuple["Backups", Laptop]]:
+    from rul_backup.keeping import Backups, BackupSettings
+
+    with opened(root) as laptop:
+        yield Backups(laptop.root, BackupSettings(), laptop.engine), laptop
+
+
+@app.command("keys")
+def make_keys(
+    system: Annotated[str, typer.Argument(help="the platform's name, as its backups bear it")],
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Make the keys of a platform's backups. Nothing is written over."""
+    with _backups(root) as (backups, _):
+        folder = backups.make_keys(system)
+    console.print(
+        f"Keys of {system} are in {folder}. Move backup_escrow_identity into a safe: when this "
+        "machine is lost, nothing else opens the backups.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("now")
+def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+    """Keep the platform's database, models and fleets."""
+    from importlib.metadata import version
+
+    with _backups(root) as (backups, laptop):
+        url = laptop.settings.database_url.get_secret_value()
+        sealed = backups.make(url, {"rul": version("rul-platform")}, datetime.now(UTC))
+    told = sealed.manifest
+    if json:
+        print_json(told)
+        return
+    table = Table("kept", "bytes", "stored", "")
+    for kept in told.artefacts:
+        rows = sum(each["rows"] for each in kept.facts.get("tables", {}).values())
+        what = f"{rows:,} rows" if "tables" in kept.facts else f"{kept.facts['files']:,} files"
+        table.add_row(kept.name, f"{kept.sums.plain_bytes:,}", f"{kept.sums.stored_bytes:,}", what)
+    console.print(table)
+    console.print(f"Run {told.run}, number {told.number}.", highlight=False)
+
+
+@app.command("list")
+def list_runs(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+    """The runs that are there, the newest last."""
+    with _backups(root) as (backups, _):
+        found = backups.there()
+    if json:
+        print_json([{"manifest": one.sealed.manifest, "proof": one.proof} for one in found])
+        return
+    if not found:
+        console.print("There is no backup yet; `rul backup now` makes one.")
+        return
+    table = Table(Column("run", no_wrap=True), "ended", "stored bytes", "last drill")
+    for one in found:
+        told, proof = one.sealed.manifest, one.proof
+        proven = f"{proof.proven_at:%Y-%m-%d %H:%M}" if proof else "never"
+        if proof and proof.differences:
+            proven = f"differs, {proven}"
+        table.add_row(
+            told.run,
+            f"{told.finished_at:%Y-%m-%d %H:%M}",
+            f"{sum(kept.sums.stored_bytes for kept in told.artefacts):,}",
+            proven,
+        )
+    console.print(table)
+
+
+@app.command("verify")
+def verify(
+    level: Annotated[
+        str, typer.Option(help=f"how closely: {', '.join(LEVELS)} (decrypts everything)")
+    ] = "stored",
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
+    """Look at every object. Ends with 1 where one is not what was written, and names it."""
+    from rul_backup.verification import Level
+
+    if level not in LEVELS:
+        raise typer.BadParameter(f"{level!r} is no level; give one of {', '.join(LEVELS)}")
+    with _backups(root) as (backups, _):
+        found = backups.verify(Level(LEVELS.index(level)), datetime.now(UTC))
+        where = str(backups.store)
+    if json:
+        print_json(found._asdict())
+    elif found.findings:
+        for finding in found.findings:
+            console.print(
+                f"{where}/{finding.object}: {finding.problem}", highlight=False, soft_wrap=True
+            )
+    else:
+        console.print(
+            f"{found.runs} runs, {found.objects} objects in {where}: all as they were written.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if found.findings:
+        raise typer.Exit(1)
+
+
+@app.command("drill")
+def drill(run: RunName = None, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+    """Restore a run's database beside the live one and compare. Ends with 1 where it differs."""
+    with _backups(root) as (backups, laptop):
+        url = laptop.settings.database_url.get_secret_value()
+        sealed, proof = backups.prove(url, datetime.now(UTC), run=run)
+    if json:
+        print_json({"run": sealed.manifest.run, "proof": proof})
+    elif proof.differences:
+        for told in proof.differences:
+            console.print(f"{sealed.manifest.run}: {told}", highlight=False, soft_wrap=True)
+    else:
+        console.print(
+            f"{sealed.manifest.run} was restored in {proof.seconds:.1f} s; "
+            "every table has what was kept.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if proof.differences:
+        raise typer.Exit(1)
+
+
+@app.command("restore")
+def restore(
+    database: Annotated[str, typer.Option(help="the URL of an empty database")],
+    files: Annotated[Path, typer.Option(help="a new folder for models and fleets")],
+    run: RunName = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Bring a run back into an empty database and a new folder; never over what is there."""
+    with _backups(root) as (backups, _):
+        sealed = backups.restore(run, database, files)
+    console.print(
+        f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("prune")
+def prune(
+    apply: Annotated[bool, typer.Option("--apply", help="do it; else it is only told")] = False,
+    weeks: Annotated[int, typer.Option(help="for how many weeks one a week stays")] = 0,
+    months: Annotated[int, typer.Option(help="for how many months one a month stays")] = 0,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Let runs go: all of 48 hours stay, one a day for 30 days, and the newest that were proved."""
+    from rul_backup.retention import Policy
+
+    policy = Policy(weekly_for=timedelta(weeks=weeks), monthly_for=timedelta(days=31 * months))
+    with _backups(root) as (backups, _):
+        plan = backups.plan(policy, datetime.now(UTC))
+        if apply:
+            backups.let_go(plan.drop)
+    for number, reason in plan.keep.items():
+        console.print(f"{number} stays: {reason}", highlight=False)
+    for number in plan.drop:
+        console.print(f"{number} {'went' if apply else 'may go'}", highlight=False)

@@ -1,0 +1,192 @@
+"""``rul backup`` on a real PostgreSQL."""
+
+import json
+import os
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from rul_backup import keeping
+from rul_cli.backup import app
+from rul_core.errors import RulError
+from rul_store import backup_rows
+from rul_store.database import begin, connect, create_database
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert isinstance(result.exception, RulError), result.output
+    return str(result.exception)
+
+
+@pytest.fixture
+def root(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith("RUL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RUL_ROOT", str(tmp_path))
+    monkeypatch.setenv("RUL_DATABASE_URL", database_url)
+    bundle = tmp_path / "models" / "pumps" / "v1"
+    bundle.mkdir(parents=True)
+    (bundle / "model.cbm").write_bytes(bytes(range(256)) * 100)
+    (tmp_path / "models" / "pumps" / ".v2.tmp").mkdir()
+    (tmp_path / "fleets").mkdir()
+    (tmp_path / "fleets" / "pumps.toml").write_text("name = 'pumps'\n")
+    return tmp_path
+
+
+@pytest.fixture
+def with_keys(root: Path) -> Path:
+    told = run("keys", "plant").output
+    assert "Move backup_escrow_identity into a safe" in told
+    return root
+
+
+@pytest.fixture
+def elsewhere(database_url: str) -> Generator[str]:
+    admin = connect(database_url).execution_options(isolation_level="AUTOCOMMIT")
+    drop = sa.text("DROP DATABASE IF EXISTS restored WITH (FORCE)")
+    with begin(admin) as connection:
+        connection.execute(drop)
+    yield create_database(database_url, "restored")
+    with begin(admin) as connection:
+        connection.execute(drop)
+    admin.dispose()
+
+
+def test_without_keys_the_way_to_them_is_told(root: Path):
+    assert "backup_verify_key cannot be read" in refused("now")
+    assert "backup_verify_key cannot be read" in refused("list")
+
+
+def test_keys_are_each_for_their_owner_alone_and_never_written_over(with_keys: Path):
+    found = {
+        path.name: path.stat().st_mode & 0o777 for path in (with_keys / "backup-keys").iterdir()
+    }
+    assert set(found.values()) == {0o600}
+    before = (with_keys / "backup-keys" / "backup_identity").read_text()
+    assert "is there already" in refused("keys", "plant")
+    assert (with_keys / "backup-keys" / "backup_identity").read_text() == before
+
+
+def test_it_is_kept_looked_at_proved_and_comes_back(
+    with_keys: Path, engine: sa.Engine, elsewhere: str
+):
+    assert "no backup yet" in run("list").output
+    assert "has no backup yet" in refused("drill")
+    with begin(engine) as connection:
+        connection.execute(sa.text("INSERT INTO units (fleet, unit) VALUES ('pumps', 'a')"))
+    first = json.loads(run("now", "--json").output)
+    second = run("now").output
+    assert "number 2." in second
+    assert [kept["name"] for kept in first["artefacts"]] == ["platform.dump", "models.tar"]
+    assert first["artefacts"][1]["facts"] == {"files": 2}
+    assert first["versions"].keys() == {"rul", "schema"}
+    assert "all as they were written" in run("verify", "--level", "content").output
+    assert "every table has what was kept" in run("drill", "--run", first["run"]).output
+    listed = json.loads(run("list", "--json").output)
+    assert [bool(each["proof"]) for each in listed] == [True, False]
+    assert first["run"] in run("list").output
+    back = with_keys / "back"
+    run("restore", "--run", first["run"], "--database", elsewhere, "--files", str(back))
+    kept = {path.relative_to(back).as_posix() for path in back.rglob("*") if path.is_file()}
+    assert kept == {"models/pumps/v1/model.cbm", "fleets/pumps.toml"}
+    assert (back / "models/pumps/v1/model.cbm").read_bytes() == bytes(range(256)) * 100
+    restored = connect(elsewhere)
+    with begin(restored) as connection:
+        assert connection.execute(sa.text("SELECT unit FROM units")).scalars().all() == ["a"]
+    restored.dispose()
+    assert "is there already" in refused("restore", "--database", elsewhere, "--files", str(back))
+    told = refused("restore", "--database", elsewhere, "--files", str(with_keys / "new"))
+    assert "is not empty" in told
+    assert not (with_keys / "new").exists()
+    assert "has no run 'x'; the newest is" in refused("drill", "--run", "x")
+
+
+def test_the_same_content_is_kept_as_the_same_bytes(with_keys: Path):
+    first, second = (json.loads(run("now", "--json").output) for _ in range(2))
+    sums = [made["artefacts"][1]["sums"]["plain_sha256"] for made in (first, second)]
+    assert sums[0] == sums[1]
+    assert first["artefacts"][1]["sums"] != second["artefacts"][1]["sums"]  # encrypted anew
+
+
+def test_damage_ends_with_1_and_names_the_object(with_keys: Path, engine: sa.Engine):
+    made = json.loads(run("now", "--json").output)
+    (path,) = (with_keys / "backups" / "runs" / made["run"]).glob("models*")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "all as they were written" in run("verify", "--level", "exists").output
+    told = run("verify", code=1).output
+    assert f"{made['run']}/models.tar.zst.age: is not what was written" in told
+    assert json.loads(run("verify", "--json", code=1).output)["findings"]
+    assert "is no level; give one of" in run("verify", "--level", "x", code=2).output
+    # A store as it was before the run: PostgreSQL knows better.
+    path.unlink()
+    for left in (with_keys / "backups").rglob("*"):
+        left.unlink() if left.is_file() else None
+    assert "is known elsewhere" in run("verify", code=1).output
+    assert len(backup_rows.known(engine, keeping.LOCAL)) == 1
+
+
+def test_a_drill_that_finds_a_difference_ends_with_1(
+    with_keys: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    from rul_backup import fingerprints
+
+    run("now")
+    true = fingerprints.differences
+    monkeypatch.setattr(
+        fingerprints, "differences", lambda *both: [*true(*both), "table x has 1 where 2 was kept"]
+    )
+    assert "table x has 1 where 2 was kept" in run("drill", code=1).output
+    assert "differs" in run("list").output
+    (proof,) = backup_rows.proofs(engine, keeping.LOCAL)
+    assert proof.differences == ("table x has 1 where 2 was kept",)
+
+
+def test_what_may_go_is_told_first_and_goes_when_it_is_said(
+    with_keys: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for _ in range(3):
+        run("now")
+    from rul_backup import retention
+
+    short = retention.Policy(all_for=timedelta(0), daily_for=timedelta(0))
+    monkeypatch.setattr(retention, "Policy", lambda **_: short)
+    told = run("prune").output
+    assert told.splitlines() == ["3 stays: the newest", "1 may go", "2 may go"]
+    assert len(json.loads(run("list", "--json").output)) == 3
+    assert "1 went" in run("prune", "--apply").output
+    (left,) = json.loads(run("list", "--json").output)
+    assert left["manifest"]["number"] == 3
+    assert "1 runs" in run("verify", "--level", "content").output
+    run("now")
+    assert json.loads(run("list", "--json").output)[-1]["manifest"]["number"] == 4
+
+
+def test_a_full_disk_is_found_before_anything_is_written(
+    with_keys: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run("now")
+    before = sorted((with_keys / "backups").rglob("*"))
+    monkeypatch.setattr(keeping.FolderStore, "free_bytes", lambda _: 10)
+    assert "make room, or let runs go" in refused("now")
+    assert sorted((with_keys / "backups").rglob("*")) == before
+
+
+def test_another_platforms_store_is_not_written_to(with_keys: Path):
+    run("now")
+    (with_keys / "backup-keys" / "backup_system").write_text("another\n")
+    assert "has backups of the platform plant, not of another" in refused("now")
+    assert "1 runs" in run("verify").output
