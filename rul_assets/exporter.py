@@ -9,11 +9,12 @@ fleets and sensors are few.
 """
 
 import argparse
+import socket
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +37,8 @@ PORT = 9200
 EVERY_SECONDS = 15.0
 FRESH_SECONDS = 120.0
 PAGE = 1_000
+PROBE_SECONDS = 3.0
+"""How long a service may take to take a connection."""
 DURATION_BOUNDS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0)
 """Seconds."""
 BY_A_PERSON = "person"
@@ -316,16 +319,23 @@ class Exporter(Collector):
 
     Args:
         read: Every metric, at a time; it may raise, and then the metrics before stand.
+        doors: Host and port of Dagster's services that have no metrics of their own, by name.
     """
 
-    def __init__(self, read: Callable[[datetime], list[Metric]]) -> None:
-        self._read = read
+    def __init__(
+        self,
+        read: Callable[[datetime], list[Metric]],
+        doors: Mapping[str, tuple[str, int]] | None = None,
+    ) -> None:
+        self._read, self._doors = read, dict(doors or {})
+        self._open: dict[str, bool] = {}
         self._metrics: list[Metric] = []
         self._read_at = 0.0
         self._failures = 0
 
     def look(self) -> None:
         """Read once; what goes wrong is told, and counted."""
+        self._open = {name: _takes_connections(*door) for name, door in self._doors.items()}
         try:
             self._metrics = self._read(datetime.now(UTC))
             self._read_at = time.time()
@@ -347,6 +357,14 @@ class Exporter(Collector):
         )
         failures.add_metric([], self._failures)
         yield failures
+        doors = GaugeMetricFamily(
+            "rul_dagster_service_up",
+            "1 when a service of Dagster's took a connection lately.",
+            labels=["service"],
+        )
+        for name, is_open in self._open.items():
+            doors.add_metric([name], is_open)
+        yield doors
         if fresh:  # old figures would look like good ones
             yield from self._metrics
 
@@ -363,6 +381,23 @@ def _gauge(name: str, description: str, value: float) -> Metric:
     return family
 
 
+def _takes_connections(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _door(told: str) -> tuple[str, tuple[str, int]]:
+    """``NAME=HOST:PORT``."""
+    name, _, address = told.partition("=")
+    host, _, port = address.rpartition(":")
+    if not (name and host and port.isdigit()):
+        raise argparse.ArgumentTypeError(f"{told!r} is no NAME=HOST:PORT")
+    return name, (host, int(port))
+
+
 def _utc(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
@@ -371,9 +406,12 @@ def main() -> None:
     """Answer scrapes until told to stop."""
     parser = argparse.ArgumentParser(description="Dagster's own state for Prometheus.")
     parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument(
+        "--probe", type=_door, action="append", default=[], metavar="NAME=HOST:PORT"
+    )
     chosen = parser.parse_args()
     with dg.DagsterInstance.get() as instance:
-        exporter = Exporter(State(instance).read)
+        exporter = Exporter(State(instance).read, dict(chosen.probe))
         registry = CollectorRegistry()
         registry.register(exporter)
         start_http_server(chosen.port, registry=registry)

@@ -108,18 +108,26 @@ def tidy(docker: Docker, logs: Path, *, keep_seconds: float, now: float) -> list
         now: In seconds since the epoch.
 
     Raises:
-        DockerError: Docker does not answer, or refuses.
+        DockerError: Docker does not answer; or refuses something of some containers, which is told
+            once the others are done.
     """
-    done = []
+    done, refused = [], []
     for container in docker.ended():
         if now - ended_at(container) < keep_seconds:
             continue
         identity, state = container["Id"], container["State"]
         run = container["Config"]["Labels"]["dagster/run_id"]
         head = json.dumps({"run_id": run, "container": identity, "state": state}).encode() + b"\n"
-        _write(logs / "containers" / f"{run}-{identity[:12]}.log", head + docker.log(identity))
-        docker.remove(identity)
+        try:
+            log = docker.log(identity)
+            _write(logs / "containers" / f"{run}-{identity[:12]}.log", head + log)
+            docker.remove(identity)
+        except DockerError as error:
+            refused.append(f"{identity[:12]}: {error}")
+            continue
         done.append(run)
+    if refused:
+        raise DockerError("; ".join(refused))
     return done
 
 
@@ -162,11 +170,11 @@ def main() -> None:
     while True:
         now = time.time()
         try:
-            for run in tidy(docker, LOGS, keep_seconds=keep_seconds, now=now):
-                _say(removed_container_of_run=run)
             count = forget(LOGS, older_than_seconds=keep_days * 86400, now=now)
             if count:
                 _say(removed_old_logs=count)
+            for run in tidy(docker, LOGS, keep_seconds=keep_seconds, now=now):
+                _say(removed_container_of_run=run)
             ALIVE.touch()
         except (DockerError, OSError) as error:
             _say(error=str(error))

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,23 +14,44 @@ from rul_core.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="The secret files of the container stack.")
 
-DEFAULT_FOLDER = Path("secrets")
+
+def setting(name: str, otherwise: str) -> Callable[[], str]:
+    """What ``.env`` says, which Compose reads too; asked where the environment is silent."""
+
+    def read() -> str:
+        from dotenv import dotenv_values
+
+        return dotenv_values(".env").get(name) or otherwise
+
+    return read
+
+
+folder_of_secrets = setting("STACK_SECRETS", "secrets")
 Folder = Annotated[
-    Path, typer.Option("--to", envvar="STACK_SECRETS", help="the folder that holds them")
+    Path,
+    typer.Option(
+        "--to",
+        envvar="STACK_SECRETS",
+        default_factory=folder_of_secrets,
+        show_default="STACK_SECRETS of .env, or secrets",
+        help="the folder that holds them",
+    ),
 ]
 OWNER_IMAGE = "rul-assets:dev"
 
 
 @app.command("init")
 def init(
-    folder: Folder = DEFAULT_FOLDER,
+    folder: Folder,
     image: Annotated[
         str,
         typer.Option(
             envvar="STACK_ASSETS_IMAGE",
+            default_factory=setting("STACK_ASSETS_IMAGE", OWNER_IMAGE),
+            show_default="STACK_ASSETS_IMAGE of .env, or the one that is built here",
             help="an image with chown; its container sets the owners when you are not root",
         ),
-    ] = OWNER_IMAGE,
+    ],
 ) -> None:
     """Make the secrets that are missing, each readable by its container alone.
 
@@ -53,7 +75,7 @@ def init(
 
 
 @app.command("check")
-def check(folder: Folder = DEFAULT_FOLDER) -> None:
+def check(folder: Folder) -> None:
     """See that every secret is there, and that its container can read it and nobody else."""
     found = stack_secrets.complaints(folder, os.getuid())
     if found:

@@ -11,7 +11,7 @@ import typer
 
 from rul_cli import stack_checks, stack_secrets
 from rul_cli.console import console
-from rul_cli.secrets import DEFAULT_FOLDER
+from rul_cli.secrets import folder_of_secrets
 from rul_cli.stack_checks import GIB, SMALL, Machine
 from rul_core.errors import SettingsError
 
@@ -21,7 +21,14 @@ SOCKET = Path("/var/run/docker.sock")
 ENVIRONMENT = Path(".env")
 ENOUGH_CPUS, ENOUGH_BYTES = 4, 14 * GIB
 Folder = Annotated[
-    Path, typer.Option("--secrets", envvar="STACK_SECRETS", help="the folder of secret files")
+    Path,
+    typer.Option(
+        "--secrets",
+        envvar="STACK_SECRETS",
+        default_factory=folder_of_secrets,
+        show_default="STACK_SECRETS of .env, or secrets",
+        help="the folder of secret files",
+    ),
 ]
 
 
@@ -49,7 +56,7 @@ def init() -> None:
 
 
 @app.command("check")
-def check(secrets: Folder = DEFAULT_FOLDER) -> None:
+def check(secrets: Folder) -> None:
     """Find what would keep the stack from starting; every complaint names its remedy."""
     config = json.loads(_docker("compose", "config", "--format", "json"))
     found = [
@@ -79,7 +86,7 @@ def _machine(config: dict[str, Any]) -> Machine:
         if not mine:
             networks[network["Name"]] = tuple(pool["Subnet"] for pool in pools if "Subnet" in pool)
     published = _docker(
-        "ps", "--filter", f"label=com.docker.compose.project={own}", "--format=json"
+        "ps", "--filter", f"label=com.docker.compose.project={own}", "--format={{json .}}"
     )
     ports = {
         int(part.rpartition("->")[0].rpartition(":")[2])

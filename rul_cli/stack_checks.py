@@ -4,10 +4,12 @@ What belongs here: the checks, over what Compose understood and what the machine
 asking Docker (``stack``), the secrets (``stack_secrets``).
 """
 
+import errno
+import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from typing import Any
 
 GIB = 1024**3
@@ -44,6 +46,7 @@ def complaints(config: Mapping[str, Any], machine: Machine) -> list[str]:
         *_ports(config, machine),
         *_subnets(config, machine),
         *_cores(config, machine),
+        *_runs_cores(config, machine),
         *_memory(config, machine),
         *_socket(config, machine),
     ]
@@ -52,7 +55,7 @@ def complaints(config: Mapping[str, Any], machine: Machine) -> list[str]:
 def _images(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:
     for service, said in _services(config):
         image = said["image"]
-        if image not in machine.images:
+        if image.partition("@")[0] not in machine.images and image not in machine.images:
             remedy = "build it: `make images`" if "build" in said else f"`docker pull {image}`"
             yield f"service {service}: the image {image} is not there; {remedy}"
 
@@ -61,33 +64,34 @@ def _ports(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:
     for service, said in _services(config):
         for port in said.get("ports", ()):
             number, address = int(port["published"]), port.get("host_ip") or "0.0.0.0"  # noqa: S104
-            if number not in machine.own_ports and not _is_free(address, number):
+            if number not in machine.own_ports and _is_taken(address, number):
                 yield (
                     f"service {service}: port {number} of {address} is in use; stop what listens "
                     "there, or set another in .env (see .env.example)"
                 )
 
 
-def _is_free(address: str, port: int) -> bool:
+def _is_taken(address: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            # Docker may have a port that this user may not, and an address that comes later.
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _subnets(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:
     taken = [(f"the route by {by}", subnet) for subnet, by in machine.routes.items()]
     for name, subnets in machine.networks.items():
         taken += [(f"Docker's network {name}", subnet) for subnet in subnets]
-    own: list[tuple[str, IPv4Network]] = []
+    own: list[tuple[str, Any]] = []
     for name, said in config.get("networks", {}).items():
         for pool in (said.get("ipam") or {}).get("config", ()):
-            wanted = IPv4Network(pool["subnet"])
-            for other, subnet in (*own, *((who, IPv4Network(of)) for who, of in taken)):
-                if wanted.overlaps(subnet):
+            wanted = ip_network(pool["subnet"])
+            for other, subnet in (*own, *((who, ip_network(of)) for who, of in taken)):
+                if wanted.version == subnet.version and wanted.overlaps(subnet):
                     yield (
                         f"network {name}: its subnet {wanted} collides with {subnet}, {other}; "
                         f"set STACK_{name.upper()}_SUBNET in .env to one that is free"
@@ -103,6 +107,23 @@ def _cores(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:
                 f"service {service}: its limit of {limit:g} cores is more than the {machine.cpus} "
                 f"of this machine, which Docker refuses; take the values of {SMALL}"
             )
+
+
+def _runs_cores(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:
+    cores = _of_a_run(config).get("nano_cpus", 0) / 1e9
+    if cores > machine.cpus:
+        yield (
+            f"runs: their limit of {cores:g} cores is more than the {machine.cpus} of this "
+            "machine, so Docker would refuse every run; set STACK_RUN_NANO_CPUS in .env, or take "
+            f"{SMALL}"
+        )
+
+
+def _of_a_run(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the code location asks for its runs' containers."""
+    environment = config["services"].get("dagster-code", {}).get("environment") or {}
+    told = json.loads(environment.get("DAGSTER_CONTAINER_CONTEXT") or "{}")
+    return told.get("docker", {}).get("container_kwargs", {})
 
 
 def _memory(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:

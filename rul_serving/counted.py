@@ -6,6 +6,7 @@ Litestar's middleware is not used: it costs a request as much as its answer, doe
 for unknown addresses, and counts a 429 as 200 (litestar#4747).
 """
 
+from collections.abc import Iterable
 from functools import cache
 
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
@@ -20,6 +21,11 @@ REQUESTS = Counter("rul_requests", "Requests answered, by route.", _OF_ROUTE)
 REQUEST_ERRORS = Counter("rul_requests_error", "Requests answered with 500 and above.", _OF_ROUTE)
 REQUEST_SECONDS = Histogram(
     "rul_request_duration_seconds", "Until the answer was sent.", _OF_ROUTE, buckets=BUCKETS
+)
+OF_ROLES = Counter(
+    "rul_requests_by_role",
+    "Requests answered, by what whoever asked is for; one of several roles counts for each.",
+    ("role",),
 )
 IN_PROGRESS = Gauge(
     "rul_requests_in_progress",
@@ -42,6 +48,17 @@ def answered(method: str, path: str, status: int, seconds: float) -> None:
     request_seconds.observe(seconds)
     if status >= HTTP_500_INTERNAL_SERVER_ERROR:
         REQUEST_ERRORS.labels(method, path, str(status)).inc()
+
+
+def asked_by(roles: Iterable[str]) -> None:
+    """Count a request for each role of whoever asked."""
+    for role in roles:
+        _of_role(role).inc()
+
+
+@cache
+def _of_role(role: str) -> Counter:
+    return OF_ROLES.labels(role)
 
 
 @cache

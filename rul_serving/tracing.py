@@ -56,6 +56,8 @@ def traced(app: ASGIApp) -> ASGIApp:
             counted.IN_PROGRESS.dec()
             template = scope.get("path_template", "unmatched")
             counted.answered(method, template, status, perf_counter() - started)
+            if principal := state.get(STATE):
+                counted.asked_by(principal.roles)
 
         def with_header(message: Message) -> Awaitable[None]:
             nonlocal status

@@ -3,6 +3,9 @@
 # every one gets its share (least connections). nginx 1.27.3 and newer can do that by itself
 # (`server … resolve`); this works with older ones too, and stays well while DNS does not answer.
 #
+# None is ever marked as failed: a question that is slow everywhere would mark all, and then nobody
+# is asked. One that is gone leaves the list within seconds; until then the next one is asked.
+#
 # Runs beside nginx: /docker-entrypoint.d/ starts it, and the loop outlives the entrypoint.
 set -eu
 
@@ -13,7 +16,7 @@ instances() { getent ahostsv4 "$service" | cut -d' ' -f1 | sort -u; }
 
 write_list() { # ADDRESSES
   {
-    for address in $1; do echo "server $address:$port max_fails=1 fail_timeout=5s;"; done
+    for address in $1; do echo "server $address:$port max_fails=0;"; done
     # Without any instance nginx must still start, and answer 502.
     [ -n "$1" ] || echo "server 127.0.0.1:1 down;"
   } >"$list.new"

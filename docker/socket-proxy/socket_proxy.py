@@ -257,10 +257,12 @@ def _checked_log(log: dict[str, Any]) -> dict[str, Any]:
     config = _object(log.get("Config") or {}, "LogConfig.Config")
     if set(log) - {"Type", "Config"} or log.get("Type") != "json-file":
         raise Refused("HostConfig.LogConfig is not json-file")
-    if set(config) - {"max-size", "max-file"} or not all(
-        isinstance(value, str) and re.fullmatch(r"\d{1,3}m?", value) for value in config.values()
-    ):
-        raise Refused("HostConfig.LogConfig sets more than the size of the log")
+    size, files = config.get("max-size"), config.get("max-file")
+    if set(config) != {"max-size", "max-file"} or not (
+        isinstance(size, str) and re.fullmatch(r"[1-9]\d?m", size)
+        and isinstance(files, str) and re.fullmatch(r"[1-9]", files)
+    ):  # fmt: skip
+        raise Refused("HostConfig.LogConfig must limit the log: 1 to 99m, 1 to 9 files")
     return {"Type": "json-file", "Config": config}
 
 

@@ -238,6 +238,29 @@ PLATFORM = board(
                 about="It grows where something is waited for.",
             ),
         ),
+        "Who asks": (
+            graph(
+                "By role",
+                "reqps",
+                (
+                    "sum by (role) (rate(rul_requests_by_role_total[$__rate_interval]))",
+                    "{{role}}",
+                ),
+                about="What the keys are for; one with several roles counts for each.",
+                width=12,
+            ),
+            graph(
+                "Refused",
+                "reqps",
+                (
+                    "sum by (status_code) (rate(rul_requests_total"
+                    '{status_code=~"401|403|429"}[$__rate_interval]))',
+                    "{{status_code}}",
+                ),
+                about="401: no good key; 403: not for its role; 429: over its limit.",
+                width=12,
+            ),
+        ),
         "Readings": (
             graph(
                 "Readings, by what became of them",

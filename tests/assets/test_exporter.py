@@ -1,5 +1,7 @@
 """What Prometheus is told of Dagster, read from a real instance."""
 
+import argparse
+import socket
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from sqlalchemy.engine import make_url
 
-from rul_assets.exporter import DURATION_BOUNDS, Durations, Exporter, State
+from rul_assets.exporter import DURATION_BOUNDS, Durations, Exporter, State, _door
 
 FLEETS = dg.DynamicPartitionsDefinition(name="fleet")
 SPEC = dg.AssetCheckSpec("fits", asset="table", partitions_def=FLEETS)
@@ -223,3 +225,19 @@ def _one() -> Metric:
     family = GaugeMetricFamily("mine", "A metric.")
     family.add_metric([], 7)
     return family
+
+
+def test_services_that_have_no_metrics_are_asked_whether_they_take_connections():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        exporter = Exporter(lambda _: [], {"pages": ("127.0.0.1", port), "code": ("127.0.0.1", 1)})
+        exporter.look()
+    (doors,) = [one for one in exporter.collect() if one.name == "rul_dagster_service_up"]
+    found = {sample.labels["service"]: sample.value for sample in doors.samples}
+    assert found == {"pages": 1, "code": 0}
+
+
+@pytest.mark.parametrize("told", ["pages", "pages=host", "=host:1", "pages=host:x"])
+def test_a_door_that_is_none_is_refused(told: str):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no NAME=HOST:PORT"):
+        _door(told)

@@ -76,6 +76,19 @@ def test_nothing_is_removed_whose_log_cannot_be_kept(tmp_path):
     assert docker.removed == []
 
 
+def test_one_container_that_docker_will_not_show_keeps_no_other(tmp_path):
+    class Stubborn(FakeDocker):
+        def log(self, container: str) -> bytes:
+            if container.startswith("a"):
+                raise janitor.DockerError("GET logs: 500")
+            return super().log(container)
+
+    docker = Stubborn(container("a", ended=at(700)), container("b", ended=at(700)))
+    with pytest.raises(janitor.DockerError, match=r"a{12}: GET logs: 500"):
+        janitor.tidy(docker, tmp_path, keep_seconds=600, now=NOW)
+    assert docker.removed == ["b"]
+
+
 def test_both_streams_are_read_out_of_docker_s_frames():
     stream = b"\x01\0\0\0\0\0\0\x03one\x02\0\0\0\0\0\0\x04\ntwo\x01\0\0\0\0\0\0\0"
     assert b"".join(janitor.frames(stream)) == b"one\ntwo"

@@ -1,6 +1,7 @@
 """What keeps the stack from starting is found before, each with its remedy."""
 
 import copy
+import errno
 import socket
 from dataclasses import replace
 from typing import Any
@@ -62,6 +63,35 @@ def config() -> dict[str, Any]:
 def only(config: dict[str, Any], machine: Machine) -> str:
     (told,) = complaints(config, machine)
     return told
+
+
+def test_runs_that_docker_would_refuse_are_told_before_the_first_is_asked_for(config):
+    context = '{"docker": {"container_kwargs": {"nano_cpus": 4000000000}}}'
+    config["services"]["dagster-code"] = {
+        "image": "nginx:1",
+        "environment": {"DAGSTER_CONTAINER_CONTEXT": context},
+    }
+    assert "runs: their limit of 4 cores is more than the 2" in only(config, MACHINE)
+    assert complaints(config, replace(MACHINE, cpus=4)) == []
+
+
+def test_networks_of_the_other_kind_of_address_do_not_collide(config):
+    both = replace(MACHINE, networks={"six": ("fd00::/64",)}, routes={"fe80::/10": "eth0"})
+    assert complaints(config, both) == []
+
+
+def test_a_port_that_only_docker_may_have_is_not_in_use(config, monkeypatch):
+    class Refusing(socket.socket):
+        def bind(self, _) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    assert complaints(config, MACHINE) == []
+
+
+def test_an_image_by_its_digest_is_known_by_its_name(config):
+    config["services"]["nginx"]["image"] = "nginx:1@sha256:" + "0" * 64
+    assert complaints(config, MACHINE) == []
 
 
 def test_a_machine_that_has_all_it_takes_gives_no_complaint(config):

@@ -172,3 +172,17 @@ def test_another_user_than_root_gives_the_secrets_away_by_a_container_that_may_o
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     with pytest.raises(SettingsError, match="there is no docker"):
         secrets._give_away(folder, {"redis_users": 999}, "image:1")
+
+
+def test_the_folder_is_the_one_that_compose_reads_of_its_own_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "_give_away", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STACK_SECRETS", raising=False)
+    (tmp_path / ".env").write_text("STACK_SECRETS=./elsewhere\n")
+    told = run(app, ["secrets", "init"])
+    assert told.exit_code == 0, told.output
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == NAMES
+    assert not (tmp_path / "secrets").exists()
+    monkeypatch.setenv("STACK_SECRETS", str(tmp_path / "named"))
+    assert run(app, ["secrets", "init"]).exit_code == 0
+    assert (tmp_path / "named").exists()

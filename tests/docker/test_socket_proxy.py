@@ -197,6 +197,11 @@ HOSTILE = {
         "HostConfig.LogConfig",
         {"Type": "syslog", "Config": {"syslog-address": "tcp://1.2.3.4:1"}},
     ),
+    "a log without limit": ("HostConfig.LogConfig", {"Type": "json-file", "Config": {}}),
+    "a log that is never full": (
+        "HostConfig.LogConfig",
+        {"Type": "json-file", "Config": {"max-size": "999m", "max-file": "999"}},
+    ),
     "a log's own option": (
         "HostConfig.LogConfig",
         {"Type": "json-file", "Config": {"labels": "a"}},

@@ -1,5 +1,6 @@
 """Who asks: keys are known at once, refused soon, and known while PostgreSQL is away."""
 
+import re
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -284,3 +285,22 @@ def test_a_role_of_a_later_version_gives_nothing(platform):
         answer = ask(client, key)
     assert answer.status_code == 403
     assert "has the roles none" in answer.json()["detail"]
+
+
+def test_requests_are_counted_by_what_whoever_asked_is_for(platform):
+    key = platform.key("viewer", "planner")
+    with platform.client(access="keys") as client:
+
+        def counts() -> dict[str, float]:
+            told = re.findall(
+                r'^rul_requests_by_role_total\{role="(\w+)"\} ([\d.]+)$',
+                client.get("/metrics").text,
+                re.MULTILINE,
+            )
+            return {role: float(count) for role, count in told}
+
+        before = counts()
+        assert ask(client, key).status_code == 200
+        assert client.get("/v1/fleets").status_code == 401
+        grown = {role: count - before.get(role, 0) for role, count in counts().items()}
+        assert {role: by for role, by in grown.items() if by} == {"viewer": 1, "planner": 1}

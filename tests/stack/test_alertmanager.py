@@ -152,7 +152,7 @@ SILENCED = {
     "ApiDown": (
         "api",
         {"ApiInstanceDown": "api", "ErrorRateHigh": "api", "ErrorBudgetBurnsFast": "api"},
-        {"DiskAlmostFull": "node", "ModelTooOld": "models"},
+        {"DiskAlmostFull": "node", "ModelTooOld": "models", "AuditChainBroken": "api"},
     ),
     "DatabaseUnreachable": (
         "postgres",

@@ -82,10 +82,15 @@ def failed(check: str) -> str:
 DISK = ('node_filesystem_avail_bytes{mountpoint="/"}', 'node_filesystem_size_bytes{mountpoint="/"}')
 MEMORY = ("node_memory_MemAvailable_bytes", "node_memory_MemTotal_bytes")
 API = ('up{job="api",instance="a"}', 'up{job="api",instance="b"}')
+DAGSTER = 'rul_dagster_service_up{service="dagster-code"}'
+WATCHED = 'up{job="dagster"}'
 UNREAD = "_ "
 RETRAINED = 'rul_retrain_runs_total{trigger="drift",outcome="success"}'
 CASES = {
     "ServiceDown": Case({'up{job="redis"}': 0}, ({'up{job="redis"}': 1}, {API[0]: 0}), 120),
+    "ServiceDown, Redis": Case({"redis_up": 0}, ({"redis_up": 1},), 120),
+    "ServiceDown, nginx": Case({"nginx_up": 0}, ({"nginx_up": 1},), 120),
+    "ServiceDown, code": Case({f"{DAGSTER}": 0}, ({f"{DAGSTER}": 1},), 120),
     "ApiDown": Case({API[0]: 0, API[1]: 0}, ({API[0]: 1, API[1]: 0},), 60),
     "DatabaseUnreachable": Case({"pg_up": 0}, ({"pg_up": 1},), 60),
     "DiskAlmostFull": Case({DISK[0]: 2, DISK[1]: 100}, ({DISK[0]: 5, DISK[1]: 100},), 300),
@@ -128,7 +133,12 @@ CASES = {
     ),
     "DagsterUnwatched": Case({"rul_dagster_up": 0}, ({"rul_dagster_up": 1},), 300),
     "ModelRetrained": Case({RETRAINED: "4x80 5x400"}, ({RETRAINED: "4x400"},), 81 * STEP_SECONDS),
-    "ModelRetrained, the first": Case({RETRAINED: f"{UNREAD * 80}1x400"}, (), 80 * STEP_SECONDS),
+    # One that nobody saw before, though the exporter was there; not one that was away itself.
+    "ModelRetrained, the first": Case(
+        {RETRAINED: f"{UNREAD * 80}1x400", WATCHED: 1},
+        ({RETRAINED: f"{UNREAD * 180}1x400", WATCHED: f"{UNREAD * 180}1x400"},),
+        80 * STEP_SECONDS,
+    ),
     "Scaled": Case(
         {API[0]: 1, API[1]: f"{UNREAD * 30}1x400"}, ({API[0]: 1, API[1]: 1},), 30 * STEP_SECONDS
     ),
