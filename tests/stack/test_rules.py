@@ -8,7 +8,7 @@ tested at their exact value, so that a mutant of any comparison or number is fou
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,11 @@ pytestmark = pytest.mark.stack
 
 RULES = PROJECT / "monitoring" / "prometheus" / "rules"
 ALERTS = yaml.safe_load((RULES / "alerts.yml").read_text())
+RECORDING = [
+    rule
+    for group in yaml.safe_load((RULES / "recording.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
 BY_NAME = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
 STEP_SECONDS = 15
 ERRORS, SLOW = "job:rul_requests_error:ratio_rate", "job:rul_requests_slow:ratio_rate"
@@ -34,6 +39,8 @@ class Case(NamedTuple):
     fires: dict[str, float | str]
     silent: tuple[dict[str, float | str], ...]
     fires_at_seconds: int
+    lasts_seconds: int | None = None
+    """Where it ends by itself: it fires until one evaluation before."""
 
 
 def recorded(name: str, **ratios: float) -> dict[str, float | str]:
@@ -132,15 +139,21 @@ CASES = {
         300 + STEP_SECONDS + 120,
     ),
     "DagsterUnwatched": Case({"rul_dagster_up": 0}, ({"rul_dagster_up": 1},), 300),
-    "ModelRetrained": Case({RETRAINED: "4x80 5x400"}, ({RETRAINED: "4x400"},), 81 * STEP_SECONDS),
+    "ModelRetrained": Case(
+        {RETRAINED: "4x80 5x400"}, ({RETRAINED: "4x400"},), 81 * STEP_SECONDS, 15 * 60
+    ),
     # One that nobody saw before, though the exporter was there; not one that was away itself.
     "ModelRetrained, the first": Case(
         {RETRAINED: f"{UNREAD * 80}1x400", WATCHED: 1},
         ({RETRAINED: f"{UNREAD * 180}1x400", WATCHED: f"{UNREAD * 180}1x400"},),
         80 * STEP_SECONDS,
+        15 * 60,
     ),
     "Scaled": Case(
-        {API[0]: 1, API[1]: f"{UNREAD * 30}1x400"}, ({API[0]: 1, API[1]: 1},), 30 * STEP_SECONDS
+        {API[0]: 1, API[1]: f"{UNREAD * 30}1x400"},
+        ({API[0]: 1, API[1]: 1},),
+        30 * STEP_SECONDS,
+        5 * 60,
     ),
     "Watchdog": Case({}, (), 0),
 }
@@ -163,9 +176,12 @@ def checks(alert: str | None = None) -> dict[str, Any]:
         told = [(last, 1)] if last == 0 or name in ALWAYS else [(last - STEP_SECONDS, 0), (last, 1)]
         if name == "ApiDown":
             told = [(last - STEP_SECONDS, 0), (last, 1)]
+        if case.lasts_seconds:
+            ends = last + case.lasts_seconds
+            told += [(ends - STEP_SECONDS, 1), (ends, 0)]
         groups.append(group(title, name, case.fires, told))
         groups += [
-            group(f"{title} is silent {n}", name, series, [(last + 1800, 0)])
+            group(f"{title} is silent {n}", name, series, [(last + 1800, 0), (last + 2100, 0)])
             for n, series in enumerate(case.silent)
         ]
         groups.append(group(f"{title} without series", name, {}, [(7200, int(name in ALWAYS))]))
@@ -194,73 +210,96 @@ def group(
     }
 
 
-RECORDED = {
-    "rule_files": ["recording.yml"],
-    "evaluation_interval": "15s",
-    "tests": [
+HISTORY_MINUTES = (
+    (60, 400, 0), (2880, 300, 1), (1080, 250, 2), (240, 200, 5), (60, 150, 10), (30, 130, 20),
+    (25, 120, 30), (3, 110, 40), (2, 100, 60),
+)  # fmt: skip
+"""For how long, how many requests a minute, and how many of them went wrong; so that every span has
+figures of its own."""
+WINDOW_MINUTES = {"5m": 5, "30m": 30, "1h": 60, "2h": 120, "6h": 360, "1d": 1440, "3d": 4320}
+
+
+def counted(of_minute: Callable[[int, int], float]) -> str:
+    """A counter that grows by what is said of each minute's requests, as promtool reads it."""
+    total, told = 0.0, ["0"]
+    for minutes, requests, wrong in HISTORY_MINUTES:
+        for _ in range(minutes):
+            total += of_minute(requests, wrong)
+            told.append(f"{total:g}")
+    return " ".join(told)
+
+
+def sums(window: str) -> tuple[int, int]:
+    """Requests of the last so many minutes, and how many of them went wrong."""
+    each = [(requests, wrong) for m, requests, wrong in HISTORY_MINUTES for _ in range(m)]
+    requests, wrong = zip(*each[-WINDOW_MINUTES[window] :], strict=True)
+    return sum(requests), sum(wrong)
+
+
+def share(window: str) -> float:
+    requests, wrong = sums(window)
+    return wrong / requests
+
+
+END = f"{sum(minutes for minutes, *_ in HISTORY_MINUTES)}m"
+LAST, LAST_WRONG = sums("5m")
+DURATION = "rul_request_duration_seconds"
+HISTORY = {
+    'rul_requests_total{instance="a"}': counted(lambda requests, _: 0.4 * requests),
+    'rul_requests_total{instance="b"}': counted(lambda requests, _: 0.6 * requests),
+    'rul_requests_error_total{instance="b"}': counted(lambda _, wrong: wrong),
+    f'{DURATION}_bucket{{le="0.1"}}': counted(lambda requests, wrong: (requests - wrong) / 2),
+    f'{DURATION}_bucket{{le="1.0"}}': counted(lambda requests, wrong: requests - wrong),
+    f'{DURATION}_bucket{{le="2.5"}}': counted(lambda requests, _: requests),
+    f'{DURATION}_bucket{{le="+Inf"}}': counted(lambda requests, _: requests),
+    f"{DURATION}_count": counted(lambda requests, _: requests),
+}
+EXPECTED = {
+    "job:rul_requests:rate5m": LAST / 300,
+    # What went wrong took between 1 and 2.5 seconds, spread evenly.
+    "job:rul_request_duration_seconds:p95_rate5m": (
+        1 + 1.5 * (0.95 * LAST - (LAST - LAST_WRONG)) / LAST_WRONG
+    ),
+    **{f"{name}{window}": share(window) for name in (ERRORS, SLOW) for window in WINDOWS},
+}
+"""What each recording rule must say at the end of that history."""
+
+
+def recorded_checks(record: str | None = None) -> dict[str, Any]:
+    """All of what is recorded, or one rule."""
+    names = [record] if record else list(EXPECTED)
+    groups = [
         {
-            "name": "errors beside requests",
-            "interval": "15s",
-            "input_series": [
-                {"series": 'rul_requests_total{instance="a"}', "values": "0+100x600"},
-                {"series": 'rul_requests_total{instance="b"}', "values": "0+100x600"},
-                {"series": 'rul_requests_error_total{instance="b"}', "values": "0+10x600"},
-            ],
+            "name": "a history in which each window has its share",
+            "interval": "1m",
+            "input_series": [{"series": n, "values": values} for n, values in HISTORY.items()],
             "promql_expr_test": [
                 {
-                    "expr": f"round({ERRORS}{window}, 0.001)",
-                    "eval_time": "2h",
-                    "exp_samples": [{"labels": "{}", "value": 0.05}],
+                    "expr": f"round({name}, 0.001)",
+                    "eval_time": END,
+                    "exp_samples": [{"labels": "{}", "value": round(EXPECTED[name], 3)}],
                 }
-                for window in WINDOWS
+                for name in names
             ],
-        },
+        }
+    ]
+    groups += [
         {
-            "name": "no error was ever counted",
-            "interval": "15s",
+            "name": f"{name} where no error was ever counted",
+            "interval": "1m",
             "input_series": [{"series": "rul_requests_total", "values": "0+100x600"}],
             "promql_expr_test": [
                 {
-                    "expr": f"{ERRORS}5m",
+                    "expr": name,
                     "eval_time": "1h",
-                    "exp_samples": [{"labels": f"{ERRORS}5m", "value": 0}],
+                    "exp_samples": [{"labels": name, "value": 0}],
                 }
             ],
-        },
-        {
-            "name": "one request in twenty is slower",
-            "interval": "15s",
-            "input_series": [
-                {
-                    "series": f"rul_request_duration_seconds_{name}",
-                    "values": f"0+{count}x600",
-                }
-                for name, count in (
-                    ('bucket{le="0.1"}', 90),
-                    ('bucket{le="1.0"}', 95),
-                    ('bucket{le="2.5"}', 100),
-                    ('bucket{le="+Inf"}', 100),
-                    ("count", 100),
-                )
-            ],
-            "promql_expr_test": [
-                {
-                    "expr": "round(job:rul_request_duration_seconds:p95_rate5m, 0.001)",
-                    "eval_time": "2h",
-                    "exp_samples": [{"labels": "{}", "value": 1}],
-                },
-                *(
-                    {
-                        "expr": f"round({SLOW}{window}, 0.001)",
-                        "eval_time": "2h",
-                        "exp_samples": [{"labels": "{}", "value": 0.05}],
-                    }
-                    for window in WINDOWS
-                ),
-            ],
-        },
-    ],
-}
+        }
+        for name in names
+        if name.startswith(ERRORS)
+    ]
+    return {"rule_files": ["recording.yml"], "evaluation_interval": "5m", "tests": groups}
 
 
 @pytest.fixture
@@ -279,50 +318,59 @@ def promtool(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
-def written(folder: Path, alerts: dict[str, Any], tests: dict[str, Any]) -> None:
+def written(folder: Path, kind: str, rules: dict[str, Any], tests: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / "alerts.yml").write_text(yaml.safe_dump(alerts))
-    (folder / "alerts_test.yml").write_text(yaml.safe_dump(tests))
+    (folder / f"{kind}.yml").write_text(yaml.safe_dump(rules))
+    (folder / f"{kind}_test.yml").write_text(yaml.safe_dump(tests))
 
 
 def test_every_alert_fires_on_time_and_not_before_and_needs_its_series(tmp_path: Path, promtool):
-    written(tmp_path, ALERTS, checks())
+    written(tmp_path, "alerts", ALERTS, checks())
     told = promtool("promtool check rules --lint=all alerts.yml && promtool test rules *_test.yml")
     assert told.returncode == 0, told.stdout + told.stderr
 
 
 def test_what_is_recorded_is_what_its_name_says(tmp_path: Path, promtool):
     shutil.copy(RULES / "recording.yml", tmp_path)
-    (tmp_path / "recording_test.yml").write_text(yaml.safe_dump(RECORDED))
+    (tmp_path / "recording_test.yml").write_text(yaml.safe_dump(recorded_checks()))
     told = promtool("promtool check rules recording.yml && promtool test rules *_test.yml")
     assert told.returncode == 0, told.stdout + told.stderr
+    assert EXPECTED.keys() == {rule["record"] for rule in RECORDING}
 
 
 NUMBER = re.compile(r"(?<![\w.\[:])\d+(?:\.\d+)?(?![\w.\]:])")
 COMPARISON = re.compile(r"(?<![=!<>~])(?:==|!=|>=|<=|>|<)(?![=~])")
+SPAN = re.compile(r"(?<=\[)\d+[mhd](?=\])|(?<=offset )\d+[mhd]")
+BUCKET = re.compile(r'(?<=le=")[\d.]+(?=")')
 OTHERS = {
     ">": (">=", "<"), "<": ("<=", ">"), ">=": (">", "<"), "<=": ("<", ">"),
     "==": ("!=",), "!=": ("==",),
 }  # fmt: skip
+CHANGES: tuple[tuple[re.Pattern[str], Callable[[str], Iterable[str]]], ...] = (
+    (
+        NUMBER,
+        lambda text: [f"{float(text) * by:.6g}" for by in (0.9, 1.1)] if float(text) else ["1"],
+    ),
+    (COMPARISON, lambda text: OTHERS[text]),
+    (SPAN, lambda text: [f"{seconds(text) // 2}s", f"{2 * seconds(text)}s"]),
+    (BUCKET, lambda text: [other for other in ("0.1", "2.5") if other != text]),
+)
 
 
-def mutants() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every rule, alone, with one number, comparison or duration changed."""
-    for rule in BY_NAME.values():
-        for what, changed in variants(rule):
-            yield what, {**rule, **changed}
+def mutants() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every rule, alone, with one number, comparison, span, bucket or duration changed."""
+    for kind, rules in (("alerts", BY_NAME.values()), ("recording", RECORDING)):
+        for rule in rules:
+            for what, changed in variants(rule):
+                yield kind, what, {**rule, **changed}
 
 
 def variants(rule: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
     expr = rule["expr"]
-    # Matchers of labels are no comparisons.
+    # Matchers of labels are no comparisons, and names of what is recorded no spans.
     bare = re.sub(r"\{[^}]*\}", lambda found: "_" * len(found[0]), expr)
-    for pattern, others in (
-        (NUMBER, lambda text: [f"{float(text) * by:.6g}" for by in (0.9, 1.1)]
-         if float(text) else ["1"]),
-        (COMPARISON, OTHERS.__getitem__),
-    ):  # fmt: skip
-        for found in pattern.finditer(bare):
+    for pattern, others in CHANGES:
+        for found in pattern.finditer(expr if pattern is BUCKET else bare):
             for other in others(found[0]):
                 changed = expr[: found.start()] + other + expr[found.end() :]
                 yield f"{found[0]} at {found.start()} is {other}", {"expr": changed}
@@ -332,20 +380,22 @@ def variants(rule: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def seconds(duration: str) -> int:
-    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": DAY}[duration[-1]]
 
 
 def test_hardly_any_change_of_a_rule_goes_unnoticed(tmp_path: Path, promtool):
     names = []
-    for n, (what, rule) in enumerate(mutants()):
-        rules = {"groups": [{"name": "changed", "rules": [rule]}]}
-        written(tmp_path / f"{n:03}", rules, checks(rule["alert"]))
-        names.append(f"{rule['alert']}: {what}")
-    assert len(names) > 80
+    for n, (kind, what, rule) in enumerate(mutants()):
+        name = rule.get("alert") or rule["record"]
+        tests = checks(name) if kind == "alerts" else recorded_checks(name)
+        written(
+            tmp_path / f"{n:03}", kind, {"groups": [{"name": "changed", "rules": [rule]}]}, tests
+        )
+        names.append(f"{name}: {what}")
+    assert len(names) > 150
     told = promtool(
-        "for each in */; do"
-        " (cd $each && promtool test rules alerts_test.yml >/dev/null 2>&1) && echo ${each%/};"
-        " done; true"
+        "ls | xargs -P 2 -I {} sh -c"
+        " 'cd {} && promtool test rules *_test.yml >/dev/null 2>&1 && echo {}; true'"
     )
     survived = [names[int(number)] for number in told.stdout.split()]
     print(
