@@ -100,7 +100,7 @@ CASES: list[tuple[Callable[[Path], object], bytes | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("read", "content", "said"), CASES)
+@pytest.mark.parametrize(("read", "content", "said"), CASES, ids=[said for *_, said in CASES])
 def test_a_key_file_that_is_wrong_is_named_and_its_content_is_not(
     tmp_path: Path, read: Callable[[Path], object], content: bytes | None, said: str
 ):

@@ -421,6 +421,43 @@ def test_whatever_is_put_in_the_host_s_part_a_run_stays_confined(socket_proxy, n
     assert 0 < host["Memory"] <= 4 * 1024**3
 
 
+def test_what_one_location_may_is_not_what_another_may(socket_proxy):
+    drill = {
+        **POLICY["locations"]["rul"],
+        "image": "rul-drill:dev",
+        "network": "rul_drill",
+        "user": "10004:10000",
+        "binds": ["rul_backups:/backups:ro"],
+        "memory": "1g",
+    }
+    both = {**POLICY, "locations": {**POLICY["locations"], "drill": drill}}
+    policy = socket_proxy.Policy.read(json.dumps(both))
+    own = {
+        "Image": drill["image"],
+        "User": drill["user"],
+        "Labels": {**RUN["Labels"], "rul.location": "drill"},
+        "HostConfig": {
+            **RUN["HostConfig"],
+            "NetworkMode": drill["network"],
+            "Binds": drill["binds"],
+            **dict.fromkeys(("Memory", "MemorySwap", "MemoryReservation"), 1024**3),
+        },
+        "NetworkingConfig": {},
+    }
+    made = socket_proxy.checked_container(json.dumps({**RUN, **own}).encode(), policy)
+    assert made["HostConfig"]["Binds"] == drill["binds"]
+    for name in ("Image", "User"):
+        body = {**RUN, **own, name: RUN[name]}
+        with pytest.raises(socket_proxy.Refused, match="not the location's"):
+            socket_proxy.checked_container(json.dumps(body).encode(), policy)
+    for name in ("NetworkMode", "Binds", "Memory"):
+        host = {**own["HostConfig"], name: RUN["HostConfig"][name]}
+        with pytest.raises(socket_proxy.Refused):
+            socket_proxy.checked_container(
+                json.dumps({**RUN, **own, "HostConfig": host}).encode(), policy
+            )
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
