@@ -120,9 +120,10 @@ def kept(app: ASGIApp) -> ASGIApp:
 
 async def _fingerprint(request: Request[Any, Any, Any]) -> bytes:
     scope = request.scope
-    content_type = next((v for name, v in scope["headers"] if name == b"content-type"), b"")
+    headers = dict(scope["headers"])
+    told_by = [headers.get(name, b"") for name in (b"content-type", b"if-match")]
     path = scope["path"].encode()
-    parts = (scope["method"].encode(), path, scope["query_string"], content_type)
+    parts = (scope["method"].encode(), path, scope["query_string"], *told_by)
     told = msgspec.json.encode([*parts, await request.body()])
     return hashlib.sha256(told).digest()
 

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from rul_core.following import Followed
 from rul_core.prognose import judge
 from rul_core.prognosis import Seen
-from rul_core.schema import Fleet
+from rul_core.schema import CYCLE, LIFE, UNIT, Fleet
 from rul_serving import saying
 from rul_serving.batch import Batch, Life, Receipt, Sent
 from rul_serving.problems import Kind, Refusal
@@ -141,9 +141,15 @@ class Ingest:
                 seen=seen,
             )
         except Exception as error:  # whatever a model does wrong is an answer of its own
-            swallow("inference", error, "the units are in model_error; their readings are kept")
-            followed = {}
-            said = [saying.failed(batch.fleet.name, served, life, seen, now) for life in newest]
+            swallow("inference", error, "the units are judged one by one; their readings are kept")
+            whole = histories.read(
+                batch.connection, self._lake, served.model.fleet, sorted(newest), seen
+            )
+            ends = whole.group_by(UNIT, LIFE).agg(pl.col(CYCLE).max()).rows()
+            cycles = {(unit, life): cycle for unit, life, cycle in ends}
+            pairs = saying.follow(served, cycles, {}, whole, seen, now)
+            followed = {life: one for life, (one, _) in pairs.items() if one is not None}
+            said = [pairs[life][1] for life in newest]
         asked = batch.requests()
         said = [
             saying.traced(one, sent[asked[life][-1]].trace_id)

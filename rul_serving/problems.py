@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.types import Receive, Scope, Send
@@ -95,6 +95,8 @@ class Kind(Enum):
         return f"/problems/{self.slug}"
 
 
+_LEFT = "client disconnected prematurely"
+"""What Litestar raises where a body ends before it is whole."""
 _OF_STATUS = {
     kind.status: kind
     for kind in (Kind.INVALID_REQUEST, Kind.NOT_FOUND, Kind.METHOD_NOT_ALLOWED, Kind.TOO_LARGE)
@@ -161,7 +163,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str
     """Finds the request in the logs; also in the header ``X-Request-Id``."""
     errors: list[Flaw] = []
-    """Each thing that is wrong, where the request is; the first twenty."""
+    """Each thing that is wrong, where the request is: the first twenty, of readings all."""
     error: str | msgspec.UnsetType = msgspec.UNSET
     """Below ``/v2`` the detail once more, where clients of the inference protocol look for it."""
 
@@ -189,6 +191,9 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
         headers.update(error.headers)
     elif type(error) in _OF_ERROR:
         kind, detail = _OF_ERROR[type(error)], str(error)
+    elif isinstance(error, InternalServerException) and error.detail == _LEFT:
+        # Nobody hears it; but it is no failure of ours, and must not be counted as one.
+        kind, detail = Kind.INVALID_REQUEST, "the client left before the end of its body"
     elif isinstance(error, Unavailable):
         kind, detail = Kind.UNAVAILABLE, str(error)
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)

@@ -4,12 +4,15 @@ What belongs here: JSON, NDJSON and CSV to arrays, row by row. What does not: wi
 question (``windows``), what is known of units and kept readings (``ingest``).
 """
 
+import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import compress
 from typing import Annotated, Any
 
 import msgspec
@@ -249,8 +252,8 @@ def _flaw(place: int, unit: str | None, cycle: float | None, message: str) -> Fl
 
 def _of_csv(body: bytes, fleet: Fleet) -> Rows:
     try:
-        text = pl.read_csv(body, infer_schema=False, raise_if_empty=False)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        text, places, flaws = _cells(body)
+    except (pl.exceptions.PolarsError, csv.Error, UnicodeDecodeError) as error:
         detail = f"the body is no CSV with a header: {' '.join(str(error).split())[:300]}"
         raise Refusal(Kind.INVALID_REQUEST, detail) from error
     known = [UNIT, CYCLE, LIFE, TIME, *fleet.channels]
@@ -264,7 +267,7 @@ def _of_csv(body: bytes, fleet: Fleet) -> Rows:
         )
         detail += "may be left out"
         raise Refusal(Kind.INVALID_REQUEST, detail)
-    _refuse_too_many(text.height)
+    _refuse_too_many(text.height + len(flaws))
     absent = [pl.lit(None, pl.String).alias(name) for name in known if name not in text.columns]
     text = text.with_columns(absent).select(pl.col(known).replace("", None))
     table = text.select(
@@ -275,16 +278,56 @@ def _of_csv(body: bytes, fleet: Fleet) -> Rows:
     )
     bad = pl.DataFrame(_wrong(text, table))
     wrong = bad.select(pl.any_horizontal(pl.all())).to_series()
-    good = table.with_row_index("place").filter(~wrong)
+    good = table.filter(~wrong)
+    flaws += [_csv_flaw(row, places[row], bad, text, table) for row in wrong.arg_true()]
     return Rows(
         units=good[UNIT].to_list(),
         lives=good[LIFE].to_list(),
         cycles=good[CYCLE].to_list(),
         times=good[TIME].to_list(),
         values=good.select(pl.col(fleet.channels).fill_null(math.nan)).to_numpy(),
-        places=good["place"].to_list(),
-        flaws=[_csv_flaw(place, bad, text, table) for place in wrong.arg_true()],
+        places=list(compress(places, ~wrong)),
+        flaws=sorted(flaws, key=lambda flaw: flaw.index or 0),
     )
+
+
+def _cells(body: bytes) -> tuple[pl.DataFrame, Sequence[int], list[Flaw]]:
+    """The cells of a CSV body as text, the place of each row, and the rows that are no rows.
+
+    Polars takes a short row for one whose last cells are empty, and refuses the whole body for a
+    long one. So where rows are not all as wide as the header they are read one by one.
+    """
+    widths = {line.count(b",") for line in body.splitlines()}
+    if len(widths) == 1 and b'"' not in body and _is_text(body):
+        text = pl.read_csv(body, infer_schema=False)
+        return text, range(text.height), []
+    lines = csv.reader(io.StringIO(body.decode(errors="surrogateescape"), newline=""), strict=True)
+    header = next(lines, [])
+    if not _is_text("".join(header)):
+        raise csv.Error("its first line is not in UTF-8")
+    rows, places, flaws = [], [], []
+    for place, row in enumerate(filter(None, lines)):
+        if len(row) != len(header):
+            message = f"it has {len(row)} fields and the header {len(header)}; send it whole"
+            flaws.append(_flaw(place, None, None, message))
+        elif not _is_text("".join(row)):
+            flaws.append(_flaw(place, None, None, "it is not in UTF-8"))
+        else:
+            rows.append(row)
+            places.append(place)
+    schema = dict.fromkeys(header, pl.String)
+    if len(schema) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise csv.Error(f"the column {twice!r} is there twice")
+    return pl.DataFrame(rows, schema=schema, orient="row"), places, flaws
+
+
+def _is_text(given: bytes | str) -> bool:
+    try:
+        given.decode() if isinstance(given, bytes) else given.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 _REMEDIES = {
@@ -309,8 +352,10 @@ def _wrong(text: pl.DataFrame, table: pl.DataFrame) -> dict[str, pl.Series]:
     return {name: wrong[name].fill_null(False) | unread[name] for name in table.columns}
 
 
-def _csv_flaw(place: int, bad: pl.DataFrame, text: pl.DataFrame, table: pl.DataFrame) -> Flaw:
-    name = next(name for name in bad.columns if bad[name][place])
+def _csv_flaw(
+    row: int, place: int, bad: pl.DataFrame, text: pl.DataFrame, table: pl.DataFrame
+) -> Flaw:
+    name = next(name for name in bad.columns if bad[name][row])
     remedy = _REMEDIES.get(name, "give a finite number, or nothing where nothing was read")
-    message = f"{name} is {text[name][place]!r}; {remedy}"
-    return _flaw(place, text[UNIT][place], table[CYCLE][place], message)
+    message = f"{name} is {text[name][row]!r}; {remedy}"
+    return _flaw(place, text[UNIT][row], table[CYCLE][row], message)

@@ -64,7 +64,8 @@ class Writer:
     ) -> None:
         self._database, self._ingest, self._models = database, ingest, models
         self._tell, self._committed = tell, committed
-        self._waiting: dict[str, deque[_Waiting]] = {}
+        # Rows are in the order of the channels that their fleet had when they came.
+        self._waiting: dict[tuple[str, tuple[str, ...]], deque[_Waiting]] = {}
         self._waiting_rows = 0
         self._running: list[list[_Waiting]] = []
         self._some = asyncio.Event()
@@ -106,7 +107,7 @@ class Writer:
                 f"{self._waiting_rows} readings wait to be kept; send these again in a moment"
             )
         waiting = _Waiting(fleet, sent, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(fleet.name, deque()).append(waiting)
+        self._waiting.setdefault((fleet.name, fleet.channels), deque()).append(waiting)
         self._count(len(sent.rows))
         self._some.set()
         return await waiting.receipt

@@ -362,7 +362,10 @@ _TYPES = {
     "hash": "text",
 }
 """Of the rows as JSON has them, bytes in base64; what is in the ledger already has no position."""
-_TOLD_TWICE = ("unit", "life", "cycle", "state", "model_version", "feature_spec", "engine")
+_TOLD_TWICE = (
+    "unit", "life", "cycle", "state", "model_version", "feature_spec", "engine", "readings_seen",
+    "computed_at",
+)  # fmt: skip
 """Columns that say what the content says too."""
 _HEAD = """
     SELECT

@@ -13,6 +13,7 @@ from rul_serving.bodies import refuse_other_types, takes
 from rul_serving.guard import require_fleet
 from rul_serving.principal import ASK, Principal
 from rul_serving.problems import Kind, declared
+from rul_serving.rows import LARGE_BYTES
 from rul_serving.service import Service
 from rul_serving.windows import PrognosisRequest, decode, refuse_too_many
 
@@ -49,7 +50,10 @@ async def prognose_windows(
     inference fails they are in `model_error`, and the trace id finds the cause.
     """
     refuse_other_types(request)
-    question = decode(body)
+    if len(body) > LARGE_BYTES:  # else nobody is answered meanwhile
+        question = await service.computing.run(decode, body)
+    else:
+        question = decode(body)
     require_fleet(principal, question.fleet)
     limits = service.settings
     refuse_too_many(question, limits.max_units, limits.max_readings)

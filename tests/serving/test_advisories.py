@@ -351,3 +351,15 @@ def test_a_shelf_that_has_run_out_is_no_shelf_for_the_next_person(warned, client
     assert act(client, "plan", 2).json()["version"] == 4
     kinds = [one["kind"] for one in client.get(address(client, "events")).json()["events"]]
     assert kinds == ["opened", "shelved", "lapsed", "planned"]
+
+
+def test_a_repeat_of_a_step_is_for_the_version_that_it_was_decided_on(client):
+    assert act(client, "plan", 1).status_code == 200
+    path, body = address(client, "close"), {"reason": "seen"}
+    headers = {"If-Match": '"1"', "Idempotency-Key": "k"}
+    for replayed in (None, "true"):
+        late = client.post(path, json=body, headers=headers)
+        assert late.status_code == 412
+        assert late.headers.get("idempotency-replayed") == replayed
+    again = client.post(path, json=body, headers=headers | {"If-Match": '"2"'})
+    problem(again, Kind.IDEMPOTENCY_KEY_REUSED, "give each request a key of its own")

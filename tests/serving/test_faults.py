@@ -323,6 +323,8 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(platform, a
         with socket.create_connection((host, int(port))) as client:
             head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             client.sendall(head.encode() + b"Content-Length: 1000\r\n\r\n" + sent)
+    told = httpx.get(f"{address}/metrics").text
+    assert not re.search(r'^rul_requests_error_total\{.*/readings"', told, re.MULTILINE)
     with Machines(platform, address) as machines:
         machines.until(3)
     assert machines.statuses == {200}

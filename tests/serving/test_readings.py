@@ -21,7 +21,7 @@ from rul_core.model import RulModel
 from rul_core.prognose import prognose
 from rul_core.prognosis import Prognosis, Provenance
 from rul_core.schema import CYCLE, KEY, UNIT
-from rul_serving import rows
+from rul_serving import ingest, rows, saying
 from rul_store import current, fleets, histories, ledger, lives, readings, states
 from rul_store.cache import connect_redis
 from rul_store.database import begin
@@ -327,6 +327,55 @@ def test_a_life_that_ended_takes_only_what_was_before_its_end(platform, unit):
         assert send(client, body(platform, unit[1:2]))["prognoses"][0]["life"] == 2
 
 
+def test_a_model_that_fails_later_is_what_is_said_of_the_unit_now(platform, unit, monkeypatch):
+    platform.release()
+    with platform.client() as client:
+        name = said(send(client, body(platform, unit[:40]))).unit
+        monkeypatch.setattr(RulModel, "figures", lambda *_: 1 / 0)
+        for cycle in (40, 41):
+            send(client, body(platform, unit[cycle : cycle + 1]))
+        now = client.get(f"/v1/fleets/pumps/units/{name}/prognosis").json()
+        assert (now["state"], now["cycle"]) == ("model_error", 42.0)
+        entries = client.get(f"/v1/fleets/pumps/units/{name}/prognoses").json()["entries"]
+        states = [entry["prognosis"]["state"] for entry in entries]
+        assert states[:2] == ["model_error"] * 2
+        assert states[2] != "model_error"
+        monkeypatch.undo()
+        send(client, body(platform, unit[42:43]))
+        now = client.get(f"/v1/fleets/pumps/units/{name}/prognosis").json()
+        assert now["state"] != "model_error"
+
+
+def test_a_life_that_the_model_fails_on_takes_no_other_of_the_request_with_it(
+    platform, monkeypatch
+):
+    platform.release()
+    names = platform.learnt.readings[UNIT].unique(maintain_order=True)[:3].to_list()
+    bad = names[1]
+    sent = pl.concat([life_of(platform, name)[:30] for name in names])
+
+    def failing(judge: Any) -> Any:
+        def judged(model: Any, followed: Any, **named: Any) -> Any:
+            if any(life.unit == bad for life in followed):
+                raise ValueError("a division by zero")
+            return judge(model, followed, **named)
+
+        return judged
+
+    for module in (ingest, saying):
+        monkeypatch.setattr(module, "judge", failing(module.judge))
+    with platform.client() as client:
+        answer = send(client, body(platform, sent))
+        states = {one["unit"]: one["state"] for one in answer["prognoses"]}
+        assert states.pop(bad) == "model_error"
+        assert set(states) == set(names) - {bad}
+        assert "model_error" not in states.values()
+        monkeypatch.undo()
+        after = pl.concat([life_of(platform, name)[30:31] for name in names])
+        answer = send(client, body(platform, after))
+        assert all(one["provenance"]["readings"] == 31 for one in answer["prognoses"])
+
+
 def test_a_model_that_fails_is_an_answer_and_the_readings_are_kept(platform, unit, monkeypatch):
     platform.release()
     with platform.client() as client:
@@ -334,7 +383,10 @@ def test_a_model_that_fails_is_an_answer_and_the_readings_are_kept(platform, uni
         monkeypatch.setattr(RulModel, "figures", lambda *_: 1 / 0)
         answer = send(client, body(platform, unit[:8]))
         assert said(answer).state == "model_error"
+        assert said(answer).cycle == 8
         assert answer["new"] == 8
+        again = send(client, body(platform, unit[:8]))
+        assert again["repeated"] == 8
         monkeypatch.undo()
         then = send(client, body(platform, unit[8:9]))
         assert said(then).provenance.readings == 9

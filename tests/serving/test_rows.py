@@ -115,6 +115,41 @@ def test_a_bad_line_of_csv_is_named_with_its_place_and_the_others_are_read(line,
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"b,2,1", "it has 3 fields and the header 4; send it whole"),
+        (b"b,2,1,", None),
+        (b"b,2,1,1,", "it has 5 fields and the header 4; send it whole"),
+        (b'"b,2,1,1"', "it has 1 fields and the header 4"),
+        (b"b\xff,2,1,1", "it is not in UTF-8"),
+        (b'"b",2,1,1', None),
+        (b'"b,c",2,1,1', None),
+        (b"", None),
+    ],
+)
+def test_a_line_that_is_no_row_takes_no_other_with_it(line: bytes, said: str | None):
+    body = b"unit,cycle,load,p\r\na,1,1,1\r\n" + line + b"\r\nc,3,1,1\r\n"
+    rows = parse(CSV, body, PUMPS)
+    good = dict(zip(rows.places, rows.units, strict=True))
+    if said is None:
+        assert rows.flaws == []
+        assert list(good) == list(range(len(good)))
+        assert good.pop(1, "b") in {"b", "b,c", "c"}
+    else:
+        (flaw,) = rows.flaws
+        assert (flaw.index, said in flaw.message) == (1, True)
+        assert good == {0: "a", 2: "c"}
+
+
+def test_a_body_that_was_cut_loses_its_last_line_alone():
+    whole = b"unit,cycle,load,p\n" + b"".join(b"a,%d,1.5,2.5\n" % n for n in range(9))
+    for cut in range(len(whole) - 12, len(whole) - 5):
+        rows = parse(CSV, whole[:cut], PUMPS)
+        assert rows.cycles == [float(n) for n in range(8)]
+        assert [flaw.index for flaw in rows.flaws] in ([], [8])
+
+
+@pytest.mark.parametrize(
     ("content_type", "body", "kind", "said"),
     [
         ("text/plain", b"[]", Kind.UNSUPPORTED_MEDIA_TYPE, "the content type is text/plain; send"),
@@ -125,11 +160,13 @@ def test_a_bad_line_of_csv_is_named_with_its_place_and_the_others_are_read(line,
         (JSON, b"7", Kind.INVALID_REQUEST, "no array of readings"),
         (JSON, b"[" * 100_000, Kind.INVALID_REQUEST, "no array of readings"),
         (JSON, b'"\xff"', Kind.INVALID_REQUEST, "no array of readings"),
-        (CSV, b"\xff\xfe\x00", Kind.INVALID_REQUEST, "the column 'unit' is missing"),
+        (CSV, b"\xff\xfe\x00", Kind.INVALID_REQUEST, "its first line is not in UTF-8"),
+        (CSV, b"unit,unit\na,1\n", Kind.INVALID_REQUEST, "'unit_duplicated_0' is no column"),
+        (CSV, b"unit,unit\na,1\n\n", Kind.INVALID_REQUEST, "the column 'unit' is there twice"),
+        (CSV, b'unit,cycle\n"a,1\n', Kind.INVALID_REQUEST, "no CSV with a header: unexpected end"),
         (CSV, b"unit,cycle\na,1\n", Kind.INVALID_REQUEST, "the column 'load' is missing"),
         (CSV, b"", Kind.INVALID_REQUEST, "the column 'unit' is missing"),
         (CSV, b"unit,cycle,load,p,q\n", Kind.INVALID_REQUEST, "'q' is no column of readings"),
-        (CSV, b"unit,cycle,load,p\na,1,1,1,1\n", Kind.INVALID_REQUEST, "no CSV"),
         (JSON, b"[" + b"1," * MOST_ROWS + b"1]", Kind.TOO_LARGE, "10001 readings in one body"),
         (NDJSON, b"1\n" * (MOST_ROWS + 1), Kind.TOO_LARGE, "10001 readings in one body"),
     ],

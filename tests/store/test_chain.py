@@ -105,6 +105,11 @@ def test_nothing_in_the_ledger_is_changed_or_removed(engine: sa.Engine, statemen
         ),
         ("UPDATE ledger SET state = 'stale_data' WHERE position = 2", "not what was written"),
         ("UPDATE ledger SET unit = 'x' WHERE position = 2", "not what was written"),
+        (
+            "UPDATE ledger SET computed_at = computed_at - interval '1 day' WHERE position = 2",
+            "not what was written",
+        ),
+        ("UPDATE ledger SET readings_seen = 7 WHERE position = 2", "not what was written"),
         ("DELETE FROM ledger WHERE position = 2", "entry 2 is missing"),
     ],
 )
@@ -134,8 +139,9 @@ def test_a_ledger_from_before_the_chain_is_chained_by_the_migration(servers: Emb
             row = ledger._values(uuid4(), said)
             connection.execute(
                 sa.text(
-                    "INSERT INTO ledger (ledger_id, fleet, unit, state, prognosis, readings_seen, "
-                    "computed_at) VALUES (:ledger_id, :fleet, :unit, :state, :prognosis, 0, now())"
+                    "INSERT INTO ledger "
+                    "(ledger_id, fleet, unit, state, prognosis, readings_seen, computed_at) VALUES "
+                    "(:ledger_id, :fleet, :unit, :state, :prognosis, :readings_seen, :computed_at)"
                 ),
                 {**row, "fleet": fleet},
             )
