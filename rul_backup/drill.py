@@ -29,18 +29,17 @@ from rul_store.database import begin, connect, create_database
 SCRATCH = "rul_drill"
 
 
-class Proof(NamedTuple):
-    """What a drill found of one artefact."""
+class Restored(NamedTuple):
+    """A database that was restored for a moment."""
 
-    artefact: str
     seconds: float
     differences: tuple[str, ...]
-    """From what was kept; none proves it."""
+    """From what was kept."""
 
 
 def prove_databases(
     store: Store, run: Sealed, url: str, identities: Sequence[x25519.Identity]
-) -> list[Proof]:
+) -> list[Restored]:
     """Restore every database of a run into a scratch one, compare, and remove that again.
 
     Args:
@@ -61,7 +60,7 @@ def prove_databases(
 
 def _prove(
     store: Store, run: Sealed, artefact: Artefact, url: str, identities: Sequence[x25519.Identity]
-) -> Proof:
+) -> Restored:
     started = time.monotonic()
     with _scratch(url) as scratch:
         restore_database(store, run, artefact, scratch, identities)
@@ -72,7 +71,7 @@ def _prove(
         finally:
             engine.dispose()
     told = fingerprints.differences(artefact.facts, found)
-    return Proof(artefact.name, time.monotonic() - started, tuple(told))
+    return Restored(time.monotonic() - started, tuple(told))
 
 
 def restore_database(
@@ -157,13 +156,13 @@ def _refuse_content(url: str) -> int:
     try:
         with begin(engine) as connection:
             server = programs.major_version(connection)
-            found = fingerprints.of_database(connection)["tables"]
+            found = fingerprints.tables_of(connection)
     finally:
         engine.dispose()
     if found:
         raise StoreError(
             f"the database {make_url(url).database} is not empty ({len(found)} tables, "
-            f"{next(iter(found))} the first); restore into an empty one"
+            f"{found[0]} the first); restore into an empty one"
         )
     return server
 

@@ -26,6 +26,11 @@ _SUM = (
 )
 
 
+def tables_of(connection: sa.Connection) -> list[str]:
+    """The names of all tables but PostgreSQL's own."""
+    return list(connection.execute(sa.text(_TABLES)).scalars())
+
+
 def of_database(connection: sa.Connection) -> dict[str, Any]:
     """Rows and sum of every table, and where sequences stand.
 
@@ -37,7 +42,7 @@ def of_database(connection: sa.Connection) -> dict[str, Any]:
     connection.execute(sa.text("SET LOCAL extra_float_digits = 1"))
     connection.execute(sa.text("SET LOCAL bytea_output = 'hex'"))
     tables = {}
-    for table in connection.execute(sa.text(_TABLES)).scalars():
+    for table in tables_of(connection):
         rows, total = connection.execute(sa.text(_SUM.format(table=table))).one()
         tables[table] = {"rows": rows, "sum": total}
     sequences = connection.execute(sa.text(_SEQUENCES)).all()

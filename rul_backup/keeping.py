@@ -60,7 +60,7 @@ class Backups:
     Args:
         root: The data root.
         settings: Where backups and keys are.
-        engine: Where runs are written down.
+        engine: The platform's database; runs are written down there too.
     """
 
     def __init__(self, root: Path, settings: BackupSettings, engine: sa.Engine) -> None:
@@ -68,7 +68,7 @@ class Backups:
         self._keys = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
 
-    def make(self, url: str, versions: dict[str, str], now: datetime) -> Sealed:
+    def make(self, versions: dict[str, str], now: datetime) -> Sealed:
         """Keep the platform's database and models.
 
         Raises:
@@ -79,7 +79,7 @@ class Backups:
         verify_keys, maker = self._verify_keys(), self._maker()
         self._refuse_where_it_does_not_fit()
         run = Run(self.store, maker, now)
-        snapshots.keep_database(run, url)
+        snapshots.keep_database(run, self._url)
         snapshots.keep_models(run, self._root)
         schema = database.current_revision(self._engine)
         sealed = run.seal({**versions, "schema": schema or "none"}, verify_keys, _later(now))
@@ -100,10 +100,8 @@ class Backups:
             for sealed in runs.there(self.store, self._verify_keys())
         ]
 
-    def verify(
-        self, level: Level, now: datetime, *, only: Collection[str] | None = None
-    ) -> Verification:
-        """Look at the store; ``only`` says of which runs every artefact is read."""
+    def verify(self, level: Level, now: datetime) -> Verification:
+        """Look at every object of the store."""
         return checks.verify(
             self.store,
             self._verify_keys(),
@@ -111,22 +109,20 @@ class Backups:
             now=now,
             known=backup_rows.known(self._engine, LOCAL),
             identities=self._identities() if level >= Level.CONTENT else (),
-            runs=only,
         )
 
-    def prove(self, url: str, now: datetime, *, run: str | None = None) -> tuple[Sealed, Proof]:
-        """Restore a run's database into a scratch one, compare, and write down what was found.
+    def prove(self, run: str | None, now: datetime) -> tuple[Sealed, Proof]:
+        """Restore a run's database beside the live one, compare, and write down what was found.
 
         Args:
-            url: Of a database on the server where it is tried.
-            now: The moment of the drill.
             run: Which; the newest unless given.
+            now: The moment of the drill.
 
         Raises:
             StoreError: There is no such run, or it cannot be restored at all.
         """
         sealed = self.find(run)
-        found = drill.prove_databases(self.store, sealed, url, self._identities())
+        found = drill.prove_databases(self.store, sealed, self._url, self._identities())
         proof = Proof(
             number=sealed.manifest.number,
             proven_at=now,
@@ -172,8 +168,14 @@ class Backups:
             now,
         )
 
-    def let_go(self, numbers: Collection[int]) -> None:
-        """Let runs go."""
+    def left_behind(self, now: datetime) -> list[str]:
+        """Runs that left something and are none: killed while they were made or went."""
+        return runs.left_behind(self.store, self._verify_keys(), now)
+
+    def let_go(self, numbers: Collection[int], leftovers: Collection[str]) -> None:
+        """Let runs go, and remove what others left behind."""
+        for run in leftovers:
+            runs.remove(self.store, run)
         key = self._maker().signing_key
         for found in self.there():
             if found.sealed.manifest.number in numbers:
@@ -204,26 +206,31 @@ class Backups:
         Raises:
             SettingsError: There are keys already.
         """
-        there = [name for name in (SYSTEM, RECIPIENTS, SIGNING_KEY) if (self._keys / name).exists()]
+        made = keys.make()
+        texts = {
+            SYSTEM: f"{system}\n",
+            RECIPIENTS: made.recipients,
+            SIGNING_KEY: made.signing_key,
+            VERIFY_KEY: made.verify_key,
+            IDENTITY: made.identity,
+            ESCROW: made.escrow_identity,
+        }
+        there = [name for name in texts if (self._keys / name).exists()]
         if there:
             raise SettingsError(
                 f"{self._keys / there[0]} is there already; without it older backups could not be "
                 "read, so it is not written over"
             )
-        made = keys.make()
         self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, text in (
-            (SYSTEM, f"{system}\n"),
-            (RECIPIENTS, made.recipients),
-            (SIGNING_KEY, made.signing_key),
-            (VERIFY_KEY, made.verify_key),
-            (IDENTITY, made.identity),
-            (ESCROW, made.escrow_identity),
-        ):
+        for name, text in texts.items():
             path = self._keys / name
             path.touch(mode=0o600, exist_ok=False)
             path.write_text(text)
         return self._keys
+
+    @property
+    def _url(self) -> str:
+        return self._engine.url.render_as_string(hide_password=False)
 
     def _maker(self) -> Maker:
         path = self._keys / SYSTEM
@@ -247,10 +254,10 @@ class Backups:
         return keys.identities(self._keys / IDENTITY)
 
     def _refuse_where_it_does_not_fit(self) -> None:
-        there = runs.there(self.store, self._verify_keys())
-        if not there:
+        before = runs.newest(self.store, self._verify_keys())
+        if before is None:
             return
-        needed = ROOM * sum(one.sums.stored_bytes for one in there[-1].manifest.artefacts)
+        needed = ROOM * sum(one.sums.stored_bytes for one in before.manifest.artefacts)
         free = self.store.free_bytes()
         if free < needed:
             raise StoreError(

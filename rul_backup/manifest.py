@@ -32,9 +32,7 @@ class Kind(StrEnum):
     """What is kept."""
 
     POSTGRES = "postgres"
-    REDIS = "redis"
     MODELS = "models"
-    STACK = "stack"
 
 
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ removed, so that at no moment a manifest promises what is not there.
 
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -28,6 +28,8 @@ from rul_core.errors import StoreError
 from rul_store.backup_rows import Known
 
 RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
+UNFINISHED = timedelta(hours=24)
+"""A run that is at work for longer was ended; what it left may be removed."""
 
 
 class Sealed(NamedTuple):
@@ -77,13 +79,16 @@ class Run:
             name: Of the thing, such as ``platform.dump``.
             kind: What it is.
             content: Its bytes.
-            facts: What must be true of it once restored; may be filled until the run is sealed.
+            facts: What must be true of it once restored.
 
         Raises:
-            StoreError: It cannot be read or written; nothing of it is left.
+            StoreError: It cannot be written, or what gives it fails; nothing of it is left.
         """
-        with self._store.putting(object_of(self.name, name)) as stored:
-            sums = seal(content, stored, self._maker.recipients)
+        try:
+            with self._store.putting(object_of(self.name, name)) as stored:
+                sums = seal(content, stored, self._maker.recipients)
+        except (StoreError, OSError) as error:
+            raise StoreError(f"{name} cannot be kept: {error}") from error
         artefact = Artefact(name=name, kind=kind, sums=sums, facts=facts)
         self._artefacts.append(artefact)
         return artefact
@@ -173,5 +178,36 @@ def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
         if word not in store.sizes(f"{GONE}/"):
             with store.putting(word) as file:
                 file.write(manifests.write_gone(run.sha256, key))
-    for name in store.sizes(f"{RUNS}/{run.manifest.run}/"):
+    remove(store, run.manifest.run)
+
+
+def left_behind(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -> list[str]:
+    """Runs that left something and are none: killed while they were made, or while they went.
+
+    Raises:
+        StoreError: A manifest is damaged; until it is restored, nobody knows whose what is.
+    """
+    wanted = {sealed.manifest.run for sealed in there(store, keys)}
+    finished = {read(store, name, keys).manifest.run for name in store.sizes(f"{MANIFESTS}/")}
+    found = {name.split("/")[1] for name in store.sizes(f"{RUNS}/")} - wanted
+    return sorted(run for run in found if run in finished or is_unfinished(run, now))
+
+
+def is_unfinished(run: str, now: datetime) -> bool:
+    """Whether a run without a manifest, by its name, began too long ago to be at work still."""
+    begun = started_at(run)
+    return begun is not None and now - begun >= UNFINISHED
+
+
+def started_at(run: str) -> datetime | None:
+    """When a run began, by its name; none where it is no name of a run."""
+    try:
+        return datetime.strptime(run.partition("-")[0] + "+0000", "%Y%m%dT%H%M%SZ%z")
+    except ValueError:
+        return None
+
+
+def remove(store: Store, run: str) -> None:
+    """Remove every object of a run."""
+    for name in store.sizes(f"{RUNS}/{run}/"):
         store.remove(name)

@@ -10,7 +10,8 @@ flipped bit in an uncompressed dump restores in silence, so nothing is ever kept
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -50,49 +51,46 @@ class Writable(Protocol):
         ...
 
 
-class _Sum:
-    """Of all that went by."""
+class _Watched(io.RawIOBase):
+    """A stream that is summed as it is read or written, and knows what kept it from that."""
 
-    def __init__(self) -> None:
-        self._digest, self.count = hashlib.sha256(), 0
+    def __init__(self, below: Any) -> None:
+        self._below, self._digest = below, hashlib.sha256()
+        self.count = 0
+        self.error: Exception | None = None
 
-    def add(self, data: bytes) -> None:
-        self._digest.update(data)
-        self.count += len(data)
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._noting_errors():
+            data = self._below.read(size)
+        return self._summed(data)
+
+    def write(self, data: bytes, /) -> int:  # ty: ignore[incompatible-method-override]
+        with self._noting_errors():
+            self._below.write(data)
+        return len(self._summed(data))
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
+    @contextmanager
+    def _noting_errors(self) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
 
-class _Read(io.RawIOBase):
-    """A stream that is summed as it is read."""
-
-    def __init__(self, below: Readable) -> None:
-        self._below, self.sum = below, _Sum()
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._below.read(size)
-        self.sum.add(data)
+    def _summed(self, data: bytes) -> bytes:
+        self._digest.update(data)
+        self.count += len(data)
         return data
-
-
-class _Written(io.RawIOBase):
-    """A stream that is summed as it is written."""
-
-    def __init__(self, below: Writable) -> None:
-        self._below, self.sum = below, _Sum()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes, /) -> int:  # ty: ignore[incompatible-method-override]
-        self._below.write(data)
-        self.sum.add(data)
-        return len(data)
 
 
 def seal(plain: Readable, stored: Writable, to: Sequence[x25519.Recipient]) -> Sums:
@@ -104,19 +102,19 @@ def seal(plain: Readable, stored: Writable, to: Sequence[x25519.Recipient]) -> S
         to: Who can read it.
 
     Raises:
-        StoreError: It cannot be read or written; the reason is in it.
+        Exception: Whatever ``plain`` raises as it is read, or ``stored`` as it is written.
     """
-    source, target = _Read(plain), _Written(stored)
+    source, target = _Watched(plain), _Watched(stored)
     compressed: Any = zstandard.ZstdCompressor(level=LEVEL).stream_reader(cast("Any", source))
     try:
         pyrage.encrypt_io(compressed, cast("Any", target), list(to))
-    except pyrage.EncryptError as error:
-        raise StoreError(f"cannot be encrypted: {error}") from error
+    finally:
+        _raise_what_really_happened(source, target)
     return Sums(
-        plain_bytes=source.sum.count,
-        plain_sha256=source.sum.sha256,
-        stored_bytes=target.sum.count,
-        stored_sha256=target.sum.sha256,
+        plain_bytes=source.count,
+        plain_sha256=source.sha256,
+        stored_bytes=target.count,
+        stored_sha256=target.sha256,
     )
 
 
@@ -125,21 +123,32 @@ def unseal(stored: Readable, plain: Writable, by: Sequence[x25519.Identity]) -> 
 
     Raises:
         StoreError: None of the identities can, or the bytes are not those that were written.
+        Exception: Whatever ``stored`` raises as it is read, or ``plain`` as it is written.
     """
-    source, target = _Read(stored), _Written(plain)
+    source, target = _Watched(stored), _Watched(plain)
     below = cast("Any", target)
-    with zstandard.ZstdDecompressor().stream_writer(below, closefd=False) as expanded:
-        try:
+    try:
+        with zstandard.ZstdDecompressor().stream_writer(below, closefd=False) as expanded:
             pyrage.decrypt_io(cast("Any", source), cast("Any", expanded), list(by))
-        except pyrage.DecryptError as error:
+    except Exception as error:
+        _raise_what_really_happened(source, target)
+        if isinstance(error, pyrage.DecryptError):
             raise StoreError(
                 f"cannot be decrypted: {error}; give an identity of one of its recipients"
             ) from error
-        except (OSError, zstandard.ZstdError) as error:
+        if isinstance(error, OSError | zstandard.ZstdError):
             raise StoreError(f"is damaged: {error}") from error
+        raise
+    _raise_what_really_happened(source, target)
     return Sums(
-        plain_bytes=target.sum.count,
-        plain_sha256=target.sum.sha256,
-        stored_bytes=source.sum.count,
-        stored_sha256=source.sum.sha256,
+        plain_bytes=target.count,
+        plain_sha256=target.sha256,
+        stored_bytes=source.count,
+        stored_sha256=source.sha256,
     )
+
+
+def _raise_what_really_happened(source: _Watched, target: _Watched) -> None:
+    """What a stream raised: age tells of damage instead, or of nothing after the last write."""
+    if error := source.error or target.error:
+        raise error

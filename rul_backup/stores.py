@@ -24,7 +24,8 @@ class Store(Protocol):
         """A stream whose content becomes the object at the end, unless an error ends it.
 
         Raises:
-            StoreError: There is such an object, or it cannot be written.
+            StoreError: There is such an object.
+            OSError: It cannot be written.
         """
         ...
 
@@ -32,7 +33,7 @@ class Store(Protocol):
         """The object's content.
 
         Raises:
-            StoreError: There is none, or it cannot be read.
+            StoreError: There is none, or it may not be read.
         """
         ...
 
@@ -72,21 +73,19 @@ class FolderStore:
         path = self._path(name)
         if path.exists():
             raise StoreError(f"{path} exists and never changes; it is not written over")
-        try:
-            with files.replacing(path) as temporary, temporary.open("wb") as file:
-                yield file
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            yield file
 
     @contextmanager
     def reading(self, name: str) -> Generator[BinaryIO]:
         """See ``Store``."""
         path = self._path(name)
         try:
-            with path.open("rb") as file:
-                yield file
+            file = path.open("rb")
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+        with file:
+            yield file
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """See ``Store``."""

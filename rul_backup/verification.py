@@ -17,7 +17,7 @@ elsewhere, in PostgreSQL and in the other store.
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -26,14 +26,20 @@ from pyrage import x25519
 
 from rul_backup import manifest as manifests
 from rul_backup.manifest import Artefact
-from rul_backup.runs import GONE, MANIFESTS, RUNS, Sealed, object_of, read
+from rul_backup.runs import (
+    GONE,
+    MANIFESTS,
+    RUNS,
+    Sealed,
+    is_unfinished,
+    object_of,
+    read,
+    started_at,
+)
 from rul_backup.sealing import unseal
 from rul_backup.stores import Store
 from rul_core.errors import StoreError
 from rul_store.backup_rows import Known
-
-UNFINISHED = timedelta(hours=24)
-"""A run that is at work for longer was ended; what it left may be removed."""
 
 
 class Level(IntEnum):
@@ -67,7 +73,6 @@ def verify(
     now: datetime,
     known: Collection[Known] = (),
     identities: Sequence[x25519.Identity] = (),
-    runs: Collection[str] | None = None,
 ) -> Verification:
     """Look at every object of a store.
 
@@ -78,7 +83,6 @@ def verify(
         now: Tells unfinished runs from those at work.
         known: What is known elsewhere of the runs of this store.
         identities: For what is within; needed from ``Level.CONTENT`` on.
-        runs: Whose artefacts are read; all unless given. Everything else is always looked at.
 
     Returns:
         Every finding names its object; none is the good case.
@@ -105,7 +109,7 @@ def verify(
                     f"has {sizes[name]:,} bytes where {artefact.sums.stored_bytes:,} were written",
                 )
             )
-        elif level > Level.EXISTS and (runs is None or name.split("/")[1] in runs):
+        elif level > Level.EXISTS:
             findings += _read(store, name, artefact, identities if level > Level.STORED else None)
     return Verification(len(chain) - len(gone), len(sizes), tuple(findings))
 
@@ -196,23 +200,13 @@ def _belonging_to_nobody(
             continue
         if folder == RUNS and finished.get(run) in gone:
             continue  # it is being removed
-        if folder == RUNS and run not in finished:
-            age = now - started_at(run)
-            if timedelta(0) <= age < UNFINISHED:
-                continue
+        begun = started_at(run) if folder == RUNS and run not in finished else None
+        if begun is None or begun > now:
+            yield Finding(name, "belongs to no run; nobody of us put it there")
+        elif is_unfinished(run, now):
             yield Finding(
                 name, "is of a run that was never finished; `rul backup prune` removes it"
             )
-        else:
-            yield Finding(name, "belongs to no run; nobody of us put it there")
-
-
-def started_at(run: str) -> datetime:
-    """When a run began, by its name; the beginning of time where it is no name of a run."""
-    try:
-        return datetime.strptime(run.partition("-")[0] + "+0000", "%Y%m%dT%H%M%SZ%z")
-    except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
 
 
 def _read(
@@ -228,7 +222,7 @@ def _read(
             sums = unseal(file, _Nowhere(), identities)
             if sums != artefact.sums:
                 yield Finding(name, "is not what was kept: its checksum differs")
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         yield Finding(name, str(error))
 
 

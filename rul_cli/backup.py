@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from rul_cli.console import console, print_json
 from rul_cli.fleet import Root
-from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened
+from rul_cli.laptop import DEFAULT_ROOT, opened
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from rul_backup.keeping import Backups
@@ -26,11 +26,11 @@ LEVELS = ("exists", "stored", "content")
 
 
 @contextmanager
-def _backups(root: Path) -> Generator[tuple["Backups", Laptop]]:
+def _backups(root: Path) -> Generator["Backups"]:
     from rul_backup.keeping import Backups, BackupSettings
 
     with opened(root) as laptop:
-        yield Backups(laptop.root, BackupSettings(), laptop.engine), laptop
+        yield Backups(laptop.root, BackupSettings(), laptop.engine)
 
 
 @app.command("keys")
@@ -39,7 +39,7 @@ def make_keys(
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Make the keys of a platform's backups. Nothing is written over."""
-    with _backups(root) as (backups, _):
+    with _backups(root) as backups:
         folder = backups.make_keys(system)
     console.print(
         f"Keys of {system} are in {folder}. Move backup_escrow_identity into a safe: when this "
@@ -54,9 +54,8 @@ def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     """Keep the platform's database, models and fleets."""
     from importlib.metadata import version
 
-    with _backups(root) as (backups, laptop):
-        url = laptop.settings.database_url.get_secret_value()
-        sealed = backups.make(url, {"rul": version("rul-platform")}, datetime.now(UTC))
+    with _backups(root) as backups:
+        sealed = backups.make({"rul": version("rul-platform")}, datetime.now(UTC))
     told = sealed.manifest
     if json:
         print_json(told)
@@ -73,7 +72,7 @@ def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
 @app.command("list")
 def list_runs(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     """The runs that are there, the newest last."""
-    with _backups(root) as (backups, _):
+    with _backups(root) as backups:
         found = backups.there()
     if json:
         print_json([{"manifest": one.sealed.manifest, "proof": one.proof} for one in found])
@@ -109,7 +108,7 @@ def verify(
 
     if level not in LEVELS:
         raise typer.BadParameter(f"{level!r} is no level; give one of {', '.join(LEVELS)}")
-    with _backups(root) as (backups, _):
+    with _backups(root) as backups:
         found = backups.verify(Level(LEVELS.index(level)), datetime.now(UTC))
         where = str(backups.store)
     if json:
@@ -132,9 +131,8 @@ def verify(
 @app.command("drill")
 def drill(run: RunName = None, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     """Restore a run's database beside the live one and compare. Ends with 1 where it differs."""
-    with _backups(root) as (backups, laptop):
-        url = laptop.settings.database_url.get_secret_value()
-        sealed, proof = backups.prove(url, datetime.now(UTC), run=run)
+    with _backups(root) as backups:
+        sealed, proof = backups.prove(run, datetime.now(UTC))
     if json:
         print_json({"run": sealed.manifest.run, "proof": proof})
     elif proof.differences:
@@ -159,7 +157,7 @@ def restore(
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Bring a run back into an empty database and a new folder; never over what is there."""
-    with _backups(root) as (backups, _):
+    with _backups(root) as backups:
         sealed = backups.restore(run, database, files)
     console.print(
         f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
@@ -179,11 +177,15 @@ def prune(
     from rul_backup.retention import Policy
 
     policy = Policy(weekly_for=timedelta(weeks=weeks), monthly_for=timedelta(days=31 * months))
-    with _backups(root) as (backups, _):
-        plan = backups.plan(policy, datetime.now(UTC))
+    with _backups(root) as backups:
+        now = datetime.now(UTC)
+        plan, leftovers = backups.plan(policy, now), backups.left_behind(now)
         if apply:
-            backups.let_go(plan.drop)
+            backups.let_go(plan.drop, leftovers)
     for number, reason in plan.keep.items():
         console.print(f"{number} stays: {reason}", highlight=False)
     for number in plan.drop:
         console.print(f"{number} {'went' if apply else 'may go'}", highlight=False)
+    for run in leftovers:
+        done = "is removed" if apply else "may be removed"
+        console.print(f"{run} left something and is no run; it {done}", highlight=False)

@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,17 +26,18 @@ def setting(name: str, otherwise: str) -> Callable[[], str]:
     return read
 
 
-folder_of_secrets = setting("STACK_SECRETS", "secrets")
-Folder = Annotated[
-    Path,
-    typer.Option(
-        "--to",
+def folder_of_secrets(flag: str) -> Any:
+    """The option that names the folder of secret files, as the environment or ``.env`` does too."""
+    return typer.Option(
+        flag,
         envvar="STACK_SECRETS",
-        default_factory=folder_of_secrets,
+        default_factory=setting("STACK_SECRETS", "secrets"),
         show_default="STACK_SECRETS of .env, or secrets",
-        help="the folder that holds them",
-    ),
-]
+        help="the folder of secret files",
+    )
+
+
+Folder = Annotated[Path, folder_of_secrets("--to")]
 OWNER_IMAGE = "rul-assets:dev"
 
 

@@ -20,16 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="The container stack, before it sta
 SOCKET = Path("/var/run/docker.sock")
 ENVIRONMENT = Path(".env")
 ENOUGH_CPUS, ENOUGH_BYTES = 4, 14 * GIB
-Folder = Annotated[
-    Path,
-    typer.Option(
-        "--secrets",
-        envvar="STACK_SECRETS",
-        default_factory=folder_of_secrets,
-        show_default="STACK_SECRETS of .env, or secrets",
-        help="the folder of secret files",
-    ),
-]
+Folder = Annotated[Path, folder_of_secrets("--secrets")]
 
 
 @app.command("init")

@@ -86,7 +86,7 @@ class Begun:
 
     name: str
     owner: int
-    text: str
+    begins_as: str
 
 
 def _admin_key() -> str:
@@ -284,7 +284,7 @@ def _refuse_halves(there: set[str]) -> None:
 
 def _content(file: Made | Follows | Begun, values: Mapping[str, str]) -> str:
     if isinstance(file, Begun):
-        return file.text
+        return file.begins_as
     if isinstance(file, Made):
         return file.text(values[file.name])
     return file.compute(*(values[name] for name in file.of))

@@ -22,7 +22,7 @@ REQUEST_ERRORS = Counter("rul_requests_error", "Requests answered with 500 and a
 REQUEST_SECONDS = Histogram(
     "rul_request_duration_seconds", "Until the answer was sent.", _OF_ROUTE, buckets=BUCKETS
 )
-OF_ROLES = Counter(
+REQUESTS_BY_ROLE = Counter(
     "rul_requests_by_role",
     "Requests answered, by what whoever asked is for; one of several roles counts for each.",
     ("role",),
@@ -58,7 +58,7 @@ def asked_by(roles: Iterable[str]) -> None:
 
 @cache
 def _of_role(role: str) -> Counter:
-    return OF_ROLES.labels(role)
+    return REQUESTS_BY_ROLE.labels(role)
 
 
 @cache

@@ -1,6 +1,8 @@
 """Who can read a backup, and what is said where a key or a stream is not what it should be."""
 
+import errno
 import io
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,12 +58,27 @@ def test_a_stream_that_was_cut_or_changed_is_damaged(plant: Keys, at: int):
     stored = io.BytesIO()
     content = bytes(range(256)) * 4000
     seal(io.BytesIO(content), stored, plant.maker.recipients)
-    whole = stored.getvalue() + b""
+    whole = stored.getvalue()
     changed = bytearray(whole)
     changed[at % len(whole)] ^= 4
     for damaged in (bytes(changed), whole[: at % len(whole)]):
         with pytest.raises(StoreError, match=r"is damaged|cannot be decrypted"):
             unseal(io.BytesIO(damaged), io.BytesIO(), plant.identities)
+
+
+class Full(io.RawIOBase):
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("size", [1, 10, 1_000_000])
+def test_a_full_disk_is_a_full_disk_and_neither_damage_nor_a_backup(plant: Keys, size: int):
+    content, stored = random.Random(size).randbytes(size), io.BytesIO()
+    with pytest.raises(OSError, match="No space left on device"):
+        seal(io.BytesIO(content), Full(), plant.maker.recipients)
+    seal(io.BytesIO(content), stored, plant.maker.recipients)
+    with pytest.raises(OSError, match="No space left on device"):
+        unseal(io.BytesIO(stored.getvalue()), Full(), plant.identities)
 
 
 def rsa() -> bytes:

@@ -49,9 +49,10 @@ def house_in(root: Path, plant: Keys, count: int = 5) -> House:
     for number in range(count):
         at = START + timedelta(hours=number)
         run = Run(store, plant.maker, at)
-        for kind in (Kind.POSTGRES, Kind.REDIS, Kind.MODELS):
+        for name in ("platform", "dagster", "models"):
+            kind = Kind.MODELS if name == "models" else Kind.POSTGRES
             content = chance.randbytes(chance.randint(10, 3000))
-            run.keep(f"{kind}.data", kind, io.BytesIO(content), {})
+            run.keep(f"{name}.data", kind, io.BytesIO(content), {})
         sealed.append(run.seal({"rul": "0.1.0"}, plant.verify, at))
     runs.let_go(store, sealed[1], plant.maker.signing_key)
     return House(root, store, plant, sealed)
@@ -199,12 +200,41 @@ def test_a_run_that_is_at_work_is_no_damage_and_one_that_was_killed_is(house: Ho
     (finding,) = house.look().findings
     assert finding.object.startswith("runs/20261102T230000Z")
     assert "never finished" in finding.problem
+    (left,) = runs.left_behind(house.store, plant.verify, NOW)
+    assert finding.object.split("/")[1] == left
+    runs.remove(house.store, left)
+    assert house.look().findings == ()
+
+
+def test_a_run_whose_going_was_cut_short_is_cleared_away_later(house: House, monkeypatch):
+    last = house.sealed[3]
+
+    def killed(_store: FolderStore, _run: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runs.let_go(house.store, last, house.plant.maker.signing_key)
+    monkeypatch.undo()
+    assert house.look().findings == ()
+    assert runs.left_behind(house.store, house.plant.verify, NOW) == [last.manifest.run]
+    runs.remove(house.store, last.manifest.run)
+    assert house.store.sizes(f"runs/{last.manifest.run}/") == {}
+    assert house.look().findings == ()
+
+
+@pytest.mark.parametrize("name", ["runs/copy/a", "runs/20990101T000000Z-aaaaaa/a", "stray"])
+def test_what_nobody_of_us_put_there_is_told_and_never_removed(house: House, name: str):
+    (house.root / name).parent.mkdir(exist_ok=True)
+    (house.root / name).write_bytes(b"x")
+    (finding,) = house.look().findings
+    assert finding == (name, "belongs to no run; nobody of us put it there")
+    assert runs.left_behind(house.store, house.plant.verify, NOW) == []
 
 
 def test_a_dump_that_decrypts_to_something_else_is_found_where_only_its_content_shows_it(
     house: House, plant: Keys
 ):
-    path = house.root / runs.object_of(house.sealed[3].manifest.run, "postgres.data")
     # The same size and checksum cannot be made; a manifest that says another plain sum can.
     run = Run(house.store, plant.maker, NOW)
     kept = run.keep("postgres.data", Kind.POSTGRES, io.BytesIO(b"true"), {})
@@ -212,7 +242,6 @@ def test_a_dump_that_decrypts_to_something_else_is_found_where_only_its_content_
         kept, sums=msgspec.structs.replace(kept.sums, plain_sha256="0" * 64)
     )
     run.seal({}, plant.verify, NOW)
-    assert path.exists()
     assert house.look(Level.STORED).findings == ()
     (finding,) = house.look(Level.CONTENT).findings
     assert finding.problem == "is not what was kept: its checksum differs"

@@ -1,7 +1,6 @@
 """``rul backup`` on a real PostgreSQL."""
 
 import json
-import os
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
-from rul_backup import keeping
+from rul_backup import fingerprints, keeping, retention
 from rul_cli.backup import app
 from rul_core.errors import RulError
 from rul_store import backup_rows
@@ -30,19 +29,14 @@ def refused(*arguments: str) -> str:
 
 
 @pytest.fixture
-def root(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith("RUL_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RUL_ROOT", str(tmp_path))
-    monkeypatch.setenv("RUL_DATABASE_URL", database_url)
-    bundle = tmp_path / "models" / "pumps" / "v1"
+def root(data_root: Path) -> Path:
+    bundle = data_root / "models" / "pumps" / "v1"
     bundle.mkdir(parents=True)
     (bundle / "model.cbm").write_bytes(bytes(range(256)) * 100)
-    (tmp_path / "models" / "pumps" / ".v2.tmp").mkdir()
-    (tmp_path / "fleets").mkdir()
-    (tmp_path / "fleets" / "pumps.toml").write_text("name = 'pumps'\n")
-    return tmp_path
+    (data_root / "models" / "pumps" / ".v2.tmp").mkdir()
+    (data_root / "fleets").mkdir()
+    (data_root / "fleets" / "pumps.toml").write_text("name = 'pumps'\n")
+    return data_root
 
 
 @pytest.fixture
@@ -77,6 +71,10 @@ def test_keys_are_each_for_their_owner_alone_and_never_written_over(with_keys: P
     before = (with_keys / "backup-keys" / "backup_identity").read_text()
     assert "is there already" in refused("keys", "plant")
     assert (with_keys / "backup-keys" / "backup_identity").read_text() == before
+    for name in set(found) - {"backup_identity"}:
+        (with_keys / "backup-keys" / name).unlink()
+    assert "backup_identity is there already" in refused("keys", "plant")
+    assert [path.name for path in (with_keys / "backup-keys").iterdir()] == ["backup_identity"]
 
 
 def test_it_is_kept_looked_at_proved_and_comes_back(
@@ -142,8 +140,6 @@ def test_damage_ends_with_1_and_names_the_object(with_keys: Path, engine: sa.Eng
 def test_a_drill_that_finds_a_difference_ends_with_1(
     with_keys: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    from rul_backup import fingerprints
-
     run("now")
     true = fingerprints.differences
     monkeypatch.setattr(
@@ -160,8 +156,6 @@ def test_what_may_go_is_told_first_and_goes_when_it_is_said(
 ):
     for _ in range(3):
         run("now")
-    from rul_backup import retention
-
     short = retention.Policy(all_for=timedelta(0), daily_for=timedelta(0))
     monkeypatch.setattr(retention, "Policy", lambda **_: short)
     told = run("prune").output
@@ -173,6 +167,13 @@ def test_what_may_go_is_told_first_and_goes_when_it_is_said(
     assert "1 runs" in run("verify", "--level", "content").output
     run("now")
     assert json.loads(run("list", "--json").output)[-1]["manifest"]["number"] == 4
+    killed = with_keys / "backups" / "runs" / "20260101T000000Z-aaaaaa" / "platform.dump.zst.age"
+    killed.parent.mkdir()
+    killed.write_bytes(b"half")
+    assert "20260101T000000Z-aaaaaa left something and is no run; it may" in run("prune").output
+    assert killed.exists()
+    run("prune", "--apply")
+    assert not killed.exists()
 
 
 def test_a_full_disk_is_found_before_anything_is_written(

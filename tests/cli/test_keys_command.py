@@ -1,7 +1,6 @@
 """``rul keys`` and ``rul audit`` on a real PostgreSQL."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,7 @@ from rul_store.database import begin
 
 
 @pytest.fixture(autouse=True)
-def _servers(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("RUL_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RUL_ROOT", str(tmp_path))
-    monkeypatch.setenv("RUL_DATABASE_URL", database_url)
+def _servers(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ann")
 
 

@@ -1,7 +1,6 @@
 """``rul ledger`` on a real PostgreSQL."""
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,14 +43,9 @@ def said(fleet: str, minutes: int = 0) -> Prognosis:
 
 
 @pytest.fixture
-def root(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith("RUL_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RUL_ROOT", str(tmp_path))
-    monkeypatch.setenv("RUL_DATABASE_URL", database_url)
-    fleets.save(tmp_path, simulated_fleet(Simulation(sensors=3), "pumps"))
-    return tmp_path
+def root(data_root: Path) -> Path:
+    fleets.save(data_root, simulated_fleet(Simulation(sensors=3), "pumps"))
+    return data_root
 
 
 @pytest.fixture

@@ -44,15 +44,10 @@ def refused(*arguments: str) -> RulError:
 
 
 @pytest.fixture
-def root(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(data_root: Path) -> Path:
     """A data root with a described fleet, and the servers that the environment names."""
-    for name in list(os.environ):
-        if name.startswith("RUL_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RUL_ROOT", str(tmp_path))
-    monkeypatch.setenv("RUL_DATABASE_URL", database_url)
-    fleets.save(tmp_path, simulated_fleet(Simulation(sensors=3), FLEET))
-    return tmp_path
+    fleets.save(data_root, simulated_fleet(Simulation(sensors=3), FLEET))
+    return data_root
 
 
 def bundle(root: Path, number: int) -> str:

@@ -29,7 +29,6 @@ RECORDING = [
 BY_NAME = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
 STEP_SECONDS = 15
 ERRORS, SLOW = "job:rul_requests_error:ratio_rate", "job:rul_requests_slow:ratio_rate"
-WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 DAY = 86_400
 
 
@@ -260,7 +259,7 @@ EXPECTED = {
     "job:rul_request_duration_seconds:p95_rate5m": (
         1 + 1.5 * (0.95 * LAST - (LAST - LAST_WRONG)) / LAST_WRONG
     ),
-    **{f"{name}{window}": share(window) for name in (ERRORS, SLOW) for window in WINDOWS},
+    **{f"{name}{window}": share(window) for name in (ERRORS, SLOW) for window in WINDOW_MINUTES},
 }
 """What each recording rule must say at the end of that history."""
 
