@@ -149,7 +149,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="short turns, fewer peers, no worker replaced: two minutes",
+        help="short turns, fewer peers, 2,000 units, no worker replaced: two minutes",
     )
     parser.add_argument(
         "--soak", action="store_true", help="a million requests before memory is looked at again"
@@ -272,6 +272,7 @@ async def _measured(
         "fleet_list_p95_ms": ranked["p95_ms"],
         "memory_growth_ratio": memory["growth_ratio"],
         "swap_failures": faults["failures"] + single["failed"] + whole["failed"],
+        "swap_reconnected": faults["reconnected"],
     }
     say(_required_table(headline, details))
     return {**headline, "details": details}

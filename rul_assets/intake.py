@@ -5,7 +5,9 @@ not: finding files (``rul_store.landing``), parsing (``rul_core.readers``), judg
 
 Every step is known by the content it takes in, and repeating it changes nothing: rows go into the
 lake under the file's checksum or the watermark they follow, lives are updated, and only then is a
-file marked as taken. So a run that was killed is simply run again.
+file marked as taken. So a run that was killed is simply run again. Where the lake was
+lost, or restored to an earlier day, what it lacks is taken again from the files that still lie in
+the landing folder, and from PostgreSQL.
 """
 
 import hashlib
@@ -66,7 +68,8 @@ def take(engine: sa.Engine, root: Path, lake: Lake, fleet: Fleet) -> Taken:
             RAW, fleet.name, "nothing", with_source(pl.DataFrame(schema=fleet.readings_schema))
         )
     folder = landing_of(engine, root, fleet.name)
-    look = folder.look()
+    lost = _lost(folder, lake)
+    look = folder.look(again=lost)
     files, repeated, broken = {}, [], {}
     changing = {path.name: "changed a moment ago" for path in look.unsettled}
     for path in look.ready:
@@ -75,7 +78,7 @@ def take(engine: sa.Engine, root: Path, lake: Lake, fleet: Fleet) -> Taken:
         except StoreError as error:
             changing[path.name] = str(error)
             continue
-        if folder.was_taken(file):
+        if file.sha256 not in lost and folder.was_taken(file):
             repeated.append(file.name)
             continue
         try:
@@ -85,6 +88,7 @@ def take(engine: sa.Engine, root: Path, lake: Lake, fleet: Fleet) -> Taken:
             broken[file.name] = str(error)
             continue
         folder.mark_taken(file, files[file.name])
+        lost.discard(file.sha256)
     return Taken(
         files=files,
         repeated=tuple(repeated),
@@ -107,12 +111,24 @@ def set_aside(lake: Lake, fleet: str) -> pl.DataFrame:
     return lake.scan(RAW_SET_ASIDE, fleet).collect()
 
 
+def _lost(folder: Landing, lake: Lake) -> set[str]:
+    """SHA-256 of files that were taken, and whose rows a lake that was lost had."""
+    table = lake.current(RAW, folder.fleet)
+    kept = {run.run_id for run in table.runs} if table else set()
+    return {content for content in folder.contents() if _run_of(content) not in kept}
+
+
+def _run_of(content: str) -> str:
+    """What the lake calls the rows of a file of that SHA-256."""
+    return f"{FILE_RUN}{content[:40]}"
+
+
 def _take_file(engine: sa.Engine, lake: Lake, fleet: Fleet, file: LandedFile) -> int:
     """How many readings the file gave."""
     table = readers.parse_file(file.data, file.name)
     conformed = readers.conform(table, fleet, source=file.name)
     _refuse_mostly_unreadable(conformed.set_aside, table.height, file.name)
-    name = f"{FILE_RUN}{file.sha256[:40]}"
+    name = _run_of(file.sha256)
     if conformed.set_aside.height:
         lake.append(RAW_SET_ASIDE, fleet.name, name, conformed.set_aside)
     lake.append(RAW, fleet.name, name, conformed.readings)

@@ -7,6 +7,7 @@ import typer
 from rul_cli.console import console, print_json
 from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, opened
+from rul_cli.noted import Noted
 
 app = typer.Typer(no_args_is_help=True, help="Whether the audit is what was written.")
 
@@ -33,22 +34,17 @@ def verify(
     from rul_store import audit
     from rul_store.chain import Break
 
-    position, _, expected = noted.partition(":")
-    if noted and not (position.isdecimal() and expected):
-        raise typer.BadParameter(f"--noted is {noted!r}; give a position, a colon and a hash")
+    earlier = Noted.parse(noted)
     entries, end, found = 0, "", ""
     with opened(root) as laptop:
         for link in audit.verify(laptop.engine):
             if isinstance(link, Break):
                 raise StoreError(f"the audit was changed at entry {link.position}: {link.reason}")
             entries, end = link.position, link.hash.hex()
-            if noted and link.position == int(position):
+            if earlier and link.position == earlier.position:
                 found = end
-    if noted and found != expected:
-        raise StoreError(
-            f"entry {position} of the audit is not the one that was noted (its hash is "
-            f"{found or 'none: it is missing'}); the audit was written anew or cut off"
-        )
+    if earlier:
+        earlier.refuse_other(found, "the audit")
     if json:
         print_json({"entries": entries, "hash": end})
     else:

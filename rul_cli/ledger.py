@@ -12,6 +12,7 @@ from rich.table import Table
 from rul_cli.console import console, print_json
 from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened
+from rul_cli.noted import Noted
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from rul_store.ledger import Recorded
@@ -30,22 +31,34 @@ def verify(
         str | None, typer.Option(help="this one alone; every one unless given")
     ] = None,
     root: Root = DEFAULT_ROOT,
+    noted: Annotated[
+        str,
+        typer.Option(
+            help="POSITION:HASH of that fleet, as an earlier walk told it", show_default=False
+        ),
+    ] = "",
     json: Json = False,
 ) -> None:
     """Walk the chain of each fleet to its end. Ends with 1 where an entry is not what was written.
 
-    An entry removed from the end leaves a chain without a fault: compare the last position and hash
-    with those that were noted elsewhere.
+    An entry removed from the end leaves a chain without a fault: note the last position and hash
+    elsewhere, and give them to a later walk of that fleet (--noted).
     """
     from rul_core.errors import StoreError
     from rul_store import ledger
 
+    earlier = Noted.parse(noted)
+    if earlier and fleet is None:
+        raise typer.BadParameter("--noted is of one fleet's chain; say which with --fleet")
     with opened(root) as laptop:
         known = ledger.fleets(laptop.engine)
         if fleet is not None and fleet not in known:
             others = ", ".join(known) or "none"
             raise StoreError(f"the ledger has no entry of a fleet {fleet!r} (fleets: {others})")
         found = [_verified(laptop, name) for name in (known if fleet is None else (fleet,))]
+        if earlier and fleet is not None:
+            there = ledger.since(laptop.engine, fleet, earlier.position - 1, limit=1)
+            earlier.refuse_other(there[0].hash if there else "", f"the ledger of {fleet}")
     if json:
         print_json(found)
     else:

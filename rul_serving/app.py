@@ -30,6 +30,7 @@ from rul_serving.routes import (
     probes,
     prognoses,
     readings,
+    set_aside,
     shadow,
     units,
 )
@@ -62,6 +63,7 @@ def create_app(
         route_handlers=[
             prognoses.prognose_windows,
             readings.send_readings,
+            set_aside.list_set_aside,
             fleets.list_fleets,
             fleets.rank_units,
             advisories.list_advisories,

@@ -21,9 +21,10 @@ from rul_core.prognosis import Prognosis
 from rul_core.schema import CYCLE, LIFE, TIME, UNIT, Fleet, Outcome
 from rul_serving.problems import Flaw, Reason
 from rul_serving.rows import Rows
-from rul_store import histories, lives, readings
+from rul_store import histories, lives, readings, set_aside
 from rul_store.copying import NewReadings
 from rul_store.database import Statement
+from rul_store.lake import Lake
 from rul_store.lives import Standing
 from rul_store.readings import Outcome as Fate
 
@@ -108,12 +109,13 @@ class Batch:
     def __init__(
         self,
         connection: sa.Connection,
+        lake: Lake,
         fleet: Fleet,
         receipts: list[Receipt],
         landed_rows: int,
     ) -> None:
         self.connection, self.fleet, self.receipts = connection, fleet, receipts
-        self.landed_rows = landed_rows
+        self._lake, self.landed_rows = lake, landed_rows
         self.standing: dict[Life, Standing] = {}
         self.running: dict[str, int] = {}
         """By unit: its newest life, if that runs."""
@@ -135,7 +137,7 @@ class Batch:
         named = [
             life for each in sent for life in zip(each.rows.units, each.rows.lives, strict=True)
         ]
-        wanted = _unknown_lives(dict.fromkeys(named), found)
+        wanted = _unknown_lives(sorted(set(named), key=_by_life), found)
         if wanted and self.fleet.unknown_units == "refuse":
             heard_of = lives.known_units(self.connection, self.fleet.name, units)
             wanted = {life for life in wanted if life[0] in heard_of}
@@ -199,7 +201,8 @@ class Batch:
         if not ahead.all():
             others = np.flatnonzero(~ahead)
             frame = self._frame(rows.take(others))
-            fates[others] = readings.insert_many(self.connection, self.fleet, frame)
+            landed = self._landed(np.unique(rows.life[others]).tolist())
+            fates[others] = readings.insert_many(self.connection, self.fleet, frame, landed)
             late = np.unique(rows.life[others[fates[others] == Fate.NEW]])
             self.late = {self.lives[place] for place in late.tolist()}
         self._new = rows.take(fates == Fate.NEW)
@@ -212,7 +215,7 @@ class Batch:
         if len(self._conflicts):
             traces = [sent[request].trace_id for request in self._conflicts.request.tolist()]
             frame = self._frame(self._conflicts)
-            readings.set_aside(self.connection, self.fleet, frame, traces)
+            set_aside.keep(self.connection, self.fleet, frame, traces)
 
     def requests(self) -> dict[Life, list[int]]:
         """By life: the places of the requests that brought something new of it, in order."""
@@ -245,6 +248,13 @@ class Batch:
             starts=np.append(starts, len(new)),
             times=[new.times[end - 1] for end in ends],
         )
+
+    def _landed(self, places: Sequence[int]) -> pl.DataFrame | None:
+        """What came of some lives in files, where any did."""
+        if not self.landed_rows:
+            return None
+        wanted = [self.lives[place] for place in places]
+        return histories.read_landed(self._lake, self.fleet, wanted, self.landed_rows)
 
     def _named(self, rows: _Columns) -> NewReadings:
         named = [self.lives[place] for place in rows.life.tolist()]
@@ -302,6 +312,13 @@ class Batch:
                 f"life {number} of unit {unit!r} ended at cycle {standing.end_cycle:g} "
                 f"({standing.outcome}); begin the next one, or correct the cycle"
             )
+        elif unit in heard_of and number:
+            reason = Reason.UNKNOWN_LIFE
+            last = max(one for name, one in self.standing if name == unit)
+            message = (
+                f"the last life of unit {unit!r} is {last}, so {number} cannot be its next; "
+                "correct the number, or start that life first"
+            )
         elif unit in heard_of:
             message = f"no life of unit {unit!r} runs; begin the next one, or name the life"
         else:
@@ -328,11 +345,27 @@ class Batch:
 def _unknown_lives(
     named: Iterable[tuple[str, int | None]], found: Mapping[str, Mapping[int, Standing]]
 ) -> set[Life]:
-    """The lives that rows name, or mean, and that nobody has heard of."""
+    """The lives that rows name, or mean, and that nobody has heard of.
+
+    Of a known unit no life beyond the next one: a number that was mistyped would take the unit's
+    place, and all later readings.
+
+    Args:
+        named: In the order of the lives' numbers.
+        found: What is known.
+    """
     wanted = set()
+    last = {unit: max(of_unit) for unit, of_unit in found.items()}
     for unit, number in named:
-        if unit not in found:
+        if unit not in last:
             wanted.add((unit, number or 1))
-        elif number is not None and number not in found[unit]:
+            last[unit] = number or 1
+        elif number is not None and number not in found.get(unit, ()) and number <= last[unit] + 1:
             wanted.add((unit, number))
+            last[unit] = max(last[unit], number)
     return wanted
+
+
+def _by_life(named: tuple[str, int | None]) -> tuple[str, int]:
+    unit, number = named
+    return unit, number or 0

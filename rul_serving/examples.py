@@ -60,6 +60,7 @@ from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
 from rul_store.news import Cursor, Place
 from rul_store.replay import Replayed, ReplayVerdict
+from rul_store.set_aside import SetAside, SetAsidePage
 from rul_store.shadow import Nominee, Pair
 from rul_store.unit_lives import Life, UnitLives
 from rul_store.verdicts import AlarmRecord, Finding, Verdict
@@ -159,6 +160,24 @@ RECEIVED = Received(
     errors=[],
     warnings=[],
     prognoses=[PROGNOSIS],
+)
+SET_ASIDE = SetAsidePage(
+    fleet="pumps",
+    readings=[
+        SetAside(
+            unit="pump-7",
+            life=1,
+            cycle=141.0,
+            time=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
+            values={"load": 0.8, "vibration": 44.0, "temperature": 71.0},
+            kept_time=datetime(2026, 11, 23, 4, 15, tzinfo=UTC),
+            kept_values={"load": 0.8, "vibration": 4.4, "temperature": 71.0},
+            reason="conflict",
+            set_aside_at=datetime(2026, 11, 23, 5, 15, tzinfo=UTC),
+            trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        )
+    ],
+    next_cursor="eyJiZWZvcmUiOjd9",
 )
 PROGNOSES = Prognoses(prognoses=[PROGNOSIS])
 RANKED = RankedUnits(

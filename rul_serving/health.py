@@ -44,6 +44,10 @@ async def _model_root(service: Service) -> Dependency:
     if not readable:
         detail = f"{root} is no folder that can be read; mount it, or correct RUL_ROOT"
         return Dependency(status=Readiness.DOWN, detail=detail)
+    try:
+        await service.descriptions.names()
+    except Unavailable as error:
+        return Dependency(status=Readiness.DEGRADED, detail=str(error))
     refused = service.models.refused
     if refused:
         detail = "; ".join(f"fleet {fleet}: {refused[fleet].reason}" for fleet in sorted(refused))

@@ -43,6 +43,7 @@ class Ingest:
 
     def __init__(self, root: Path, states: States) -> None:
         self._lake, self._states = Lake(root), states
+        self._landed = histories.Landed(self._lake)
 
     def take(
         self,
@@ -71,8 +72,8 @@ class Ingest:
         """
         receipts = [Receipt(flaws=list(each.rows.flaws)) for each in sent]
         with begin(engine) as connection:
-            landed_rows = histories.landed_rows(self._lake, fleet.name)
-            batch = Batch(connection, fleet, receipts, landed_rows)
+            landed_rows = self._landed.rows(connection, fleet.name)
+            batch = Batch(connection, self._lake, fleet, receipts, landed_rows)
             batch.place(sent)
             known = self._known(batch, served)
             batch.keep({life: kept.life.cycle for life, kept in known.items()})

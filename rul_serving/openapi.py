@@ -80,6 +80,7 @@ from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
 from rul_store.news import NewsKind
 from rul_store.replay import Replayed
+from rul_store.set_aside import SetAsidePage
 from rul_store.shadow import Nominee
 from rul_store.unit_lives import UnitLives
 from rul_store.verdicts import Verdict
@@ -94,7 +95,7 @@ BODIES = (
     UnitHistory, FleetTrackRecord, Recorded, Replayed,
     ModelVersions, ModelDetail, Champion, ChampionHistory, Moved, Promotion,
     AdvisoryEvent, StreamReset, StreamEnd, NewsKind,
-    Nomination, Nominee, ShadowReport,
+    Nomination, Nominee, ShadowReport, SetAsidePage,
 )  # fmt: skip
 """Every body of a question or an answer, and types that stand in none; a test says when one is
 missing."""

@@ -88,6 +88,7 @@ class Refresh:
         tell: Callable[[str], None],
     ) -> None:
         self._lake, self._states = Lake(root), states
+        self._landed = histories.Landed(self._lake)
         self._database, self._models, self._writer = database, models, writer
         self._tell = tell
         self._holder = f"{instance.name}/{os.getpid()}"
@@ -247,7 +248,7 @@ class Refresh:
         keys = [(one.unit, one.life) for one in found]
         frame = pl.DataFrame(keys, schema={UNIT: pl.String, LIFE: pl.Int64}, orient="row")
         seen = Seen(
-            landed_rows=histories.landed_rows(self._lake, fleet.name),
+            landed_rows=self._landed.rows(connection, fleet.name),
             # Whatever is added to one of these lives from now on has a higher number, and a token.
             sent_seq=max(readings.last_seqs(connection, fleet, frame)),
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from rul_core.errors import Unavailable
 from rul_core.schema import Fleet
 from rul_serving import metrics
 from rul_serving.access import Access
@@ -33,7 +34,7 @@ from rul_serving.shadow import Shadow
 from rul_serving.threads import Lane
 from rul_serving.upkeep import keep_doing
 from rul_serving.writer import Writer
-from rul_store import advisories, fleets, idempotency, shadow
+from rul_store import advisories, current, fleets, idempotency, shadow
 from rul_store.cache import connect_redis
 from rul_store.registry import BundleStore
 from rul_store.states import TIMEOUT_SECONDS, States
@@ -149,7 +150,7 @@ class Service:
                     writer=writer,
                     fleetwide=fleetwide,
                     past=Past(settings.root, database, computing, models),
-                    descriptions=Descriptions(settings.root, disk),
+                    descriptions=Descriptions(settings.root, disk, database),
                     gathering=Gathering(),
                     disk=disk,
                     computing=computing,
@@ -180,10 +181,11 @@ class Descriptions:
     Args:
         root: The data root.
         disk: Where it is read.
+        database: Knows of fleets that had a description once.
     """
 
-    def __init__(self, root: Path, disk: Lane) -> None:
-        self._root, self._disk = root, disk
+    def __init__(self, root: Path, disk: Lane, database: Database) -> None:
+        self._root, self._disk, self._database = root, disk, database
         self._read: dict[str, tuple[float, Fleet]] = {}
 
     def known(self, name: str) -> Fleet | None:
@@ -191,26 +193,37 @@ class Descriptions:
         until, fleet = self._read.get(name, (0.0, None))
         return None if time.monotonic() > until else fleet
 
+    async def names(self) -> tuple[str, ...]:
+        """All fleets that have one, sorted.
+
+        Raises:
+            Unavailable: None has, and units are known: the data root is away, not empty.
+        """
+        found = await self._disk.run(fleets.names, self._root)
+        if not found and (known := await self._database.ask(current.fleets)):
+            raise Unavailable(
+                f"{self._root / fleets.FOLDER} describes no fleet, and units of "
+                f"{', '.join(known)} are known; mount the data root, or restore it from a backup"
+            )
+        return found
+
     async def get(self, name: str) -> Fleet:
         """The description.
 
         Raises:
             FleetError: It cannot be used.
             Refusal: There is no such fleet.
+            Unavailable: The data root is away.
         """
         fleet = self.known(name)
         if fleet is None:
-            fleet = await self._disk.run(_described, self._root, name)
+            described = await self.names()
+            if name not in described:
+                raise Refusal(
+                    Kind.UNKNOWN_FLEET,
+                    f"there is no fleet {name!r} (fleets: {', '.join(described) or 'none'}); "
+                    f"describe it with `rul fleet init {name} FILE`",
+                )
+            fleet = await self._disk.run(fleets.load, self._root, name)
             self._read[name] = (time.monotonic() + REMEMBERED_SECONDS, fleet)
         return fleet
-
-
-def _described(root: Path, name: str) -> Fleet:
-    known = fleets.names(root)
-    if name not in known:
-        raise Refusal(
-            Kind.UNKNOWN_FLEET,
-            f"there is no fleet {name!r} (fleets: {', '.join(known) or 'none'}); "
-            f"describe it with `rul fleet init {name} FILE`",
-        )
-    return fleets.load(root, name)

@@ -17,11 +17,11 @@ import polars as pl
 import sqlalchemy as sa
 
 from rul_core import quality
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 from rul_core.issues import ROW, SOURCE
 from rul_core.prognosis import Seen
 from rul_core.schema import LIFE, UNIT, Fleet
-from rul_store import readings
+from rul_store import landing, readings
 from rul_store.lake import Lake
 
 RAW = "raw_readings"
@@ -32,11 +32,37 @@ SENT = "readings table"
 """The source of rows that were not in a file."""
 
 
-def landed_rows(lake: Lake, fleet: str) -> int:
-    """How many readings came in files so far."""
-    table = lake.current(RAW, fleet)
-    runs = table.runs if table else ()
-    return sum(run.rows for run in runs if run.run_id.startswith(FILE_RUN))
+class Landed:
+    """How many readings came in files so far, which only ever grows.
+
+    Args:
+        lake: Has them.
+    """
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._least: dict[str, int] = {}
+
+    def rows(self, connection: sa.Connection, fleet: str) -> int:
+        """How many of a fleet.
+
+        Raises:
+            Unavailable: The lake has lost some of them: it is away, or was restored to an earlier
+                day. What would be said without them would be wrong.
+        """
+        table = self._lake.current(RAW, fleet)
+        runs = table.runs if table else ()
+        found = sum(run.rows for run in runs if run.run_id.startswith(FILE_RUN))
+        least = self._least.get(fleet)
+        if least is None:
+            least = landing.taken_rows(connection, fleet)
+        if found < least:
+            raise Unavailable(
+                f"{least} readings of fleet {fleet!r} came in files, and lake/{RAW}/{fleet} has "
+                f"{found} of them; mount the data root, restore the lake, or materialise {RAW}"
+            )
+        self._least[fleet] = found
+        return found
 
 
 def read(
@@ -71,6 +97,14 @@ def read(
     landed = _scan(lake, fleet, wanted, FILE_RUN, seen.landed_rows or 0)
     sent = readings.of_lives(connection, fleet, wanted, seen.sent_seq or 0)
     return _usable(pl.concat([landed, with_source(sent)]), fleet)
+
+
+def read_landed(
+    lake: Lake, fleet: Fleet, lives: Sequence[tuple[str, int]], rows: int
+) -> pl.DataFrame:
+    """As ``read``, of what came in the first so many rows of files alone."""
+    wanted = pl.DataFrame(lives, schema={UNIT: pl.String, LIFE: pl.Int64}, orient="row")
+    return _usable(_scan(lake, fleet, wanted, FILE_RUN, rows), fleet)
 
 
 def read_raw(lake: Lake, fleet: Fleet, lives: pl.DataFrame, rows: int) -> pl.DataFrame:

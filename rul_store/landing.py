@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -67,14 +67,22 @@ class Landing:
         self.folder = root / FOLDER / files.safe_name(fleet, "fleet")
         self._engine, self._settle_seconds = engine, settle_seconds
 
-    def look(self) -> Look:
+    def contents(self) -> set[str]:
+        """SHA-256 of all that was taken."""
+        query = sa.select(landed_files.c.sha256).where(*self._taken())
+        with begin(self._engine) as connection:
+            return set(connection.execute(query).scalars())
+
+    def look(self, *, again: Collection[str] = ()) -> Look:
         """The files that were not taken, sorted by path; nothing is read.
 
         Hidden files and names that end in ``.part`` or ``.tmp`` are other programs' temporaries.
+
+        Args:
+            again: SHA-256 of what counts as not taken, since what it gave was lost.
         """
-        query = sa.select(
-            landed_files.c.path, landed_files.c.size, landed_files.c.modified_ns
-        ).where(landed_files.c.fleet == self.fleet, landed_files.c.status == "taken")
+        columns = landed_files.c.path, landed_files.c.size, landed_files.c.modified_ns
+        query = sa.select(*columns).where(*self._taken(), landed_files.c.sha256.not_in(list(again)))
         with begin(self._engine) as connection:
             taken = {tuple(row) for row in connection.execute(query)}
         ready, unsettled = [], []
@@ -113,9 +121,7 @@ class Landing:
     def was_taken(self, file: LandedFile) -> bool:
         """Whether this content was taken before; the next look then leaves this file out too."""
         query = sa.select(landed_files.c.rows).where(
-            landed_files.c.fleet == self.fleet,
-            landed_files.c.sha256 == file.sha256,
-            landed_files.c.status == "taken",
+            *self._taken(), landed_files.c.sha256 == file.sha256
         )
         with begin(self._engine) as connection:
             earlier = connection.execute(query).first()
@@ -152,6 +158,9 @@ class Landing:
                     except FileNotFoundError:  # removed meanwhile
                         continue
 
+    def _taken(self) -> tuple[sa.ColumnElement[bool], ...]:
+        return landed_files.c.fleet == self.fleet, landed_files.c.status == "taken"
+
     def _name(self, path: Path) -> str:
         # A name that is no UTF-8 cannot stand in the database as it is.
         return os.fsencode(path.relative_to(self.folder)).decode(errors="backslashreplace")
@@ -173,6 +182,18 @@ class Landing:
             .values(values)
             .on_conflict_do_update(constraint="pk_landed_files", set_=values)
         )
+
+
+def taken_rows(connection: sa.Connection, fleet: str) -> int:
+    """How many readings the files of a fleet gave that were taken."""
+    taken = (
+        sa.select(landed_files.c.sha256, sa.func.max(landed_files.c.rows).label("rows"))
+        .where(landed_files.c.fleet == fleet, landed_files.c.status == "taken")
+        .group_by(landed_files.c.sha256)
+        .subquery()
+    )
+    query = sa.select(sa.func.coalesce(sa.func.sum(taken.c.rows), 0))
+    return int(connection.execute(query).scalar_one())
 
 
 def fleets_with_landing(root: Path) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ Numbers mean something in one history of one server only, so the watermark names
 restore into another, all readings are taken again: equal ones are found later, lost ones never.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -59,13 +58,19 @@ class Taken(Struct, frozen=True, kw_only=True):
     """Whether the next take would find something now."""
 
 
-def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame) -> list[Outcome]:
+def insert_many(
+    connection: sa.Connection,
+    fleet: Fleet,
+    readings: pl.DataFrame,
+    elsewhere: pl.DataFrame | None = None,
+) -> list[Outcome]:
     """Keep readings, each (unit, life, cycle) once; the first that comes stays.
 
     Args:
         connection: An open transaction.
         fleet: The fleet they are of.
         readings: The columns of the fleet's readings schema; others are left out.
+        elsewhere: Of the same schema: what is kept in another place, and counts before these.
 
     Returns:
         What became of each reading, in order.
@@ -74,17 +79,19 @@ def insert_many(connection: sa.Connection, fleet: Fleet, readings: pl.DataFrame)
         StoreError: A unit, life or cycle is null, or a cycle is not finite; nothing was kept.
     """
     given = _sound(fleet, readings)
+    known = given.clear() if elsewhere is None else elsewhere.join(given, on=KEY, how="semi")
+    wanted = given.join(known, on=KEY, how="anti", maintain_order="left")
     parameters = {
         "fleet": fleet.name,
-        **{name: given[name].to_list() for name in (*KEY, TIME)},
-        "measured": _arrays(fleet, given).to_list(),
+        **{name: wanted[name].to_list() for name in (*KEY, TIME)},
+        "measured": _arrays(fleet, wanted).to_list(),
         "layout": _layout(connection, fleet),
     }
     new = connection.execute(sa.text(_INSERT), parameters).all()
     if len(new) == given.height:
         return [Outcome.NEW] * len(new)
-    kept = _read(connection, fleet, _OF_KEYS, {key: parameters[key] for key in KEY})
-    return _compared(given, kept.unique(KEY), {tuple(row) for row in new})
+    kept = pl.concat([known, of_keys(connection, fleet, wanted.select(KEY).unique())])
+    return _compared(given, kept, {tuple(row) for row in new})
 
 
 def append_new(
@@ -157,24 +164,14 @@ def of_lives(
     return _read(connection, fleet, _OF_LIVES, parameters)
 
 
-def set_aside(
-    connection: sa.Connection, fleet: Fleet, conflicts: pl.DataFrame, trace_ids: Sequence[str]
-) -> None:
-    """Keep readings that contradict one that is kept.
+def of_keys(connection: sa.Connection, fleet: Fleet, keys: pl.DataFrame) -> pl.DataFrame:
+    """The readings of some cycles (unit, life, cycle, each once), in the order they came in.
 
-    Args:
-        connection: An open transaction.
-        fleet: The fleet they are of.
-        conflicts: The fleet's readings schema.
-        trace_ids: Of the request that brought each.
+    Returns:
+        The fleet's readings schema.
     """
-    parameters = {
-        "fleet": fleet.name,
-        "trace_id": list(trace_ids),
-        **{name: conflicts[name].to_list() for name in KEY},
-        "content": conflicts.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list(),
-    }
-    connection.execute(sa.text(_SET_ASIDE), parameters)
+    parameters: dict[str, object] = {name: keys[name].to_list() for name in KEY}
+    return _read(connection, fleet, _OF_KEYS, parameters)
 
 
 def _sound(fleet: Fleet, readings: pl.DataFrame) -> pl.DataFrame:
@@ -339,14 +336,6 @@ _LAST_HEARD = """
         SELECT fleet, decided_at FROM landed_files WHERE status = 'taken'
     ) AS heard
     GROUP BY fleet
-"""
-_SET_ASIDE = """
-    INSERT INTO readings_set_aside (fleet, unit, life, cycle, reason, content, trace_id)
-    SELECT :fleet, unit, life, cycle, 'conflict', CAST(content AS json), trace_id
-    FROM unnest(
-        CAST(:unit AS text[]), CAST(:life AS bigint[]), CAST(:cycle AS double precision[]),
-        CAST(:content AS text[]), CAST(:trace_id AS text[])
-    ) AS given (unit, life, cycle, content, trace_id)
 """
 _APPEND = f"""
     INSERT INTO readings (fleet, unit, life, cycle, time, layout, measured)

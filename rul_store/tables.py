@@ -85,7 +85,7 @@ readings = sa.Table(
     sa.Index("ix_readings_seq", "fleet", "unit", "life", sa.text("ingested_seq DESC")),
 )
 
-# Readings that were sent and contradict one that is kept.
+# Readings that were sent and contradict one that is kept; ``sha256`` is that of ``content``.
 readings_set_aside = sa.Table(
     "readings_set_aside",
     metadata,
@@ -98,7 +98,9 @@ readings_set_aside = sa.Table(
     sa.Column("content", JSON, nullable=False),
     sa.Column("trace_id", _text),
     sa.Column("set_aside_at", _time, nullable=False, server_default=_now),
-    sa.Index("ix_readings_set_aside_unit", "fleet", "unit", "life", "cycle"),
+    sa.Column("sha256", BYTEA, nullable=False),
+    sa.UniqueConstraint("fleet", "unit", "life", "cycle", "sha256", name="uq_readings_set_aside"),
+    sa.Index("ix_readings_set_aside_fleet", "fleet", "id"),
 )
 
 # Insert only, which a trigger sees to. ``ledger_id`` is made from the content; ``position`` counts

@@ -1,5 +1,6 @@
 """``/v1/fleets``: which fleets there are, their units ranked by risk, what became of prognoses."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,8 @@ async def list_fleets(
     service: NamedDependency[Service], principal: NamedDependency[Principal]
 ) -> Fleets:
     """Every described fleet that the key is for, with the channels that its readings must bring."""
-    described, broken = await service.disk.run(_described, service.settings.root)
+    names = await service.descriptions.names()
+    described, broken = await service.disk.run(_described, service.settings.root, names)
     return Fleets(
         fleets=[_summary(fleet, service) for fleet in described if principal.sees(fleet.name)],
         broken=[fleet for fleet in broken if principal.sees(fleet.name)],
@@ -144,9 +146,9 @@ async def track_record(fleet: FleetName, service: NamedDependency[Service]) -> F
     )
 
 
-def _described(root: Path) -> tuple[list[Fleet], list[BrokenFleet]]:
+def _described(root: Path, names: Iterable[str]) -> tuple[list[Fleet], list[BrokenFleet]]:
     described, broken = [], []
-    for name in fleets.names(root):
+    for name in names:
         try:
             described.append(fleets.load(root, name))
         except (FleetError, StoreError) as error:

@@ -1,7 +1,10 @@
 """Files and rows come in once; what is broken is set aside and the rest goes on."""
 
+import shutil
+
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from rul_core.readers import parse_file
 from rul_core.schema import TIME
@@ -50,6 +53,28 @@ def test_the_same_file_twice_changes_nothing_under_whatever_name(house):
     assert metadata_of(result, "raw_readings")["repeated_files"] == ["june, again.csv"]
     house.make("raw_readings")
     assert house.lake.current("raw_readings", "pumps") == before
+
+
+@pytest.mark.parametrize("all_of_it", [True, False])
+def test_what_a_lost_lake_had_is_taken_again_from_the_landing_folder(house, all_of_it):
+    """Lost, or restored to what it was before the second file came."""
+    old = TABLE.filter(pl.col("unit") == "unit-000001")
+    house.drop(old, "june.parquet")
+    house.make("raw_readings")
+    lake, saved = house.root / "lake", house.root / "saved"
+    shutil.copytree(lake, saved)
+    house.drop(TABLE.filter(pl.col("unit") == "unit-000002"), "july.parquet")
+    house.make("raw_readings")
+    before = house.lake.scan("raw_readings", "pumps").collect().sort("unit", "cycle")
+    shutil.rmtree(lake)
+    if not all_of_it:
+        saved.rename(lake)
+    result = house.make("raw_readings")
+    after = house.lake.scan("raw_readings", "pumps").collect().sort("unit", "cycle")
+    assert_frame_equal(after, before)
+    again = {"june.parquet", "july.parquet"} if all_of_it else {"july.parquet"}
+    assert set(metadata_of(result, "raw_readings")["new_files"]) == again
+    assert metadata_of(house.make("raw_readings"), "raw_readings")["new_files"] == {}
 
 
 @pytest.mark.parametrize(

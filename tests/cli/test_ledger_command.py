@@ -56,6 +56,25 @@ def written(root: Path, engine: sa.Engine) -> sa.Engine:
     return engine
 
 
+def test_an_end_that_was_cut_off_is_found_by_what_was_noted(written):
+    (before,) = verified("--fleet", "pumps")
+    noted = f"{before['entries']}:{before['last_hash']}"
+    assert verified("--fleet", "pumps", "--noted", noted) == [before]
+    ledger.record(written, "pumps", [said("pumps", 3)])
+    assert verified("--fleet", "pumps", "--noted", noted)[0]["entries"] == 4
+    other = refused("verify", "--fleet", "pumps", "--noted", f"2:{before['last_hash']}")
+    assert "entry 2 of the ledger of pumps is not the one that was noted (its hash is" in other
+    change(written, "DELETE FROM ledger WHERE fleet = 'pumps' AND position > 2")
+    assert verified("--fleet", "pumps")[0]["reason"] == ""
+    gone = refused("verify", "--fleet", "pumps", "--noted", noted)
+    assert "(its hash is none: it is missing); the ledger of pumps was written anew" in gone
+    for arguments, message in (
+        (("--noted", noted), "say which with --fleet"),
+        (("--fleet", "pumps", "--noted", "3"), "give a position, a colon and a hash"),
+    ):
+        assert message in run("verify", *arguments, code=2).stderr.replace("\n", " ")
+
+
 def change(engine: sa.Engine, statement: str) -> None:
     """Go round the trigger."""
     with begin(engine) as connection:

@@ -68,6 +68,34 @@ def test_a_loaded_model_outlives_the_data_root(platform):
     assert answer.json()["prognoses"][0]["rul_cycles"] is not None
 
 
+def test_readings_wait_for_a_data_root_that_is_away(platform):
+    """An empty folder stands where it was mounted."""
+    question = platform.question("unit-000001")
+    (window,) = question["units"]
+    path = "/v1/fleets/pumps/readings"
+    rows = [{"unit": "unit-000001", **reading} for reading in window["readings"]]
+    with platform.client() as client:
+        assert client.post(path, json=rows[:2]).status_code == 200
+    gone = platform.root.with_name("gone")
+    platform.root.rename(gone)
+    platform.root.mkdir()
+    try:
+        with platform.client() as client:
+            answers = [client.post(path, json=rows[2:4]), client.get("/v1/fleets")]
+            unknown = client.get("/v1/fleets/strangers/units")
+            health = client.get("/readyz").json()
+    finally:
+        platform.root.rmdir()
+        gone.rename(platform.root)
+    for answer in (*answers, unknown):
+        assert answer.status_code == 503, answer.text
+        assert answer.headers["retry-after"]
+        assert "describes no fleet, and units of pumps are known" in answer.json()["detail"]
+    assert health["dependencies"]["model_root"]["status"] == "degraded"
+    with platform.client() as client:
+        assert client.post(path, json=rows[2:4]).json()["new"] == 2
+
+
 def test_metrics_count_prognoses_by_state_and_name_the_model(platform):
     champion = platform.release()
     with platform.client() as client:

@@ -22,7 +22,7 @@ from rul_core.prognose import prognose
 from rul_core.prognosis import Prognosis, Provenance
 from rul_core.schema import CYCLE, KEY, UNIT
 from rul_serving import ingest, rows, saying
-from rul_store import current, fleets, histories, ledger, lives, readings, states
+from rul_store import current, fleets, histories, ledger, lives, readings, states, tables
 from rul_store.cache import connect_redis
 from rul_store.database import begin
 from rul_store.lake import Lake
@@ -53,6 +53,14 @@ def body(platform: Platform, rows: pl.DataFrame, **changed: Any) -> list[dict[st
         }
         for row in rows.iter_rows(named=True)
     ]
+
+
+def land(platform: Platform, name: str, rows: pl.DataFrame) -> None:
+    """Have readings come in a file."""
+    landed = rows.with_columns(
+        source=pl.lit(f"{name}.csv"), row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64)
+    )
+    Lake(platform.root).append(histories.RAW, "pumps", f"{histories.FILE_RUN}{name}", landed)
 
 
 def send(client: TestClient, rows: Any, **options: Any) -> dict[str, Any]:
@@ -147,10 +155,52 @@ def test_other_values_of_a_kept_cycle_are_a_conflict_and_set_aside(platform, uni
         assert flaw["reason"] == "conflict"
         assert flaw["index"] == (10 if ahead else 0)
         assert "they stay, and these are set aside" in flaw["message"]
+        again = client.post(PATH, json=body(platform, other))
+        assert again.json()["errors"][0]["reason"] == "conflict"
+        page = client.get(f"{PATH}/set-aside").json()
+    (aside,) = page["readings"]
+    assert page["next_cursor"] is None
+    assert (aside["unit"], aside["life"], aside["cycle"]) == (unit[UNIT][0], 1, 10.0)
+    assert aside["values"] == body(platform, other)[0]["values"]
+    assert aside["kept_values"] == body(platform, unit[9:10])[0]["values"]
+    assert re.fullmatch("[0-9a-f]{32}", aside["trace_id"])
+
+
+def test_what_is_set_aside_is_listed_page_by_page_and_by_unit(platform, unit):
+    name, sensor = unit[UNIT][0], platform.learnt.training.model.fleet.columns.sensors[0]
+    both = pl.concat([unit[:6], unit[:6].with_columns(pl.lit("other").alias(UNIT))])
+    with platform.client() as client:
+        send(client, body(platform, both))
+        wrong = body(platform, both.with_columns(pl.col(sensor) + 1))
+        assert client.post(PATH, json=wrong).json()["errors"][0]["reason"] == "conflict"
+        seen, address = [], f"{PATH}/set-aside?limit=2&unit={name}"
+        while address:
+            answer = client.get(address)
+            assert answer.status_code == 200, answer.text
+            seen += [(one["unit"], one["cycle"]) for one in answer.json()["readings"]]
+            address = answer.links["next"]["url"] if "next" in answer.links else None
+        assert sorted(seen) == [(name, float(cycle)) for cycle in range(1, 7)]
+        assert len(client.get(f"{PATH}/set-aside").json()["readings"]) == 12
+        refused = client.get(f"{PATH}/set-aside?cursor=WzFd")
+    assert refused.status_code == 400
+    assert refused.json()["type"] == "/problems/invalid-cursor"
+    assert "no cursor of the readings set aside" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+def test_a_reading_that_a_file_brought_is_repeated_or_a_conflict(platform, unit, with_model):
+    if with_model:
+        platform.release()
+    land(platform, "x", unit[:10])
+    sensor = platform.learnt.training.model.fleet.columns.sensors[0]
+    other = unit[4:5].with_columns(pl.lit(-1.5).alias(sensor))
+    with platform.client() as client:
+        answer = send(client, body(platform, pl.concat([unit[3:4], other, unit[10:11]])))
+        assert (answer["new"], answer["repeated"], answer["conflicts"]) == (1, 1, 1)
+        (aside,) = client.get(f"{PATH}/set-aside").json()["readings"]
+    assert aside["kept_values"] == body(platform, unit[4:5])[0]["values"]
     with begin(platform.engine) as connection:
-        query = "SELECT content FROM readings_set_aside"
-        (content,) = connection.execute(sa.text(query)).scalars()
-    assert content[sensor] == -1.5
+        assert connection.execute(sa.text("SELECT cycle FROM readings")).scalars().all() == [11.0]
 
 
 def test_a_late_reading_is_put_where_it_belongs(platform, unit, cached):
@@ -246,9 +296,7 @@ def test_a_new_model_never_reads_an_old_models_state(platform, unit, cached, red
 
 def test_a_history_that_came_in_files_goes_on_over_http(platform, unit, cached):
     version = platform.release().version
-    lake = Lake(platform.root)
-    landed = unit[:10].with_columns(source=pl.lit("a.csv"), row=pl.int_range(1, 11, dtype=pl.Int64))
-    lake.append(histories.RAW, "pumps", f"{histories.FILE_RUN}x", landed)
+    land(platform, "x", unit[:10])
     with platform.client(**cached) as client:
         answer = send(client, body(platform, unit[10:12]))
         assert plain(said(answer)) == expected(platform, version, unit[:12])
@@ -256,10 +304,33 @@ def test_a_history_that_came_in_files_goes_on_over_http(platform, unit, cached):
         then = send(client, body(platform, unit[13:14]))
         assert said(then).provenance.readings == 13
         # A file brings what was missing; the state in Redis does not know it, and is not used.
-        missing = unit[12:13].with_columns(source=pl.lit("b.csv"), row=pl.lit(1, pl.Int64))
-        lake.append(histories.RAW, "pumps", f"{histories.FILE_RUN}y", missing)
+        land(platform, "y", unit[12:13])
         last = send(client, body(platform, unit[14:15]))
         assert plain(said(last)) == expected(platform, version, unit[:15])
+
+
+def test_while_the_lake_is_away_nothing_is_said_without_what_came_in_files(platform, unit, cached):
+    version = platform.release().version
+    land(platform, "x", unit[:10])
+    taken = {"fleet": "pumps", "sha256": "x", "path": "x.csv", "size": 1, "modified_ns": 1}
+    with begin(platform.engine) as connection:
+        values = taken | {"status": "taken", "rows": 10}
+        connection.execute(sa.insert(tables.landed_files).values(values))
+    lake, gone = platform.root / "lake", platform.root / "gone"
+    for known in (True, False):  # to the process, from before; or to PostgreSQL alone
+        with platform.client(**cached) as client:
+            if known:
+                send(client, body(platform, unit[10:11]))
+            lake.rename(gone)
+            refused = client.post(PATH, json=body(platform, unit[11:12]))
+            gone.rename(lake)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert "10 readings of fleet 'pumps' came in files, and lake/" in refused.json()["detail"]
+    with platform.client(**cached) as client:
+        answer = send(client, body(platform, unit[11:12]))
+    assert answer["new"] == 1
+    assert plain(said(answer)) == expected(platform, version, unit[:12])
 
 
 def test_without_a_model_readings_are_kept_and_nothing_is_said(platform, unit):
@@ -325,6 +396,26 @@ def test_a_life_that_ended_takes_only_what_was_before_its_end(platform, unit):
         begun = send(client, body(platform, unit[:1], life=2))
         assert begun["new"] == 1
         assert send(client, body(platform, unit[1:2]))["prognoses"][0]["life"] == 2
+
+
+def test_a_reading_begins_the_next_life_and_none_beyond_it(platform, unit):
+    platform.release()
+    name = unit[UNIT][0]
+    with platform.client() as client:
+        send(client, body(platform, unit[:3]))
+        refused = client.post(PATH, json=body(platform, unit[:1], life=21))
+        (flaw,) = refused.json()["errors"]
+        assert (refused.status_code, flaw["reason"]) == (422, "unknown_life")
+        assert f"the last life of unit '{name}' is 1, so 21 cannot be its next" in flaw["message"]
+        # In one body, whatever their order.
+        rows = [row for life in (4, 2, 3, 21) for row in body(platform, unit[:1], life=life)]
+        answer = send(client, rows)
+        assert answer["new"] == 3
+        assert [flaw["index"] for flaw in answer["errors"]] == [3]
+        assert send(client, body(platform, unit[1:2]))["prognoses"][0]["life"] == 4
+        # Of a unit that nobody has heard of, any: it may have lived before.
+        assert send(client, body(platform, unit[:1], life=3, unit="older"))["new"] == 1
+        assert send(client, body(platform, unit[:1], life=2, unit="older"))["new"] == 1
 
 
 def test_a_model_that_fails_later_is_what_is_said_of_the_unit_now(platform, unit, monkeypatch):

@@ -101,17 +101,6 @@ def test_readings_that_are_known_to_be_new_are_kept_the_same_way(engine: sa.Engi
         appended(connection, PUMPS, columns(rows[1:2]))
 
 
-def test_conflicts_are_kept_beside_the_readings(engine: sa.Engine):
-    with begin(engine) as connection:
-        readings.set_aside(connection, PUMPS, frame(plain("a", 1, load=9.0)), ["a-trace"])
-        kept = connection.execute(
-            sa.text("SELECT unit, life, cycle, reason, content, trace_id FROM readings_set_aside")
-        ).one()
-    assert kept[:4] == ("a", 1, 1.0, "conflict")
-    assert kept.content["load"] == 9.0
-    assert kept.trace_id == "a-trace"
-
-
 @given(
     values=st.lists(
         st.tuples(st.floats(allow_nan=False), st.none() | st.floats()), min_size=1, max_size=5
