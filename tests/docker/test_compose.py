@@ -144,6 +144,7 @@ def test_the_documents_have_every_service_with_its_networks_and_user():
         name: (set(s.get("networks", ())), s["user"].partition(":")[0])
         for name, s in SERVICES.items()
     }
+    assert rows.pop("run") == ({"backend"}, "10002")
     assert rows == described
 
 

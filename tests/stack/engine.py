@@ -6,7 +6,9 @@ that lives on the same machine is not touched. Small and quick: few trees, looks
 
 import json
 import os
+import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -78,6 +80,44 @@ def webhook() -> Generator[list[dict[str, Any]]]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def outside() -> Generator[tuple[str, int]]:
+    """Where a machine beyond this one listens, which knows no way to the stack's networks.
+
+    So it answers only those whose addresses this machine translates, as the world does.
+    """
+    space, here, there = f"{NAME}-outside", "rul-test-here", "rul-test-there"
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    subprocess.run(["ip", "netns", "delete", space], check=False, capture_output=True)
+    ip("netns", "add", space)
+    try:
+        ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", space)
+        ip("address", "add", "192.0.2.1/30", "dev", here)
+        ip("link", "set", here, "up")
+        ip("-n", space, "address", "add", "192.0.2.2/30", "dev", there)
+        ip("-n", space, "link", "set", there, "up")
+        listen = ["ip", "netns", "exec", space, sys.executable, "-m", "http.server", "8099"]
+        with subprocess.Popen(listen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+            try:
+                wait_until(lambda: _is_open("192.0.2.2", 8099), 20, "the world listens", 0.2)
+                yield "192.0.2.2", 8099
+            finally:
+                server.kill()
+    finally:
+        ip("netns", "delete", space)
+
+
+def _is_open(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -196,6 +236,11 @@ class Stack:
             )
             for told in json.loads(self.run("docker", "inspect", *names))
         ]
+
+    def described(self, service: str) -> list[dict[str, Any]]:
+        """A service's containers, running or ended, as Docker describes them."""
+        names = self.compose("ps", "--all", "--quiet", service).split()
+        return json.loads(self.run("docker", "inspect", *names)) if names else []
 
     def container(self, service: str) -> Container:
         """The first container of a service."""

@@ -51,9 +51,11 @@ def burning(alert: str, name: str, budget: float) -> dict[str, Case]:
     """The four rates at which a budget burns, over a long and a short window each."""
     fast, slow = 14.4 * budget, 6 * budget
     day, days = 3 * budget, budget
+    counted = name.replace("ratio_rate", "increase")
 
-    def ratios(**by_window: float) -> dict[str, float | str]:
-        return recorded(name, **{key: round(value, 6) for key, value in by_window.items()})
+    def ratios(times: float = 10, **by_window: float) -> dict[str, float | str]:
+        few = {f"{counted}6h": times, f"{counted}3d": times}
+        return recorded(name, **{key: round(value, 6) for key, value in by_window.items()}) | few
 
     return {
         f"{alert}Fast": Case(
@@ -63,6 +65,8 @@ def burning(alert: str, name: str, budget: float) -> dict[str, Case]:
                 ratios(w1h=1, w5m=fast),
                 ratios(w6h=slow, w30m=1),
                 ratios(w6h=1, w30m=slow),
+                # Where hardly anybody asks, a few errors are a large share.
+                ratios(9.9, w1h=1, w5m=1, w6h=1, w30m=1),
             ),
             120,
         ),
@@ -74,6 +78,7 @@ def burning(alert: str, name: str, budget: float) -> dict[str, Case]:
                 ratios(w1d=1, w2h=day),
                 ratios(w3d=days, w6h=1),
                 ratios(w3d=1, w6h=days),
+                ratios(9.9, w1d=1, w2h=1, w3d=1, w6h=1),
             ),
             900,
         ),
@@ -260,6 +265,11 @@ EXPECTED = {
         1 + 1.5 * (0.95 * LAST - (LAST - LAST_WRONG)) / LAST_WRONG
     ),
     **{f"{name}{window}": share(window) for name in (ERRORS, SLOW) for window in WINDOW_MINUTES},
+    **{
+        f"job:rul_requests_{what}:increase{window}": sums(window)[1]
+        for what in ("error", "slow")
+        for window in ("6h", "3d")
+    },
 }
 """What each recording rule must say at the end of that history."""
 

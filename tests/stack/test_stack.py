@@ -5,6 +5,7 @@ Later tests stand on earlier ones: the stack comes up, a fleet goes through it, 
 
 import base64
 import csv
+import http.client
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from .engine import (
     Container,
     Stack,
     listening,
+    outside,
     wait_until,
     webhook,
 )
@@ -74,6 +77,14 @@ def test_what_keeps_the_stack_from_starting_is_found_before_anything_starts(stac
 def test_all_containers_are_well_within_three_minutes(stack: Stack):
     seconds = stack.up()
     assert seconds < 180, f"it took {seconds:.0f} s"
+    early = [
+        (service, needed)
+        for service, said in stack.config["services"].items()
+        for needed, how in said.get("depends_on", {}).items()
+        if {service, needed} <= set(stack.services) - {"rul"}
+        and not _waited(stack, service, needed, how["condition"])
+    ]
+    assert early == []
     running = {container.service for container in stack.containers()}
     assert running == set(stack.services) - ONE_SHOT - {"rul"}
     unwell = [c.name for c in stack.containers() if not c.is_well]
@@ -82,10 +93,17 @@ def test_all_containers_are_well_within_three_minutes(stack: Stack):
     assert without == NO_HEALTH_CHECK & running
 
 
+def _waited(stack: Stack, service: str, needed: str, condition: str) -> bool:
+    """Whether every container of a service was started after what it needs had."""
+    moment = "FinishedAt" if condition == "service_completed_successfully" else "StartedAt"
+    had = max(told["State"][moment] for told in stack.described(needed))
+    return all(had < told["State"]["StartedAt"] for told in stack.described(service))
+
+
 # --- hardening
-def processes(container: Container) -> list[Path]:
-    """The folders in /proc of all that runs in the container."""
-    space = Path(f"/proc/{container.pid}/ns/pid").readlink()
+def processes(pid: int) -> list[Path]:
+    """The folders in /proc of all that runs in the container of a process."""
+    space = Path(f"/proc/{pid}/ns/pid").readlink()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -101,39 +119,33 @@ def status_of(process: Path) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def test_every_process_is_without_rights_in_the_running_containers(stack: Stack):
+def rights(pid: int) -> list[tuple[str, str]]:
+    """What the processes of a container may do that they should not: their names, and what."""
     wrong = []
-    for container in stack.containers():
-        for process in processes(container):
-            try:
-                told = status_of(process)
-            except OSError:
-                continue
-            users = set(told["Uid"].split())
-            facts = {
-                "a user that is root": "0" in users,
-                "capabilities": any(
-                    int(told[c], 16) for c in ("CapEff", "CapPrm", "CapBnd", "CapAmb")
-                ),
-                "a way to new privileges": told["NoNewPrivs"] != "1",
-                "no seccomp filter": told["Seccomp"] != "2",
-            }
-            wrong += [
-                (container.name, told["Name"], what) for what, is_so in facts.items() if is_so
-            ]
-    assert wrong == []
+    for process in processes(pid):
+        try:
+            told = status_of(process)
+        except OSError:
+            continue
+        users = set(told["Uid"].split())
+        facts = {
+            "a user that is root": "0" in users,
+            "capabilities": any(int(told[c], 16) for c in ("CapEff", "CapPrm", "CapBnd", "CapAmb")),
+            "a way to new privileges": told["NoNewPrivs"] != "1",
+            "no seccomp filter": told["Seccomp"] != "2",
+        }
+        wrong += [(told["Name"], what) for what, is_so in facts.items() if is_so]
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        _, _, _, _, point, options, *rest = line.split()
+        if point == "/" and "ro" not in options.split(","):
+            wrong.append((point, "the root is writable"))
+        if "tmpfs" in rest and point in {"/tmp"} and "noexec" not in options.split(","):
+            wrong.append((point, "programs can be run there"))
+    return wrong
 
 
-def test_no_root_file_system_can_be_written_and_memory_runs_no_program(stack: Stack):
-    wrong = []
-    for container in stack.containers():
-        for line in Path(f"/proc/{container.pid}/mountinfo").read_text().splitlines():
-            _, _, _, _, point, options, *rest = line.split()
-            if point == "/" and "ro" not in options.split(","):
-                wrong.append((container.name, "the root is writable"))
-            if "tmpfs" in rest and point in {"/tmp"} and "noexec" not in options.split(","):
-                wrong.append((container.name, "programs can be run in /tmp"))
-    assert wrong == []
+def test_no_process_has_rights_no_root_can_be_written_and_memory_runs_no_program(stack: Stack):
+    assert [(c.name, found) for c in stack.containers() if (found := rights(c.pid))] == []
 
 
 def test_limits_are_set_on_every_container(stack: Stack):
@@ -217,38 +229,54 @@ def documented() -> tuple[dict[str, set[str]], dict[str, set[tuple[str, int]]]]:
     return networks, ports
 
 
-def test_each_container_reaches_what_the_documents_allow_and_nothing_else(stack: Stack):
+def reached(pid: int, asked: list[tuple[str, int]]) -> list[bool]:
+    """Which addresses and ports take a connection from where a process is."""
+    return json.loads(
+        subprocess.run(
+            ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-c", PROBE],
+            input=json.dumps(asked), capture_output=True, text=True, check=True,
+        ).stdout
+    )  # fmt: skip
+
+
+def misled(stack: Stack, service: str, pid: int) -> list[tuple[str, str, int, bool]]:
+    """Whom a service's container reaches and should not, or should and does not."""
     networks, ports = documented()
-    containers = stack.containers()
-    targets = []
-    for container in containers:
-        open_ports = {port for _, port in listening(container.pid)}
-        for network, address in container.addresses.items():
-            targets += [(container, network, address, port) for port in sorted(open_ports | {1})]
-    wrong = []
-    for client in containers:
-        asked = [target for target in targets if target[0].name != client.name]
-        found = json.loads(
-            subprocess.run(
-                ["nsenter", f"--net=/proc/{client.pid}/ns/net", sys.executable, "-c", PROBE],
-                input=json.dumps([(address, port) for _, _, address, port in asked]),
-                capture_output=True, text=True, check=True,
-            ).stdout
-        )  # fmt: skip
-        for (server, network, _, port), reached in zip(asked, found, strict=True):
-            allowed = (
-                network in networks[client.service]
-                and network in networks[server.service]
-                and (network, port) in ports[server.service]
-            )
-            if reached != allowed:
-                wrong.append((client.service, server.service, network, port, reached))
-    assert sorted(set(wrong)) == []
+    targets = [
+        (server, network, address, port)
+        for server in stack.containers()
+        if server.pid != pid
+        for network, address in server.addresses.items()
+        for port in sorted({port for _, port in listening(server.pid)} | {1})
+    ]
+    answers = reached(pid, [(address, port) for _, _, address, port in targets])
+    return [
+        (server.service, network, port, answer)
+        for (server, network, _, port), answer in zip(targets, answers, strict=True)
+        if answer
+        != (
+            network in networks[service] & networks[server.service]
+            and (network, port) in ports[server.service]
+        )
+    ]
+
+
+def test_each_container_reaches_what_the_documents_allow_and_nothing_else(stack: Stack):
+    wrong = [
+        (c.name, found) for c in stack.containers() if (found := misled(stack, c.service, c.pid))
+    ]
+    assert wrong == []
+
+
+def test_nobody_but_the_alertmanager_gets_an_answer_from_outside(stack: Stack):
+    with outside() as there:
+        answered = {c.service for c in stack.containers() if reached(c.pid, [there]) == [True]}
+    assert answered == {"alertmanager"}
 
 
 def test_nobody_but_the_alertmanager_can_call_out(stack: Stack):
-    outside = stack.container("alertmanager").told["NetworkSettings"]["Networks"]
-    assert set(outside) == {f"{NAME}_monitoring", f"{NAME}_egress"}
+    joined = stack.container("alertmanager").told["NetworkSettings"]["Networks"]
+    assert set(joined) == {f"{NAME}_monitoring", f"{NAME}_egress"}
     open_networks = {
         name
         for name, said in stack.config["networks"].items()
@@ -331,10 +359,27 @@ def test_the_socket_proxy_stops_hostile_requests_before_the_real_docker(stack: S
 
 
 # --- the main job
-def test_a_fleet_goes_through_run_containers_from_raw_readings_to_a_released_model(stack: Stack):
+def test_a_run_at_work_has_no_rights_and_reaches_what_the_documents_allow(stack: Stack):
+    """It begins with the fleet's first files, and is looked at in what the first runs are."""
     stack.put(f"/data/fleets/{FLEET}.toml", write_fleet(MATERIAL.fleet).encode())
     for name, content in MATERIAL.first.items():
         stack.put(f"/data/landing/{FLEET}/{name}", content)
+    deadline = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < deadline:
+        for run in stack.runs():
+            if run["State"]["Running"]:
+                pid = run["State"]["Pid"]
+                try:
+                    wrong = [*rights(pid), *misled(stack, "run", pid)]
+                except (OSError, subprocess.CalledProcessError):  # it ended meanwhile
+                    continue
+                assert wrong == []
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"no run was at work within {RUN_SECONDS:.0f} s")
+
+
+def test_a_fleet_goes_through_run_containers_from_raw_readings_to_a_released_model(stack: Stack):
     wait_until(lambda: first_model(stack), RUN_SECONDS, "a model is served", every=3)
     # The janitor may have removed the containers since.
     in_containers = (
@@ -512,6 +557,23 @@ def test_a_body_over_the_limit_is_a_problem(stack: Stack):
     assert (status, told["title"]) == (413, "Content Too Large")
 
 
+def test_who_asks_too_often_is_told_to_slow_down_and_heard_again(stack: Stack):
+    ask = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=20)
+    answers = []
+    for _ in range(600):
+        ask.request("GET", "/dagster-viewer/")
+        answer = ask.getresponse()
+        answers.append((answer.status, answer.headers["Content-Type"], answer.read()))
+    ask.close()
+    assert {status for status, *_ in answers} == {401, 429}
+    _, kind, body = next(one for one in answers if one[0] == 429)
+    assert kind == "application/problem+json"
+    assert json.loads(body)["title"] == "Too Many Requests"
+    # The API has a limit of its own, which others' requests do not use up.
+    assert stack.ask("/readyz")[0] == 200
+    wait_until(lambda: stack.ask("/dagster-viewer/")[0] == 401, 30, "it is heard again")
+
+
 # --- monitoring
 def test_every_target_is_up(stack: Stack):
     def all_up() -> Any:
@@ -575,17 +637,18 @@ def test_a_service_that_is_stopped_is_told_to_the_webhook_and_so_is_its_return(s
 # --- what breaks, and heals
 def test_instances_are_found_as_they_scale(stack: Stack):
     was = len(stack.containers("api"))
-    stack.compose(
-        "up", "--detach", "--wait", "--no-build", "--scale", f"api={was + 1}", *stack.services
-    )
-    addresses = {container.addresses["frontend"] for container in stack.containers("api")}
-    assert len(addresses) == was + 1
+    for wanted in (10, was + 1):
+        stack.compose(
+            "up", "--detach", "--wait", "--no-build", "--scale", f"api={wanted}", *stack.services
+        )
+        addresses = {container.addresses["frontend"] for container in stack.containers("api")}
+        assert len(addresses) == wanted
 
-    def listed() -> bool:
-        text = stack.compose("exec", "-T", "nginx", "cat", "/tmp/api-instances.conf")
-        return set(re.findall(r"server ([\d.]+):", text)) == addresses
+        def listed(addresses: set[str] = addresses) -> bool:
+            text = stack.compose("exec", "-T", "nginx", "cat", "/tmp/api-instances.conf")
+            return set(re.findall(r"server ([\d.]+):", text)) == addresses
 
-    wait_until(listed, 30, "nginx knows every instance")
+        wait_until(listed, 30, f"nginx knows all {wanted} instances")
 
 
 def test_an_instance_killed_under_load_costs_no_idempotent_request(stack: Stack):
@@ -759,9 +822,31 @@ def test_every_metric_and_label_in_rules_and_dashboards_is_told_by_somebody(stac
     assert without == []
 
 
+def lake_of(stack: Stack) -> set[str]:
+    """Every file of the raw readings, with its checksum."""
+    told = stack.compose(
+        "exec", "-T", "dagster-code", "find", f"/data/lake/raw_readings/{FLEET}", "-name",
+        "*.parquet", "-exec", "sha256sum", "{}", "+",
+    )  # fmt: skip
+    return set(told.splitlines())
+
+
 def test_down_and_up_again_loses_nothing(stack: Stack):
+    began = time.time()
+
+    def history() -> int:
+        """How often Prometheus had looked at itself in the minutes before."""
+        asked = urllib.parse.urlencode(
+            {"query": 'count_over_time(up{job="prometheus"}[5m])', "time": began}
+        )
+        status, told = stack.ask(f"/api/v1/query?{asked}", port=PROMETHEUS_PORT)
+        assert status == 200, told
+        return sum(int(one["value"][1]) for one in told["data"]["result"])
+
     def facts() -> dict[str, Any]:
         return {
+            "lake": lake_of(stack),
+            "history": history(),
             "model": wait_until(lambda: first_model(stack), 60, "a model is served"),
             "readings": len(kept(stack, "survivor")),
             "ledger": stack.sql("rul", "SELECT count(*) FROM ledger"),
@@ -780,5 +865,8 @@ def test_down_and_up_again_loses_nothing(stack: Stack):
     after = facts()
     assert after["model"] == before["model"]
     assert after["readings"] == before["readings"]
+    assert before["lake"]
+    assert before["lake"] <= after["lake"]
+    assert before["history"] == after["history"] > 0
     for name in ("ledger", "keys", "runs"):
         assert int(after[name][0]) >= int(before[name][0])
