@@ -131,14 +131,23 @@ def _memory(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:
         service: int(_resources(said, "reservations").get("memory", 0)) * _replicas(said)
         for service, said in _services(config)
     }
+    # Others wait for the first where there is no room for more.
+    needed["one run"] = _bytes(_of_a_run(config).get("mem_reservation", "0"))
     total = sum(needed.values())
     if total > machine.memory_bytes:
         largest = sorted(needed, key=lambda service: needed[service], reverse=True)[:3]
         told = ", ".join(f"{service} {needed[service] / GIB:.1f}" for service in largest)
         yield (
-            f"the services reserve {total / GIB:.1f} GiB of memory ({told}, …) and this machine "
-            f"has {machine.memory_bytes / GIB:.1f}; lower them in .env, or take {SMALL}"
+            f"the services and a run reserve {total / GIB:.1f} GiB of memory ({told}, …) and this "
+            f"machine has {machine.memory_bytes / GIB:.1f}; lower them in .env, or take {SMALL}"
         )
+
+
+def _bytes(size: str) -> int:
+    """Of a size as Docker takes it, such as 512m."""
+    units = {"b": 1, "k": 1024, "m": 1024**2, "g": GIB}
+    number, unit = (size[:-1], size[-1]) if size[-1:].lower() in units else (size, "b")
+    return int(float(number) * units[unit.lower()])
 
 
 def _socket(config: Mapping[str, Any], machine: Machine) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import json
 import socket
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,18 @@ def test_memory_that_is_not_there_is_told_and_replicas_count(config):
     told = only(config, replace(MACHINE, memory_bytes=3 * GIB // 2 - 1))
     assert "reserve 1.5 GiB" in told
     assert "api 1.5" in told
+
+
+@pytest.mark.parametrize("size", ["512m", "0.5G", "524288K", str(GIB // 2)])
+def test_memory_for_one_run_is_counted_too(config, size):
+    context = json.dumps({"docker": {"container_kwargs": {"mem_reservation": size}}})
+    config["services"]["dagster-code"] = {
+        "image": "nginx:1", "environment": {"DAGSTER_CONTAINER_CONTEXT": context}
+    }  # fmt: skip
+    assert complaints(config, replace(MACHINE, memory_bytes=2 * GIB)) == []
+    told = only(config, replace(MACHINE, memory_bytes=2 * GIB - 1))
+    assert "the services and a run reserve 2.0 GiB" in told
+    assert "one run 0.5" in told
 
 
 def test_the_group_of_docker_s_socket_must_be_the_proxy_s(config):
