@@ -253,7 +253,7 @@ def test_a_postgresql_that_pauses_for_half_a_minute_is_told_as_503_in_time_and_s
 
 
 def test_a_full_postgresql_is_told_as_503_and_survived(platform, address):
-    # A full disk is not to be had in a test: PostgreSQL is made to say what it says then.
+    # PostgreSQL is made to say what it says then; tests/stack/test_full_disk.py has a full disk.
     with begin(platform.engine) as connection:
         connection.execute(
             sa.text(
