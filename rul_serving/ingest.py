@@ -8,11 +8,13 @@ The rows of a unit's lives are locked first, in the order of their names; so one
 time adds to a life, whichever process runs it, and the state that it leaves in Redis bears its
 token. A state without the token of the life's last transaction is not looked at: the life is then
 followed from its readings. The ledger's chain is locked last and shortly.
+
+What is said bears PostgreSQL's time, read once the lives are locked: of two prognoses of one cycle
+the later one counts, whatever the clocks of the instances say that gave them.
 """
 
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -114,7 +116,7 @@ class Ingest:
     ) -> list[Kept]:
         """Record what is said of the units; give the states that their lives are in now."""
         token = secrets.randbits(63)
-        *_, ((last_seq,),) = pipelined(
+        *_, ((last_seq, now),) = pipelined(
             batch.connection,
             *batch.unsent,
             lives.marking(batch.fleet.name, batch.grown, token),
@@ -122,7 +124,6 @@ class Ingest:
         )
         if served is None:
             return []
-        now = datetime.now(UTC)
         seen = Seen(landed_rows=batch.landed_rows, sent_seq=last_seq)
         newest = [life for life in batch.grown if batch.running.get(life[0]) == life[1]]
         whole = (

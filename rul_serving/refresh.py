@@ -15,7 +15,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,7 +207,7 @@ class Refresh:
         Raises:
             Unavailable: PostgreSQL does not answer.
         """
-        fleet, now = loaded.model.fleet, datetime.now(UTC)
+        fleet = loaded.model.fleet
         with begin(engine) as connection:
             if champions.live_version(connection, fleet.name) != loaded.version:
                 return None
@@ -218,6 +217,7 @@ class Refresh:
             if not found:
                 return None
             known, whole, seen = self._source(connection, loaded, found)
+            now = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
         cycles = {(one.unit, one.life): one.cycle for one in found}
         pairs = saying.follow(loaded, cycles, known, whole, seen, now)
         with begin(engine) as connection:

@@ -31,10 +31,10 @@ TAKE_ROWS = 1_000_000
 FEW = 200
 """So many readings are sent as JSON among other statements; more by ``COPY``."""
 LAST_SEQ: Statement = (
-    "SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq'))",
+    "SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq')), clock_timestamp()",
     {},
 )
-"""The ingestion number of the last reading that a connection kept."""
+"""The ingestion number of the last reading that a connection kept, and the time of PostgreSQL."""
 
 
 class Outcome(StrEnum):

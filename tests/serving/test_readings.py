@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -307,6 +308,30 @@ def test_a_history_that_came_in_files_goes_on_over_http(platform, unit, cached):
         land(platform, "y", unit[12:13])
         last = send(client, body(platform, unit[14:15]))
         assert plain(said(last)) == expected(platform, version, unit[:15])
+
+
+def test_what_is_said_later_of_a_cycle_counts_whatever_an_instance_s_clock_says(
+    platform, unit, monkeypatch
+):
+    """The clock of the first instance is a day ahead."""
+    version = platform.release().version
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=1)
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("rul_")]
+    with platform.client() as client, monkeypatch.context() as patched:
+        for module in modules:
+            if getattr(module, "datetime", None) is datetime:
+                patched.setattr(module, "datetime", Ahead)
+        send(client, body(platform, pl.concat([unit[:10], unit[11:20]])))
+    with platform.client() as client:
+        late = send(client, body(platform, unit[10:11]))
+    assert plain(said(late)) == expected(platform, version, unit[:20])
+    now = current.one(platform.engine, "pumps", unit[UNIT][0]).prognosis
+    assert now.provenance.ledger_id == said(late).provenance.ledger_id
 
 
 def test_while_the_lake_is_away_nothing_is_said_without_what_came_in_files(platform, unit, cached):
