@@ -97,15 +97,15 @@ def outside() -> Generator[tuple[str, int]]:
     ip("netns", "add", space)
     try:
         ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", space)
-        ip("address", "add", "192.0.2.1/30", "dev", here)
+        ip("address", "add", "198.18.213.1/30", "dev", here)
         ip("link", "set", here, "up")
-        ip("-n", space, "address", "add", "192.0.2.2/30", "dev", there)
+        ip("-n", space, "address", "add", "198.18.213.2/30", "dev", there)
         ip("-n", space, "link", "set", there, "up")
         listen = ["ip", "netns", "exec", space, sys.executable, "-m", "http.server", "8099"]
         with subprocess.Popen(listen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
             try:
-                wait_until(lambda: _is_open("192.0.2.2", 8099), 20, "the world listens", 0.2)
-                yield "192.0.2.2", 8099
+                wait_until(lambda: _is_open("198.18.213.2", 8099), 20, "the world listens", 0.2)
+                yield "198.18.213.2", 8099
             finally:
                 server.kill()
     finally:

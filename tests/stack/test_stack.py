@@ -802,6 +802,14 @@ def test_every_panel_of_every_dashboard_has_data_and_the_labels_that_it_names(st
 
 
 def test_every_metric_and_label_in_rules_and_dashboards_is_told_by_somebody(stack: Stack):
+    # Errors are told once there was one.
+    database = stack.container("postgres").name
+    stack.run("docker", "pause", database)
+    status, _ = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1", timeout=60)
+    stack.run("docker", "unpause", database)
+    assert status == 503
+    failed = "count(rul_requests_error_total)"
+    wait_until(lambda: stack.series(failed), 90, "the error is scraped", every=3)
     asked = [*queries.of_rules(), *queries.of_dashboards()]
     demanded = {demand for query in asked for demand in queries.demands(query)}
     assert len(demanded) > 100
