@@ -5,9 +5,9 @@ not: finding files (``rul_store.landing``), parsing (``rul_core.readers``), judg
 
 Every step is known by the content it takes in, and repeating it changes nothing: rows go into the
 lake under the file's checksum or the watermark they follow, lives are updated, and only then is a
-file marked as taken. So a run that was killed is simply run again. Where the lake was
-lost, or restored to an earlier day, what it lacks is taken again from the files that still lie in
-the landing folder, and from PostgreSQL.
+file marked as taken. So a run that was killed is simply run again. Where the lake was lost, or
+restored to an earlier day, what it lacks is taken again from the files that still lie in the
+landing folder, in the order in which they first came, and then from PostgreSQL.
 """
 
 import hashlib
@@ -72,7 +72,8 @@ def take(engine: sa.Engine, root: Path, lake: Lake, fleet: Fleet) -> Taken:
     look = folder.look(again=lost)
     files, repeated, broken = {}, [], {}
     changing = {path.name: "changed a moment ago" for path in look.unsettled}
-    for path in look.ready:
+    order = {path: place for place, path in enumerate(lost.values())}
+    for path in sorted(look.ready, key=lambda path: order.get(path, len(order))):
         try:
             file = folder.read(path)
         except StoreError as error:
@@ -88,7 +89,7 @@ def take(engine: sa.Engine, root: Path, lake: Lake, fleet: Fleet) -> Taken:
             broken[file.name] = str(error)
             continue
         folder.mark_taken(file, files[file.name])
-        lost.discard(file.sha256)
+        lost.pop(file.sha256, None)
     return Taken(
         files=files,
         repeated=tuple(repeated),
@@ -111,11 +112,12 @@ def set_aside(lake: Lake, fleet: str) -> pl.DataFrame:
     return lake.scan(RAW_SET_ASIDE, fleet).collect()
 
 
-def _lost(folder: Landing, lake: Lake) -> set[str]:
-    """SHA-256 of files that were taken, and whose rows a lake that was lost had."""
+def _lost(folder: Landing, lake: Lake) -> dict[str, Path]:
+    """SHA-256 and path of files that were taken, and whose rows a lake that was lost had."""
     table = lake.current(RAW, folder.fleet)
     kept = {run.run_id for run in table.runs} if table else set()
-    return {content for content in folder.contents() if _run_of(content) not in kept}
+    taken = folder.contents().items()
+    return {content: path for content, path in taken if _run_of(content) not in kept}
 
 
 def _run_of(content: str) -> str:

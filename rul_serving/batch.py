@@ -137,7 +137,7 @@ class Batch:
         named = [
             life for each in sent for life in zip(each.rows.units, each.rows.lives, strict=True)
         ]
-        wanted = _unknown_lives(sorted(set(named), key=_by_life), found)
+        wanted = _unknown_lives(dict.fromkeys(named), found)
         if wanted and self.fleet.unknown_units == "refuse":
             heard_of = lives.known_units(self.connection, self.fleet.name, units)
             wanted = {life for life in wanted if life[0] in heard_of}
@@ -146,10 +146,12 @@ class Batch:
                 self.connection, self.fleet.name, sorted(wanted), source=histories.SENT
             )
             found = lives.lock(self.connection, self.fleet.name, units)
+        if ended := [unit for unit, of_unit in found.items() if not _runs(of_unit)]:
+            # Who ended a life may have started the next meanwhile, which only a new look can see.
+            found |= lives.lock(self.connection, self.fleet.name, ended)
         for unit, of_unit in found.items():
-            newest = max(of_unit)
-            if of_unit[newest].outcome is Outcome.RUNNING:
-                self.running[unit] = newest
+            if _runs(of_unit):
+                self.running[unit] = max(of_unit)
             self.standing.update({(unit, life): how for life, how in of_unit.items()})
         self._sort_out(sent, named, found.keys())
 
@@ -254,7 +256,8 @@ class Batch:
         if not self.landed_rows:
             return None
         wanted = [self.lives[place] for place in places]
-        return histories.read_landed(self._lake, self.fleet, wanted, self.landed_rows)
+        with histories.needed():
+            return histories.read_landed(self._lake, self.fleet, wanted, self.landed_rows)
 
     def _named(self, rows: _Columns) -> NewReadings:
         named = [self.lives[place] for place in rows.life.tolist()]
@@ -312,13 +315,6 @@ class Batch:
                 f"life {number} of unit {unit!r} ended at cycle {standing.end_cycle:g} "
                 f"({standing.outcome}); begin the next one, or correct the cycle"
             )
-        elif unit in heard_of and number:
-            reason = Reason.UNKNOWN_LIFE
-            last = max(one for name, one in self.standing if name == unit)
-            message = (
-                f"the last life of unit {unit!r} is {last}, so {number} cannot be its next; "
-                "correct the number, or start that life first"
-            )
         elif unit in heard_of:
             message = f"no life of unit {unit!r} runs; begin the next one, or name the life"
         else:
@@ -345,27 +341,15 @@ class Batch:
 def _unknown_lives(
     named: Iterable[tuple[str, int | None]], found: Mapping[str, Mapping[int, Standing]]
 ) -> set[Life]:
-    """The lives that rows name, or mean, and that nobody has heard of.
-
-    Of a known unit no life beyond the next one: a number that was mistyped would take the unit's
-    place, and all later readings.
-
-    Args:
-        named: In the order of the lives' numbers.
-        found: What is known.
-    """
+    """The lives that rows name, or mean, and that nobody has heard of."""
     wanted = set()
-    last = {unit: max(of_unit) for unit, of_unit in found.items()}
     for unit, number in named:
-        if unit not in last:
+        if unit not in found:
             wanted.add((unit, number or 1))
-            last[unit] = number or 1
-        elif number is not None and number not in found.get(unit, ()) and number <= last[unit] + 1:
+        elif number is not None and number not in found[unit]:
             wanted.add((unit, number))
-            last[unit] = max(last[unit], number)
     return wanted
 
 
-def _by_life(named: tuple[str, int | None]) -> tuple[str, int]:
-    unit, number = named
-    return unit, number or 0
+def _runs(of_unit: Mapping[int, Standing]) -> bool:
+    return of_unit[max(of_unit)].outcome is Outcome.RUNNING

@@ -14,7 +14,7 @@ the later one counts, whatever the clocks of the instances say that gave them.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -126,13 +126,7 @@ class Ingest:
             return []
         seen = Seen(landed_rows=batch.landed_rows, sent_seq=last_seq)
         newest = [life for life in batch.grown if batch.running.get(life[0]) == life[1]]
-        whole = (
-            histories.read(
-                batch.connection, self._lake, served.model.fleet, sorted(batch.late), seen
-            )
-            if batch.late
-            else None
-        )
+        whole = self._read(batch, served, batch.late, seen) if batch.late else None
         try:
             followed = _follow(batch, served, known, whole)
             said = judge(
@@ -144,9 +138,7 @@ class Ingest:
             )
         except Exception as error:  # whatever a model does wrong is an answer of its own
             swallow("inference", error, "the units are judged one by one; their readings are kept")
-            whole = histories.read(
-                batch.connection, self._lake, served.model.fleet, sorted(newest), seen
-            )
+            whole = self._read(batch, served, newest, seen)
             ends = whole.group_by(UNIT, LIFE).agg(pl.col(CYCLE).max()).rows()
             cycles = {(unit, life): cycle for unit, life, cycle in ends}
             pairs = saying.follow(served, cycles, {}, whole, seen, now)
@@ -165,6 +157,15 @@ class Ingest:
             Kept(token=token, landed_rows=batch.landed_rows, life=life)
             for life in followed.values()
         ]
+
+    def _read(
+        self, batch: Batch, served: LoadedModel, of: Iterable[Life], seen: Seen
+    ) -> pl.DataFrame:
+        """All readings of some lives."""
+        with histories.needed():
+            return histories.read(
+                batch.connection, self._lake, served.model.fleet, sorted(of), seen
+            )
 
 
 def _follow(

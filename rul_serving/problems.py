@@ -128,8 +128,6 @@ class Reason(StrEnum):
     """The fleet takes no units that nobody has heard of."""
     LIFE_ENDED = "life_ended"
     """The life ended before this cycle, or no life of the unit runs."""
-    UNKNOWN_LIFE = "unknown_life"
-    """The life is not the unit's next, but one after that."""
 
 
 class Flaw(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,7 +10,8 @@ in both, in the order in which they come, so one number does where it alone is r
 something of one cycle, the file counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import polars as pl
@@ -32,6 +33,17 @@ SENT = "readings table"
 """The source of rows that were not in a file."""
 
 
+@contextmanager
+def needed() -> Generator[None]:
+    """Where nothing right can be said without the lake, what is wrong with it is Unavailable."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except StoreError as error:
+        raise Unavailable(str(error)) from error
+
+
 class Landed:
     """How many readings came in files so far, which only ever grows.
 
@@ -50,12 +62,13 @@ class Landed:
             Unavailable: The lake has lost some of them: it is away, or was restored to an earlier
                 day. What would be said without them would be wrong.
         """
-        table = self._lake.current(RAW, fleet)
+        least = self._least.get(fleet)
+        if least is None:  # asked first: a file is marked as taken after its rows are in the lake
+            least = landing.taken_rows(connection, fleet)
+        with needed():
+            table = self._lake.current(RAW, fleet)
         runs = table.runs if table else ()
         found = sum(run.rows for run in runs if run.run_id.startswith(FILE_RUN))
-        least = self._least.get(fleet)
-        if least is None:
-            least = landing.taken_rows(connection, fleet)
         if found < least:
             raise Unavailable(
                 f"{least} readings of fleet {fleet!r} came in files, and lake/{RAW}/{fleet} has "

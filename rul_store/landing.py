@@ -67,11 +67,18 @@ class Landing:
         self.folder = root / FOLDER / files.safe_name(fleet, "fleet")
         self._engine, self._settle_seconds = engine, settle_seconds
 
-    def contents(self) -> set[str]:
-        """SHA-256 of all that was taken."""
-        query = sa.select(landed_files.c.sha256).where(*self._taken())
+    def contents(self) -> dict[str, Path]:
+        """SHA-256 and path of all that was taken, in the order in which it first was."""
+        query = (
+            sa.select(landed_files.c.sha256, landed_files.c.path)
+            .where(*self._taken())
+            .order_by(landed_files.c.decided_at, landed_files.c.path)
+        )
+        found: dict[str, Path] = {}
         with begin(self._engine) as connection:
-            return set(connection.execute(query).scalars())
+            for sha256, path in connection.execute(query):
+                found.setdefault(sha256, self.folder / path)
+        return found
 
     def look(self, *, again: Collection[str] = ()) -> Look:
         """The files that were not taken, sorted by path; nothing is read.
@@ -177,10 +184,17 @@ class Landing:
             "rows": None,
             **verdict,
         }
+        # When it first came, though it may have to be taken again from a lake that was lost.
+        first = sa.case(
+            (landed_files.c.status == values["status"], landed_files.c.decided_at),
+            else_=sa.func.clock_timestamp(),
+        )
         return (
             insert(landed_files)
             .values(values)
-            .on_conflict_do_update(constraint="pk_landed_files", set_=values)
+            .on_conflict_do_update(
+                constraint="pk_landed_files", set_=values | {"decided_at": first}
+            )
         )
 
 

@@ -122,9 +122,10 @@ def _kept(
     if not keys:
         return {}
     lives = sorted({(unit, life) for unit, life, _ in keys})
-    landed_rows = histories.Landed(lake).rows(connection, fleet.name)
     wanted = pl.DataFrame(sorted(set(keys)), schema=list(KEY), orient="row")
-    landed = histories.read_landed(lake, fleet, lives, landed_rows)
+    landed_rows = histories.Landed(lake).rows(connection, fleet.name)
+    with histories.needed():
+        landed = histories.read_landed(lake, fleet, lives, landed_rows)
     both = [landed.join(wanted, on=KEY, how="semi"), readings.of_keys(connection, fleet, wanted)]
     frame = pl.concat(both).unique(KEY, keep="first", maintain_order=True)
     return {(row[UNIT], row[LIFE], row[CYCLE]): row for row in frame.iter_rows(named=True)}

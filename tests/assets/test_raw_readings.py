@@ -63,8 +63,10 @@ def test_what_a_lost_lake_had_is_taken_again_from_the_landing_folder(house, all_
     house.make("raw_readings")
     lake, saved = house.root / "lake", house.root / "saved"
     shutil.copytree(lake, saved)
-    house.drop(TABLE.filter(pl.col("unit") == "unit-000002"), "july.parquet")
+    house.drop(TABLE.filter(pl.col("unit") == "unit-000002"), "august.parquet")
     house.make("raw_readings")
+    runs = [run.run_id for run in house.lake.current("raw_readings", "pumps").runs]
+    heard = readings.last_heard(house.engine)
     before = house.lake.scan("raw_readings", "pumps").collect().sort("unit", "cycle")
     shutil.rmtree(lake)
     if not all_of_it:
@@ -72,7 +74,10 @@ def test_what_a_lost_lake_had_is_taken_again_from_the_landing_folder(house, all_
     result = house.make("raw_readings")
     after = house.lake.scan("raw_readings", "pumps").collect().sort("unit", "cycle")
     assert_frame_equal(after, before)
-    again = {"june.parquet", "july.parquet"} if all_of_it else {"july.parquet"}
+    # In the order in which they came, which is not that of their names.
+    assert [run.run_id for run in house.lake.current("raw_readings", "pumps").runs] == runs
+    assert readings.last_heard(house.engine) == heard
+    again = {"june.parquet", "august.parquet"} if all_of_it else {"august.parquet"}
     assert set(metadata_of(result, "raw_readings")["new_files"]) == again
     assert metadata_of(house.make("raw_readings"), "raw_readings")["new_files"] == {}
 

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -359,6 +360,31 @@ def test_while_the_lake_is_away_nothing_is_said_without_what_came_in_files(platf
     assert plain(said(answer)) == expected(platform, version, unit[:12])
 
 
+@pytest.mark.parametrize("fault", ["a file is gone", "the description is damaged"])
+def test_a_lake_that_is_damaged_makes_what_needs_it_wait(platform, unit, fault):
+    platform.release()
+    land(platform, "x", unit[:10])
+    sensor = platform.learnt.training.model.fleet.columns.sensors[0]
+    other = unit[4:5].with_columns(pl.lit(-1.5).alias(sensor))
+    folder = platform.root / "lake" / histories.RAW / "pumps"
+    (shard,) = folder.glob("*/*.parquet")
+    with platform.client() as client:
+        assert client.post(PATH, json=body(platform, other)).status_code == 422
+        victim = shard if fault == "a file is gone" else folder / "current.json"
+        kept = victim.read_bytes()
+        victim.unlink() if victim == shard else victim.write_text("{")
+        answers = [
+            client.post(PATH, json=body(platform, unit[10:11])), client.get(f"{PATH}/set-aside"),
+        ]  # fmt: skip
+        victim.write_bytes(kept)
+        for answer in answers:
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
+            assert answer.headers["retry-after"]
+            assert victim.name in answer.json()["detail"]
+        assert send(client, body(platform, unit[10:11]))["new"] == 1
+        assert len(client.get(f"{PATH}/set-aside").json()["readings"]) == 1
+
+
 def test_without_a_model_readings_are_kept_and_nothing_is_said(platform, unit):
     with platform.client() as client:
         answer = send(client, body(platform, unit[:3]))
@@ -424,24 +450,60 @@ def test_a_life_that_ended_takes_only_what_was_before_its_end(platform, unit):
         assert send(client, body(platform, unit[1:2]))["prognoses"][0]["life"] == 2
 
 
-def test_a_reading_begins_the_next_life_and_none_beyond_it(platform, unit):
+def test_lives_in_any_order_end_in_the_state_of_ordered_ones(platform, unit):
     platform.release()
-    name = unit[UNIT][0]
+    for name, order in (("ordered", (1, 2, 3)), ("shuffled", (1, 3, 2)), ("back", (3, 2, 1))):
+        with platform.client() as client:
+            for life in order:
+                rows = body(platform, unit[: life + 1], life=life, unit=name)
+                assert send(client, rows)["new"] == life + 1
+    known = [lives.read(platform.engine, "pumps").filter(pl.col(UNIT) == name)[:, 1:].rows()
+             for name in ("ordered", "shuffled", "back")]  # fmt: skip
+    assert known[0] == known[1] == known[2]
+    assert [row[0] for row in known[0]] == [1, 2, 3]
+    current_ = [current.one(platform.engine, "pumps", name) for name in ("ordered", "back")]
+    assert [(one.life, one.prognosis.cycle) for one in current_ if one and one.prognosis] == [
+        (3, 4.0), (3, 4.0)
+    ]  # fmt: skip
+
+
+def test_a_reading_that_waits_for_the_end_of_a_life_is_of_the_next_one(platform, unit):
+    """Who ends a life and starts the next holds the unit while the reading comes."""
+    platform.release()
+    answers: list[Any] = []
     with platform.client() as client:
-        send(client, body(platform, unit[:3]))
-        refused = client.post(PATH, json=body(platform, unit[:1], life=21))
-        (flaw,) = refused.json()["errors"]
-        assert (refused.status_code, flaw["reason"]) == (422, "unknown_life")
-        assert f"the last life of unit '{name}' is 1, so 21 cannot be its next" in flaw["message"]
-        # In one body, whatever their order.
-        rows = [row for life in (4, 2, 3, 21) for row in body(platform, unit[:1], life=life)]
-        answer = send(client, rows)
-        assert answer["new"] == 3
-        assert [flaw["index"] for flaw in answer["errors"]] == [3]
-        assert send(client, body(platform, unit[1:2]))["prognoses"][0]["life"] == 4
-        # Of a unit that nobody has heard of, any: it may have lived before.
-        assert send(client, body(platform, unit[:1], life=3, unit="older"))["new"] == 1
-        assert send(client, body(platform, unit[:1], life=2, unit="older"))["new"] == 1
+        send(client, body(platform, unit[:5]))
+        late = threading.Thread(
+            target=lambda: answers.append(client.post(PATH, json=body(platform, unit[:1])))
+        )
+        with begin(platform.engine) as connection:
+            given = {"unit": unit[UNIT][0]}
+            connection.execute(
+                sa.text(
+                    "UPDATE lives SET outcome = 'failed', end_cycle = 5, "
+                    "ended_at = clock_timestamp() WHERE unit = :unit"
+                ),
+                given,
+            )
+            connection.execute(
+                sa.text(
+                    "INSERT INTO lives (fleet, unit, life, outcome, source) "
+                    "VALUES ('pumps', :unit, 2, 'running', 'a person')"
+                ),
+                given,
+            )
+            late.start()
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            deadline = time.monotonic() + 10
+            with platform.engine.connect() as other:
+                while not other.execute(sa.text(waits)).scalar_one():
+                    other.rollback()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+        late.join()
+    (answer,) = answers
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["prognoses"][0]["life"] == 2
 
 
 def test_a_model_that_fails_later_is_what_is_said_of_the_unit_now(platform, unit, monkeypatch):
