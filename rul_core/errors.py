@@ -120,6 +120,10 @@ class Outdated(StoreError):
     """It was decided on a state that another has changed since; look again, then decide."""
 
 
+class InvalidCursor(StoreError):
+    """It is none that the list gave."""
+
+
 class UnknownUnit(StoreError):
     """Nothing is kept of a unit of that name."""
 

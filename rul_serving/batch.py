@@ -24,7 +24,7 @@ from rul_serving.rows import Rows
 from rul_store import histories, lives, readings, set_aside
 from rul_store.copying import NewReadings
 from rul_store.database import Statement
-from rul_store.lake import Lake
+from rul_store.lake import Lake, lake_needed
 from rul_store.lives import Standing
 from rul_store.readings import Outcome as Fate
 
@@ -256,7 +256,7 @@ class Batch:
         if not self.landed_rows:
             return None
         wanted = [self.lives[place] for place in places]
-        with histories.needed():
+        with lake_needed():
             return histories.read_landed(self._lake, self.fleet, wanted, self.landed_rows)
 
     def _named(self, rows: _Columns) -> NewReadings:

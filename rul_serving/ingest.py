@@ -29,7 +29,7 @@ from rul_serving.batch import Batch, Life, Receipt, Sent
 from rul_serving.problems import Kind, Refusal
 from rul_store import histories, lives, readings
 from rul_store.database import begin, pipelined
-from rul_store.lake import Lake
+from rul_store.lake import Lake, lake_needed
 from rul_store.models import LoadedModel
 from rul_store.states import Kept, States
 from rul_store.swallowed import swallow
@@ -120,7 +120,7 @@ class Ingest:
             batch.connection,
             *batch.unsent,
             lives.marking(batch.fleet.name, batch.grown, token),
-            readings.LAST_SEQ,
+            readings.LAST_SEQ_AND_TIME,
         )
         if served is None:
             return []
@@ -162,7 +162,7 @@ class Ingest:
         self, batch: Batch, served: LoadedModel, of: Iterable[Life], seen: Seen
     ) -> pl.DataFrame:
         """All readings of some lives."""
-        with histories.needed():
+        with lake_needed():
             return histories.read(
                 batch.connection, self._lake, served.model.fleet, sorted(of), seen
             )

@@ -1,9 +1,17 @@
-"""The header that leads to the next page.
+"""What a list is asked with page by page, and the header that leads to the next one.
 
-What belongs here: the header. What does not: cursors (``rul_store.cursors``).
+What belongs here: both. What does not: what cursors hold (``rul_store.cursors``).
 """
 
+from typing import Annotated
 from urllib.parse import quote, urlencode
+
+from litestar.params import QueryParameter
+
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many on a page at most.")]
+Cursor = Annotated[
+    str | None, QueryParameter(max_length=1000, description="`next_cursor` of the page before.")
+]
 
 
 def next_link(path: str, cursor: str | None, **query: object) -> dict[str, str]:

@@ -23,6 +23,7 @@ from rul_core.errors import (
     Conflict,
     FleetError,
     GateNotPassed,
+    InvalidCursor,
     Outdated,
     RulError,
     StepRefused,
@@ -105,6 +106,7 @@ _OF_STATUS = {
 
 
 _OF_ERROR: dict[type[Exception], Kind] = {
+    InvalidCursor: Kind.INVALID_CURSOR,
     UnknownUnit: Kind.UNKNOWN_UNIT,
     UnknownAdvisory: Kind.UNKNOWN_ADVISORY,
     StepRefused: Kind.STEP_REFUSED,

@@ -112,7 +112,7 @@ async def _figures(scope: Scope, message: Any, fleet: str) -> ASGIApp | None:
     _note(scope, principal, lease, INFER)
     try:
         figures = await service.gathering.figures(model, question.rows)
-    except Exception:
+    except Exception:  # the long way asks again, and tells what is wrong
         return None
     return Answer(*inference.write(fleet, version, question.request, figures))
 

@@ -137,7 +137,7 @@ def page(
         after: The cursor of the part before.
 
     Raises:
-        StoreError: The cursor is none that this list gave.
+        InvalidCursor: The cursor is none that this list gave.
         Unavailable: PostgreSQL does not answer.
     """
     table = tables.advisories.c
@@ -209,7 +209,7 @@ def events(
     """What happened to an advisory, the first first.
 
     Raises:
-        StoreError: The cursor is none that this list gave.
+        InvalidCursor: The cursor is none that this list gave.
         Unavailable: PostgreSQL does not answer.
     """
     table = tables.advisory_events.c

@@ -9,7 +9,7 @@ a lock that lasts to the end of the transaction.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -54,12 +54,6 @@ class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
     entries: list[AuditEntry]
     next_cursor: str | None
     """For the next page; null on the last one."""
-
-
-class _Place(msgspec.Struct, frozen=True):
-    """Where a page begins."""
-
-    before: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
 def append(
@@ -107,10 +101,10 @@ def page(engine: sa.Engine, *, limit: int, after: str | None = None) -> AuditPag
         after: The cursor of the page before.
 
     Raises:
-        StoreError: The cursor is none of the audit's.
+        InvalidCursor: The cursor is none of the audit's.
         Unavailable: PostgreSQL does not answer.
     """
-    before = None if after is None else cursors.decode(after, _Place, "the audit").before
+    before = None if after is None else cursors.decode(after, cursors.Before, "the audit").before
     with begin(engine) as connection:
         found = connection.execute(sa.text(_PAGE), {"limit": limit + 1, "before": before}).all()
     rows = found[:limit]
@@ -132,7 +126,7 @@ def page(engine: sa.Engine, *, limit: int, after: str | None = None) -> AuditPag
     ]
     return AuditPage(
         entries=entries,
-        next_cursor=cursors.encode(_Place(before=rows[-1].position)) if more else None,
+        next_cursor=cursors.encode(cursors.Before(before=rows[-1].position)) if more else None,
     )
 
 

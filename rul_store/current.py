@@ -67,7 +67,7 @@ def ranked(
         stale_before: A prognosis with figures whose last reading is older than this is stale.
 
     Raises:
-        StoreError: The cursor is none that ``ranked`` gave.
+        InvalidCursor: The cursor is none that ``ranked`` gave.
         Unavailable: PostgreSQL does not answer.
     """
     probability, unit = (

@@ -10,8 +10,7 @@ in both, in the order in which they come, so one number does where it alone is r
 something of one cycle, the file counts.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import msgspec
 import polars as pl
@@ -23,7 +22,7 @@ from rul_core.issues import ROW, SOURCE
 from rul_core.prognosis import Seen
 from rul_core.schema import LIFE, UNIT, Fleet
 from rul_store import landing, readings
-from rul_store.lake import Lake
+from rul_store.lake import Lake, lake_needed
 
 RAW = "raw_readings"
 """The lake's table of every reading that came, in the order in which they came."""
@@ -31,17 +30,6 @@ FILE_RUN, SENT_RUN = "file-", "sent-"
 """How the runs of ``RAW`` are called that a file added, or a take of what was sent."""
 SENT = "readings table"
 """The source of rows that were not in a file."""
-
-
-@contextmanager
-def needed() -> Generator[None]:
-    """Where nothing right can be said without the lake, what is wrong with it is Unavailable."""
-    try:
-        yield
-    except Unavailable:
-        raise
-    except StoreError as error:
-        raise Unavailable(str(error)) from error
 
 
 class Landed:
@@ -62,20 +50,25 @@ class Landed:
             Unavailable: The lake has lost some of them: it is away, or was restored to an earlier
                 day. What would be said without them would be wrong.
         """
-        least = self._least.get(fleet)
-        if least is None:  # asked first: a file is marked as taken after its rows are in the lake
+        found, known = self._count(fleet), self._least.get(fleet)
+        if known is None or found < known:
+            # What is known now; asked first, since a file is marked once its rows are in the lake.
             least = landing.taken_rows(connection, fleet)
-        with needed():
-            table = self._lake.current(RAW, fleet)
-        runs = table.runs if table else ()
-        found = sum(run.rows for run in runs if run.run_id.startswith(FILE_RUN))
-        if found < least:
-            raise Unavailable(
-                f"{least} readings of fleet {fleet!r} came in files, and lake/{RAW}/{fleet} has "
-                f"{found} of them; mount the data root, restore the lake, or materialise {RAW}"
-            )
+            found = self._count(fleet)
+            if found < least:
+                raise Unavailable(
+                    f"{least} readings of fleet {fleet!r} came in files, and lake/{RAW}/{fleet} "
+                    f"has {found} of them; mount the data root, restore the lake, or materialise "
+                    f"{RAW}"
+                )
         self._least[fleet] = found
         return found
+
+    def _count(self, fleet: str) -> int:
+        with lake_needed():
+            table = self._lake.current(RAW, fleet)
+        runs = table.runs if table else ()
+        return sum(run.rows for run in runs if run.run_id.startswith(FILE_RUN))
 
 
 def read(

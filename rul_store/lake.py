@@ -25,14 +25,14 @@ it share its file system anyway.
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
 import polars as pl
 
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 from rul_store.lake_table import Run, Shard, Table, nothing
 
@@ -43,6 +43,17 @@ KEPT_STATES = 2
 Frame = pl.DataFrame | pl.LazyFrame
 Beside = Callable[[], Mapping[str, Frame]]
 """Gives further frames by name, once the shards are written."""
+
+
+@contextmanager
+def lake_needed() -> Generator[None]:
+    """Where nothing right can be said without the lake, what is wrong with it is Unavailable."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except StoreError as error:
+        raise Unavailable(str(error)) from error
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ from rul_store.database import Statement, begin, microseconds, pipelined, read_f
 TAKE_ROWS = 1_000_000
 FEW = 200
 """So many readings are sent as JSON among other statements; more by ``COPY``."""
-LAST_SEQ: Statement = (
+LAST_SEQ_AND_TIME: Statement = (
     "SELECT currval(pg_get_serial_sequence('readings', 'ingested_seq')), clock_timestamp()",
     {},
 )

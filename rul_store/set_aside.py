@@ -6,7 +6,6 @@ that a reading contradicts (``readings``), rows of files (they stand beside the 
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
 import polars as pl
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from rul_core.schema import CYCLE, KEY, LIFE, TIME, UNIT, Fleet
 from rul_store import cursors, histories, readings
 from rul_store.database import begin
-from rul_store.lake import Lake
+from rul_store.lake import Lake, lake_needed
 
 _Key = tuple[str, int, float]
 
@@ -46,12 +45,6 @@ class SetAsidePage(msgspec.Struct, frozen=True, kw_only=True):
     fleet: str
     readings: list[SetAside]
     next_cursor: str | None = None
-
-
-class _Place(msgspec.Struct, frozen=True):
-    """Where a page begins."""
-
-    before: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
 def keep(
@@ -94,24 +87,27 @@ def page(
         after: The cursor of the page before.
 
     Raises:
-        StoreError: The cursor is none of this list's.
+        InvalidCursor: The cursor is none of this list's.
         Unavailable: PostgreSQL or the lake is away.
     """
-    place = cursors.decode(after, _Place, "the readings set aside") if after is not None else None
+    before = None
+    if after is not None:
+        before = cursors.decode(after, cursors.Before, "the readings set aside").before
     parameters = {
         "fleet": fleet.name,
         "unit": unit,
-        "before": place.before if place else None,
+        "before": before,
         "limit": limit + 1,
     }
     with begin(engine) as connection:
         found = connection.execute(sa.text(_PAGE), parameters).all()
         rows = found[:limit]
         kept = _kept(connection, lake, fleet, [(row.unit, row.life, row.cycle) for row in rows])
+    more = len(found) > limit
     return SetAsidePage(
         fleet=fleet.name,
         readings=[_told(row, kept) for row in rows],
-        next_cursor=cursors.encode(_Place(before=rows[-1].id)) if len(found) > limit else None,
+        next_cursor=cursors.encode(cursors.Before(rows[-1].id)) if more else None,
     )
 
 
@@ -124,7 +120,7 @@ def _kept(
     lives = sorted({(unit, life) for unit, life, _ in keys})
     wanted = pl.DataFrame(sorted(set(keys)), schema=list(KEY), orient="row")
     landed_rows = histories.Landed(lake).rows(connection, fleet.name)
-    with histories.needed():
+    with lake_needed():
         landed = histories.read_landed(lake, fleet, lives, landed_rows)
     both = [landed.join(wanted, on=KEY, how="semi"), readings.of_keys(connection, fleet, wanted)]
     frame = pl.concat(both).unique(KEY, keep="first", maintain_order=True)

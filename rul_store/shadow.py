@@ -198,7 +198,7 @@ def page(
     """What both said of each unit the last time, by unit.
 
     Raises:
-        StoreError: The cursor is none that this gave.
+        InvalidCursor: The cursor is none that this gave.
         Unavailable: PostgreSQL does not answer.
     """
     last = cursors.decode(after, str, "this shadow") if after else ""

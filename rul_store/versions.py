@@ -147,7 +147,7 @@ class Inspector:
             after: The cursor of the page before.
 
         Raises:
-            StoreError: The cursor is none that this gave.
+            InvalidCursor: The cursor is none that this gave.
         """
         before = cursors.decode(after, _After, "these models").version if after else None
         names = [

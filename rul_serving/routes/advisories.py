@@ -20,27 +20,20 @@ from rul_core.advisory_terms import (
     Unshelve,
     Until,
 )
-from rul_core.errors import StoreError, Unavailable
 from rul_serving import bodies, examples, guard, tracing
 from rul_serving.answers import Advisories, AdvisoryHistory
 from rul_serving.bodies import takes
 from rul_serving.deeds import Acknowledgement, Because, Planning, Shelving
-from rul_serving.paging import next_link
+from rul_serving.paging import Cursor, Limit, next_link
 from rul_serving.preconditions import IfMatch, tag, wanted
 from rul_serving.principal import PLAN, READ, WORK, Principal
-from rul_serving.problems import Kind, Refusal, declared
+from rul_serving.problems import Kind, declared
 from rul_serving.routes.fleets import FleetName
 from rul_serving.service import Service
 from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN
 from rul_store import advisory_rows, deeds, verdicts
 from rul_store.advisory_rows import Advisory, Filter
 from rul_store.deeds import Doer
-
-Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many on a page at most.")]
-Cursor = Annotated[
-    str | None, QueryParameter(max_length=1000, description="`next_cursor` of the page before.")
-]
-
 
 _MAY_GO_WRONG = declared(
     Kind.INVALID_REQUEST,
@@ -100,14 +93,7 @@ async def list_advisories(
     """
     await service.descriptions.get(fleet)
     wanted = Filter(state=only, priority=priority, unit=unit, is_open=is_open)
-    try:
-        page = await service.database.ask(
-            advisory_rows.page, fleet, wanted, limit=limit, after=cursor
-        )
-    except Unavailable:
-        raise
-    except StoreError as error:
-        raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+    page = await service.database.ask(advisory_rows.page, fleet, wanted, limit=limit, after=cursor)
     answer = Advisories(
         fleet=fleet,
         advisories=list(page.advisories),
@@ -166,14 +152,7 @@ async def list_events(
 ) -> Response[AdvisoryHistory]:
     """Every change says who, when and why; `system` is what prognoses and time do."""
     await visible(service, principal, advisory_id)
-    try:
-        page = await service.database.ask(
-            advisory_rows.events, advisory_id, limit=limit, after=cursor
-        )
-    except Unavailable:
-        raise
-    except StoreError as error:
-        raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+    page = await service.database.ask(advisory_rows.events, advisory_id, limit=limit, after=cursor)
     answer = AdvisoryHistory(
         events=list(page.events),
         verdicts=list(await service.database.ask(verdicts.of_advisory, advisory_id)),

@@ -6,11 +6,10 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from rul_core.errors import StoreError, Unavailable
 from rul_serving import examples
 from rul_serving.paging import next_link
 from rul_serving.principal import ADMINISTER
-from rul_serving.problems import Kind, Refusal, declared
+from rul_serving.problems import Kind, declared
 from rul_serving.service import Service
 from rul_store import audit
 from rul_store.audit import AuditPage
@@ -40,10 +39,5 @@ async def list_audit(
     Each entry's hash takes in the one before, so that none can be changed unseen: `rul audit
     verify` walks along them.
     """
-    try:
-        page = await service.database.ask(audit.page, limit=limit, after=cursor)
-    except Unavailable:
-        raise
-    except StoreError as error:
-        raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+    page = await service.database.ask(audit.page, limit=limit, after=cursor)
     return Response(page, headers=next_link("/v1/audit", page.next_cursor, limit=limit))

@@ -8,16 +8,14 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter, RawBody
 from litestar.status_codes import HTTP_200_OK
 
-from rul_core.errors import StoreError
 from rul_serving import bodies, examples, tracing
 from rul_serving.answers import ChampionHistory, Moved
 from rul_serving.bodies import takes
 from rul_serving.deeds import Because, Promotion
-from rul_serving.paging import next_link
+from rul_serving.paging import Cursor, Limit, next_link
 from rul_serving.preconditions import IfMatch, tag, wanted
 from rul_serving.principal import READ, RELEASE, Principal
 from rul_serving.problems import Flaw, Kind, Refusal, declared
-from rul_serving.routes.advisories import Cursor, Limit
 from rul_serving.routes.fleets import FleetName
 from rul_serving.routes.models import VersionName
 from rul_serving.service import Service
@@ -95,10 +93,7 @@ async def list_champions(
     await service.fleet(fleet)
     before = None
     if cursor is not None:
-        try:
-            before = cursors.decode(cursor, int, "this history")
-        except StoreError as error:
-            raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+        before = cursors.decode(cursor, int, "this history")
         if not 0 < before <= LAST_GENERATION:
             raise Refusal(Kind.INVALID_CURSOR, f"{cursor!r} is none; begin again without one")
     moves = await service.database.ask(

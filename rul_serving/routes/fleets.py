@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 from sqlalchemy.exc import DataError
 
-from rul_core.errors import FleetError, StoreError, Unavailable
+from rul_core.errors import FleetError, StoreError
 from rul_core.prognosis import VALID_STATES, State
 from rul_core.schema import NAME_PATTERN, Fleet
 from rul_serving import examples
@@ -27,7 +27,7 @@ from rul_serving.problems import Kind, Refusal, declared
 from rul_serving.service import Service
 from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN
 from rul_store import current, fleets, outcomes
-from rul_store.lake import Lake
+from rul_store.lake import Lake, lake_needed
 
 FleetName = Annotated[str, PathParameter(pattern=NAME_PATTERN, description="The fleet's name.")]
 UnitName = Annotated[
@@ -95,9 +95,7 @@ async def rank_units(
         page = await service.database.ask(
             current.ranked, fleet, state=only, limit=limit, after=cursor, **now.conditions()
         )
-    except Unavailable:
-        raise
-    except (StoreError, DataError) as error:
+    except DataError as error:  # what PostgreSQL takes for no name of a unit
         raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
     by_state = await service.database.ask(current.count_states, fleet, **now.conditions())
     answer = RankedUnits(
@@ -135,10 +133,8 @@ async def track_record(fleet: FleetName, service: NamedDependency[Service]) -> F
     made again after every run of `fleet_prognoses`, so also after every life that ends.
     """
     await service.fleet(fleet)
-    try:
+    with lake_needed():
         known = await service.disk.run(outcomes.read, Lake(service.settings.root), fleet)
-    except StoreError as error:
-        raise Unavailable(str(error)) from error
     return FleetTrackRecord(
         fleet=fleet,
         as_of=known.as_of if known else None,

@@ -9,14 +9,13 @@ from litestar.openapi import ResponseSpec
 from litestar.params import PathParameter
 from litestar.status_codes import HTTP_200_OK
 
-from rul_core.errors import BundleError, StoreError, Unavailable, UnknownVersion
+from rul_core.errors import BundleError, UnknownVersion
 from rul_serving import examples
 from rul_serving.answers import FleetModel, ModelDetail, Models, ModelVersions
-from rul_serving.paging import next_link
+from rul_serving.paging import Cursor, Limit, next_link
 from rul_serving.preconditions import tag
 from rul_serving.principal import READ, Principal
 from rul_serving.problems import Kind, Refusal, declared
-from rul_serving.routes.advisories import Cursor, Limit
 from rul_serving.routes.fleets import FleetName
 from rul_serving.service import Service
 from rul_store import fleets, versions
@@ -89,14 +88,7 @@ async def list_versions(
     """
     await service.fleet(fleet)
     about = await service.database.ask(versions.known, fleet)
-    try:
-        page = await service.disk.run(
-            service.inspector.page, fleet, about, limit=limit, after=cursor
-        )
-    except Unavailable:
-        raise
-    except StoreError as error:
-        raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+    page = await service.disk.run(service.inspector.page, fleet, about, limit=limit, after=cursor)
     answer = ModelVersions(
         fleet=fleet,
         generation=about.generation,

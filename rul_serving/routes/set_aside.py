@@ -6,11 +6,10 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from rul_core.errors import StoreError, Unavailable
 from rul_serving import examples
-from rul_serving.paging import next_link
+from rul_serving.paging import Cursor, Limit, next_link
 from rul_serving.principal import READ
-from rul_serving.problems import Kind, Refusal, declared
+from rul_serving.problems import Kind, declared
 from rul_serving.routes.fleets import FleetName
 from rul_serving.service import Service
 from rul_serving.windows import LONGEST_UNIT, UNIT_PATTERN
@@ -43,13 +42,8 @@ async def list_set_aside(
             pattern=UNIT_PATTERN, max_length=LONGEST_UNIT, description="Only of this unit."
         ),
     ] = None,
-    limit: Annotated[
-        int, QueryParameter(ge=1, le=1000, description="Readings on a page at most.")
-    ] = 50,
-    cursor: Annotated[
-        str | None,
-        QueryParameter(max_length=1000, description="`next_cursor` of the page before."),
-    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Response[SetAsidePage]:
     """Each as it was sent, beside what is kept of its cycle, the newest first.
 
@@ -58,14 +52,9 @@ async def list_set_aside(
     """
     described = await service.descriptions.get(fleet)
     lake = Lake(service.settings.root)
-    try:
-        page = await service.database.ask(
-            set_aside.page, lake, described, unit=unit, limit=limit, after=cursor
-        )
-    except Unavailable:
-        raise
-    except StoreError as error:
-        raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+    page = await service.database.ask(
+        set_aside.page, lake, described, unit=unit, limit=limit, after=cursor
+    )
     link = next_link(
         f"/v1/fleets/{fleet}/readings/set-aside", page.next_cursor, unit=unit, limit=limit
     )

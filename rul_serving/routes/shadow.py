@@ -8,15 +8,13 @@ from litestar.params import QueryParameter, RawBody
 from litestar.status_codes import HTTP_200_OK
 
 from rul_core import shadow as core
-from rul_core.errors import StoreError, Unavailable
 from rul_serving import bodies, examples, tracing
 from rul_serving.answers import ShadowReport
 from rul_serving.bodies import takes
 from rul_serving.deeds import Nomination
-from rul_serving.paging import next_link
+from rul_serving.paging import Cursor, Limit, next_link
 from rul_serving.principal import READ, RELEASE, Principal
 from rul_serving.problems import Kind, Refusal, declared
-from rul_serving.routes.advisories import Cursor, Limit
 from rul_serving.routes.fleets import FleetName
 from rul_serving.service import Service
 from rul_store import shadow
@@ -141,12 +139,7 @@ async def get_shadow(
     if asked is None:
         detail = f"fleet {fleet!r} has no challenger; nominate one, or name a version that was one"
         raise Refusal(Kind.UNKNOWN_MODEL, detail)
-    try:
-        page = await service.database.ask(shadow.page, fleet, asked, limit=limit, after=cursor)
-    except Unavailable:
-        raise
-    except StoreError as error:
-        raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+    page = await service.database.ask(shadow.page, fleet, asked, limit=limit, after=cursor)
     ended = await service.database.ask(shadow.ended, fleet, asked)
     cap = described.learning.label_cap_cycles
     is_nominee = nominee is not None and nominee.version == asked

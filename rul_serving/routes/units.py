@@ -6,7 +6,6 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from rul_core.errors import StoreError
 from rul_core.prognosis import Prognosis
 from rul_serving import examples
 from rul_serving.answers import UnitHistory
@@ -102,10 +101,7 @@ async def list_prognoses(
     await service.fleet(fleet)
     before = None
     if cursor is not None:
-        try:
-            before = cursors.decode(cursor, int, "this history")
-        except StoreError as error:
-            raise Refusal(Kind.INVALID_CURSOR, str(error)) from error
+        before = cursors.decode(cursor, int, "this history")
         if not 0 < before <= LAST_POSITION:
             raise Refusal(Kind.INVALID_CURSOR, f"{cursor!r} is none; begin again without one")
     await _known(service, fleet, unit)

@@ -1,16 +1,19 @@
 """Readings of a life as they were known at a moment, wherever they came from."""
 
+import msgspec
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 from rul_core.prognosis import Seen
 from rul_core.schema import Columns, Fleet
-from rul_store import histories, readings
+from rul_store import files, histories, readings
 from rul_store.database import begin, pipelined
 from rul_store.histories import FILE_RUN, RAW, SENT_RUN
 from rul_store.lake import Lake
+from rul_store.tables import landed_files
 
 FLEET = Fleet(
     name="f", columns=Columns(unit="unit", cycle="cycle", sensors=("a", "b")), ranges={"a": (0, 9)}
@@ -36,7 +39,7 @@ def file(lake: Lake, name: str, frame: pl.DataFrame) -> None:
 def send(engine: sa.Engine, frame: pl.DataFrame) -> int:
     with begin(engine) as connection:
         readings.insert_many(connection, FLEET, frame)
-        return pipelined(connection, readings.LAST_SEQ)[0][0][0]
+        return pipelined(connection, readings.LAST_SEQ_AND_TIME)[0][0][0]
 
 
 def read(engine: sa.Engine, lake: Lake, seen: Seen, lives=LIVES) -> list[tuple[float, float]]:
@@ -73,6 +76,39 @@ def test_files_and_what_was_sent_are_one_history_as_it_was_known(engine, lake):
     for (landed, sent), expected in known.items():
         assert read(engine, lake, Seen(landed_rows=landed, sent_seq=sent)) == expected
     assert read(engine, lake, Seen()) == read(engine, lake, Seen(landed_rows=4), []) == []
+
+
+def test_what_a_lake_lost_is_missed_until_it_is_back_or_written_off(engine, lake, tmp_path):
+    def mark(name: str, count: int) -> None:
+        key = {"fleet": "f", "sha256": name, "path": name, "size": 1, "modified_ns": 1}
+        values = key | {"status": "taken", "rows": count}
+        with begin(engine) as connection:
+            query = insert(landed_files).values(values)
+            connection.execute(
+                query.on_conflict_do_update(constraint="pk_landed_files", set_=values)
+            )
+
+    def counted(process: histories.Landed) -> int:
+        with begin(engine) as connection:
+            return process.rows(connection, "f")
+
+    file(lake, "x", rows(("u", 1, 1, 1)))
+    file(lake, "y", rows(("u", 1, 2, 2), ("u", 1, 3, 3)))
+    mark("x", 1)
+    mark("y", 2)
+    old = histories.Landed(lake)
+    assert counted(old) == counted(histories.Landed(lake)) == 3
+    (description,) = tmp_path.glob("lake/*/f/current.json")
+    whole = lake.current(RAW, "f")
+    files.write_json(description, msgspec.structs.replace(whole, runs=whole.runs[:1]))
+    for process in (old, histories.Landed(lake)):
+        with pytest.raises(Unavailable, match=r"3 readings of fleet 'f' came in files, .* has 1 "):
+            counted(process)
+    files.write_json(description, whole)
+    assert counted(old) == 3
+    files.write_json(description, msgspec.structs.replace(whole, runs=whole.runs[:1]))
+    mark("y", 0)
+    assert counted(old) == counted(histories.Landed(lake)) == 1
 
 
 def test_a_file_counts_against_what_was_sent_whichever_came_first(engine, lake):

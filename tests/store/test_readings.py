@@ -90,7 +90,7 @@ def test_readings_that_are_known_to_be_new_are_kept_the_same_way(engine: sa.Engi
     )
     with begin(engine) as connection:
         appended(connection, PUMPS, columns(rows))
-        last = pipelined(connection, readings.LAST_SEQ)[0][0][0]
+        last = pipelined(connection, readings.LAST_SEQ_AND_TIME)[0][0][0]
     assert take_after(engine, PUMPS).readings.sort("unit").equals(rows.sort("unit"))
     lives = pl.DataFrame({"unit": ["é\n", "nobody", "a"], "life": [1, 1, 1]})
     with begin(engine) as connection:
