@@ -4,10 +4,13 @@ What belongs here: walking through running lives, and windows of new readings. W
 rules of a prognosis (``rul_core.prognose``) and of a drift (``rul_core.watch``).
 """
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 import polars as pl
+import sqlalchemy as sa
 
 from rul_assets.inspection import portions
 from rul_assets.tables import DRIFT, RAW_ROWS, VERSION
@@ -16,12 +19,15 @@ from rul_core.drift import DriftReport
 from rul_core.prognose import prognose, unread
 from rul_core.prognosis import Prognosis, Seen
 from rul_core.schema import LIFE, UNIT, Fleet, Outcome
-from rul_store import histories
+from rul_store import advisories, histories, lives, readings
+from rul_store.database import begin
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel
 
 WINDOW_ROWS = 1_000_000
 """Raw readings of one window of drift at most."""
+UNITS_AT_ONCE = 100
+"""So many are recorded in one transaction."""
 _FIGURES = (
     "rul_cycles",
     "lower_50_cycles",
@@ -44,6 +50,24 @@ PROGNOSES_SCHEMA = pl.Schema(
         "computed_at": pl.Datetime("us", "UTC"),
     }
 )
+
+
+class Basis(NamedTuple):
+    """The raw readings that prognoses are computed from."""
+
+    raw_rows: int
+    """How many of them, from the first."""
+    watermark: str
+    """How far the rows that were sent are among them."""
+
+
+class Recorded(NamedTuple):
+    """What became of the prognoses of a fleet."""
+
+    new: int
+    """So many were new to the ledger."""
+    overtaken: int
+    """So many were left out: their lives were heard of, or ended, since the readings were read."""
 
 
 def in_service(lives: pl.DataFrame) -> pl.DataFrame:
@@ -73,17 +97,63 @@ def prognoses(
     counted = histories.count_raw(lake, fleet, running, raw_rows)
     silent, said = [running.join(counted, on=[UNIT, LIFE], how="anti")], []
     for some in portions(counted):
-        lives = some.select(UNIT, LIFE)
-        readings = histories.read_raw(lake, fleet, lives, raw_rows)
-        silent.append(lives.join(readings, on=[UNIT, LIFE], how="anti"))
+        wanted = some.select(UNIT, LIFE)
+        known = histories.read_raw(lake, fleet, wanted, raw_rows)
+        silent.append(wanted.join(known, on=[UNIT, LIFE], how="anti"))
         said += prognose(
-            champion.model, readings, version=champion.version, now=now, explained=True, seen=seen
+            champion.model, known, version=champion.version, now=now, explained=True, seen=seen
         )
     said += [
         unread(fleet, unit, life, version=champion.version, now=now, seen=seen)
         for unit, life in pl.concat(silent).iter_rows()
     ]
     return said
+
+
+def record(
+    engine: sa.Engine, lake: Lake, fleet: Fleet, said: Sequence[Prognosis], basis: Basis | None
+) -> Recorded:
+    """Write what is still the last word to the ledger, and open and move advisories by it.
+
+    Lives are locked as those lock them that take readings in, some at a time, so that an arriving
+    reading waits for few rows. What was acknowledged of a life since ``basis`` was prognosed on its
+    arrival: what is said here without it must not take that one's place.
+
+    Args:
+        engine: The database.
+        lake: Has the raw readings.
+        fleet: Its description.
+        said: One a unit.
+        basis: What it is said from; none where no reading was looked at.
+
+    Raises:
+        Unavailable: PostgreSQL does not answer; what was recorded so far stays.
+    """
+    new, overtaken = 0, 0
+    for first in range(0, len(said), UNITS_AT_ONCE):
+        some = said[first : first + UNITS_AT_ONCE]
+        with begin(engine) as connection:
+            last = some if basis is None else _still_last(connection, lake, fleet.name, some, basis)
+            new += len(advisories.say(connection, fleet, last).new)
+        overtaken += len(some) - len(last)
+    return Recorded(new, overtaken)
+
+
+def _still_last(
+    connection: sa.Connection, lake: Lake, fleet: str, said: Sequence[Prognosis], basis: Basis
+) -> list[Prognosis]:
+    """Those of running lives of which nothing else came; from here on nothing else does."""
+    units = [one.unit for one in said]
+    standing = lives.lock(connection, fleet, units)
+    newer = readings.lives_since(connection, fleet, basis.watermark, units)
+    newer |= histories.lives_since(lake, fleet, basis.raw_rows)
+    return [
+        one
+        for one in said
+        if (one.unit, one.life) not in newer
+        and one.life == max(standing[one.unit])
+        and standing[one.unit][one.life].outcome is Outcome.RUNNING
+    ]
 
 
 def as_frame(said: list[Prognosis]) -> pl.DataFrame:

@@ -16,7 +16,7 @@ DRIFT = "drift"
 """One row a window of raw readings that was compared with what a champion learnt from."""
 
 WATERMARK = "watermark"
-"""Of ``RAW``: how far the rows that were sent over HTTP were taken in."""
+"""Of ``RAW`` and ``CORE``: how far the rows that were sent over HTTP were taken in."""
 BEGUN_AT = "begun_at"
 """Of ``CORE``: when making it began; what became known later may not be in it."""
 RAW_ROWS = "raw_rows"

@@ -32,7 +32,7 @@ from rul_serving.saying import Life
 from rul_serving.served import ServedModels
 from rul_serving.writer import Writer
 from rul_store import champions, histories, leases, lives, outdated, readings
-from rul_store.database import begin
+from rul_store.database import begin, time_of
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel
 from rul_store.outdated import Outdated
@@ -217,7 +217,7 @@ class Refresh:
             if not found:
                 return None
             known, whole, seen = self._source(connection, loaded, found)
-            now = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            now = time_of(connection)
         cycles = {(one.unit, one.life): one.cycle for one in found}
         pairs = saying.follow(loaded, cycles, known, whole, seen, now)
         with begin(engine) as connection:

@@ -38,7 +38,7 @@ from rul_core.prognosis import Prognosis
 from rul_core.schema import Fleet
 from rul_store import advisory_rows, ledger
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
-from rul_store.database import Statement, begin, lock_fleet, pipelined
+from rul_store.database import Statement, begin, lock_fleet, pipelined, time_of
 from rul_store.ledger import Appended
 from rul_store.tables import advisories, current_prognoses
 
@@ -59,23 +59,11 @@ _Moved = tuple[Advisory, list[AdvisoryEvent]]
 """An advisory after a step, and what happened; the events have no position yet."""
 
 
-def record(engine: sa.Engine, fleet: Fleet, prognoses: Iterable[Prognosis]) -> int:
-    """Write prognoses to the ledger, and open and move advisories by them, all or none.
-
-    Returns:
-        How many prognoses were new to the ledger.
-
-    Raises:
-        Unavailable: PostgreSQL does not answer.
-    """
-    with begin(engine) as connection:
-        return len(say(connection, fleet, list(prognoses)).new)
-
-
 def say(connection: sa.Connection, fleet: Fleet, prognoses: Sequence[Prognosis]) -> Appended:
-    """As ``record``, in an open transaction that holds the units' lives; call it last.
+    """Write prognoses to the ledger, and open and move advisories by them.
 
-    Where nothing is under the horizon and no advisory is open, no more is asked for it.
+    Call it last in an open transaction that holds the units' lives. Where nothing is under the
+    horizon and no advisory is open, no more is asked for it.
     """
     rule = rule_of(fleet)
     asked = _worth_a_look(fleet.name, rule, (one.unit for one in prognoses))
@@ -262,7 +250,7 @@ def tend(engine: sa.Engine) -> int:
 def _locked(connection: sa.Connection, fleet: str) -> datetime:
     """The time, once it is this transaction's turn."""
     lock_fleet(connection, fleet)
-    return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return time_of(connection)
 
 
 def _begin(fleet: str, row: _Found, change: Change, rule: Rule) -> _Moved:

@@ -7,6 +7,7 @@ What belongs here: engines, transactions, databases, migrations. What does not: 
 import select
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -90,6 +91,11 @@ def pipelined(connection: sa.Connection, *statements: Statement) -> list[list[tu
     with driver.pipeline():
         cursors = [driver.execute(text, parameters) for text, parameters in statements]
     return [cursor.fetchall() if cursor.pgresult.nfields else [] for cursor in cursors]
+
+
+def time_of(connection: sa.Connection) -> datetime:
+    """What the server's clock says now: one clock for all that write to it."""
+    return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
 
 
 def place_of(url: URL) -> str:

@@ -132,6 +132,20 @@ def count_raw(lake: Lake, fleet: Fleet, lives: pl.DataFrame, rows: int) -> pl.Da
     return found.group_by(UNIT, LIFE).agg(readings=pl.len()).sort(UNIT, LIFE).collect()
 
 
+def lives_since(lake: Lake, fleet: str, rows: int) -> set[tuple[str, int]]:
+    """Lives of which a raw reading came after the first so many."""
+    table = lake.current(RAW, fleet)
+    later, counted = set(), 0
+    for run in table.runs if table else ():
+        if counted >= rows:
+            later.add(run.run_id)
+        counted += run.rows
+    if not later:
+        return set()
+    found = lake.scan(RAW, fleet, of=later.__contains__).select(UNIT, LIFE).unique().collect()
+    return {(unit, life) for unit, life in found.iter_rows()}
+
+
 def with_source(sent: pl.DataFrame) -> pl.DataFrame:
     """Readings that were sent, as raw readings with source and row."""
     return sent.with_columns(

@@ -13,6 +13,7 @@ Numbers mean something in one history of one server only, so the watermark names
 restore into another, all readings are taken again: equal ones are found later, lost ones never.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -174,6 +175,30 @@ def of_keys(connection: sa.Connection, fleet: Fleet, keys: pl.DataFrame) -> pl.D
     return _read(connection, fleet, _OF_KEYS, parameters)
 
 
+def lives_since(
+    connection: sa.Connection, fleet: str, watermark: str, units: Iterable[str]
+) -> set[tuple[str, int]]:
+    """Lives of some units to which a reading was added that a take did not have.
+
+    Where the units' lives are locked, this is all that was acknowledged of them.
+
+    Args:
+        connection: An open transaction.
+        fleet: The fleet's name.
+        watermark: Of that take. One of another server's history stands for no take at all.
+        units: Their names.
+    """
+    origin, *_ = connection.execute(sa.text(_WHERE_WE_ARE)).one()
+    parameters = {"fleet": fleet, "first": _first(watermark, origin) or 0, "units": list(units)}
+    return {(unit, life) for unit, life in connection.execute(sa.text(_LIVES_SINCE), parameters)}
+
+
+def _first(watermark: str, origin: str) -> int | None:
+    """The transaction that the watermark ends before; none where it is not of this history."""
+    number = watermark.removeprefix(f"{origin}:")
+    return int(number) if number != watermark else None
+
+
 def _sound(fleet: Fleet, readings: pl.DataFrame) -> pl.DataFrame:
     given = readings.select(fleet.readings_schema.names()).cast(dict(fleet.readings_schema))
     nameless = given.with_row_index("row", offset=1).filter(
@@ -218,8 +243,8 @@ def take_after(
         origin, oldest_open, next_number = connection.execute(sa.text(_WHERE_WE_ARE)).one()
         parameters: dict[str, object] = {"fleet": fleet.name, "first": 0, "end": oldest_open}
         foreign = 0
-        if watermark.startswith(f"{origin}:"):
-            parameters["first"] = int(watermark.removeprefix(f"{origin}:"))
+        if (first := _first(watermark, origin)) is not None:
+            parameters["first"] = first
         else:
             adopt = {"fleet": fleet.name, "next": next_number}
             foreign = connection.execute(sa.text(_ADOPT), adopt).rowcount
@@ -351,6 +376,10 @@ _COPY = """
 _IN_RANGE = """
     readings
     WHERE fleet = %(fleet)s AND ingested_xid >= %(first)s AND ingested_xid < %(end)s
+"""
+_LIVES_SINCE = """
+    SELECT DISTINCT unit, life FROM readings
+    WHERE fleet = :fleet AND ingested_xid >= :first AND unit = ANY(:units)
 """
 # A restore by dump makes a new system, one to a point in time a new line of an old one.
 _WHERE_WE_ARE = """

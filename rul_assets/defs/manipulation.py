@@ -18,7 +18,7 @@ from rul_assets.defs.acquisition import raw_readings
 from rul_assets.failures import explained
 from rul_assets.inspection import MOST_SET_ASIDE, Inspection
 from rul_assets.partitions import FLEETS
-from rul_assets.tables import BEGUN_AT, CORE, CORE_ISSUES, CORE_SET_ASIDE, RAW_ROWS
+from rul_assets.tables import BEGUN_AT, CORE, CORE_ISSUES, CORE_SET_ASIDE, RAW_ROWS, WATERMARK
 from rul_core.conditions import Conditions
 from rul_core.errors import BundleError
 from rul_store import champions, fleets
@@ -67,6 +67,8 @@ def core_readings(
     """
     fleet = fleets.load(root, context.partition_key)
     begun_at, ticket = datetime.now(UTC), lake.ticket(CORE, fleet.name)
+    # Before the rows are read: it may say less than they have, never more.
+    watermark = intake.watermark(lake, fleet.name)
     raw = lake.scan(RAW, fleet.name)
     found = Inspection(
         fleet,
@@ -76,6 +78,7 @@ def core_readings(
     )
     notes = {
         RAW_ROWS: str(raw.select(pl.len()).collect().item()),
+        WATERMARK: watermark,
         BEGUN_AT: msgspec.json.encode(begun_at).decode(),
     }
     lake.write(

@@ -4,7 +4,6 @@ What belongs here: the two assets. What does not: the rules (``rul_core.prognose
 ``rul_core.watch``), the ledger (``rul_store.ledger``), advisories (the next block of ISO 13374).
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -19,7 +18,7 @@ from rul_assets.defs.assessment import released_model
 from rul_assets.defs.manipulation import core_readings
 from rul_assets.failures import explained
 from rul_assets.partitions import FLEETS
-from rul_assets.tables import CORE, PROGNOSES, RAW_ROWS
+from rul_assets.tables import CORE, PROGNOSES, RAW_ROWS, WATERMARK
 from rul_assets.told import EXCESS_PSI, RESEMBLANCE
 from rul_core import pictures, track_record, watch
 from rul_core.drift import DriftReport
@@ -28,7 +27,8 @@ from rul_core.prognose import not_configured
 from rul_core.prognosis import VALID_STATES
 from rul_core.quality import within_limits
 from rul_core.schema import KEY, LIFE, UNIT, Fleet
-from rul_store import advisories, champions, fleets, histories, ledger, lives, news, outcomes
+from rul_store import champions, fleets, histories, ledger, lives, news, outcomes
+from rul_store.database import begin, time_of
 from rul_store.lake import Lake
 from rul_store.models import LoadedModel, load_model
 from rul_store.registry import BundleStore
@@ -65,20 +65,24 @@ def fleet_prognoses(
     Each is written once to the ledger, and the newest of each unit to ``current_prognoses``, which
     serving ranks. They are computed from the raw readings that ``core_readings`` was made of, just
     as prognoses over HTTP are, so that both say the same of the same readings and either can be
-    computed again. Without a champion each machine is told to be ``not_configured``.
+    computed again. Of a machine that was heard of since, nothing is recorded: serving has said the
+    newer already, or the next run does. Without a champion each machine is told to be
+    ``not_configured``.
     """
     fleet = fleets.load(root, context.partition_key)
     ticket = lake.ticket(PROGNOSES, fleet.name)
-    now = datetime.now(UTC)
+    with begin(engine) as connection:
+        now = time_of(connection)
     champion = _champion(engine, bundles, fleet.name)
     running = outlook.in_service(lives.read(engine, fleet.name))
     if champion is None:
-        said, drift = not_configured(fleet, running[UNIT].to_list(), now), None
+        said = not_configured(fleet, running[UNIT].to_list(), now)
+        basis = drift = None
     else:
-        rows = _raw_rows(lake, fleet.name)
-        said = outlook.prognoses(champion, lake, running, raw_rows=rows, now=now)
+        basis = _basis(lake, fleet.name)
+        said = outlook.prognoses(champion, lake, running, raw_rows=basis.raw_rows, now=now)
         drift = outlook.watch_drift(lake, fleet, champion, now=now)
-    new = advisories.record(engine, fleet, said)
+    recorded = outlook.record(engine, lake, fleet, said, basis)
     news.announce(release_channel, fleet.name)
     frame = outlook.as_frame(said)
     lake.write(PROGNOSES, fleet.name, context.run.run_id, frame, ticket=ticket)
@@ -89,11 +93,12 @@ def fleet_prognoses(
             PROGNOSES,
             fleet.name,
             champion=champion.version if champion else "none",
-            new_in_ledger=new,
+            new_in_ledger=recorded.new,
+            units_heard_of_since=recorded.overtaken,
             states=reports.counts(frame, "state"),
             units_without_a_valid_prognosis=len(said) - valid,
             most_at_risk=_most_at_risk(frame, fleet),
-            **_fan(champion, lake, frame),
+            **(_fan(champion, lake, frame, basis.raw_rows) if champion and basis else {}),
         ),
         check_results=[_drift_check(lake, fleet, champion, drift)],
     )
@@ -172,12 +177,13 @@ def _champion(engine: sa.Engine, bundles: BundleStore, fleet: str) -> LoadedMode
     return load_model(bundles, fleet, champion.version) if champion else None
 
 
-def _raw_rows(lake: Lake, fleet: str) -> int:
-    """How many raw readings passed the checks of ``core_readings``."""
+def _basis(lake: Lake, fleet: str) -> outlook.Basis:
+    """The raw readings that passed the checks of ``core_readings``."""
     core = lake.current(CORE, fleet)
     if core is None:
         raise StoreError(f"fleet {fleet!r} has no {CORE} yet; materialise it first")
-    return int(core.notes[RAW_ROWS])
+    # A table of an earlier release has no watermark: what was sent may be newer than it.
+    return outlook.Basis(int(core.notes[RAW_ROWS]), core.notes.get(WATERMARK, ""))
 
 
 def _most_at_risk(frame: pl.DataFrame, fleet: Fleet) -> dg.MarkdownMetadataValue:
@@ -199,15 +205,15 @@ def _most_at_risk(frame: pl.DataFrame, fleet: Fleet) -> dg.MarkdownMetadataValue
 
 
 def _fan(
-    champion: LoadedModel | None, lake: Lake, frame: pl.DataFrame
+    champion: LoadedModel, lake: Lake, frame: pl.DataFrame, raw_rows: int
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """What the champion says along the life of the unit most at risk."""
     known = frame.drop_nulls("failure_probability").sort("failure_probability", UNIT)
-    if champion is None or known.is_empty():
+    if known.is_empty():
         return {}
     worst, model = known.row(-1, named=True), champion.model
     life = pl.DataFrame([worst]).select(UNIT, LIFE)
-    readings = histories.read_raw(lake, model.fleet, life, _raw_rows(lake, model.fleet.name))
+    readings = histories.read_raw(lake, model.fleet, life, raw_rows)
     png = pictures.fan_of_one_life(
         model.predict(within_limits(readings, model.fleet)),
         cap_cycles=model.fleet.learning.label_cap_cycles,

@@ -8,14 +8,18 @@ import dagster as dg
 import msgspec
 import polars as pl
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
+from rul_assets import outlook
 from rul_cli.ledger import app
 from rul_core.prognosis import Prognosis, Seen, State
 from rul_core.schema import UNIT
 from rul_core.simulator import simulate
 from rul_store import current, ledger, lives
+from rul_store.database import begin, connect
 from tests.assets.conftest import House, living
+from tests.assets.test_prognoses_and_outcomes import metadata_of
 from tests.serving.conftest import SIMULATION, Platform
 from tests.serving.test_readings import body, life_of, send
 from tests.serving.test_units import release_with
@@ -51,6 +55,14 @@ def plain(prognosis: Prognosis) -> Prognosis:
         computed_at=None,
         provenance=msgspec.structs.replace(prognosis.provenance, seen=Seen(), trace_id=None),
     )
+
+
+def spoken(house: House, unit: str) -> Prognosis:
+    """The current prognosis of a unit, as it was recorded."""
+    found = current.one(house.engine, "pumps", unit)
+    assert found is not None
+    assert found.prognosis is not None
+    return found.prognosis
 
 
 def test_the_assets_and_the_service_say_the_same_of_the_same_readings(platform, house):
@@ -101,6 +113,112 @@ def test_what_the_assets_recorded_can_be_replayed_whatever_came_since(platform, 
     assert [found["verdict"] for found in verdicts] == ["equal"] * 10
     assert {found.prognosis.unit for found in entries} == {*UNITS, "x"}
     assert sum(bool(entry.prognosis.contributions) for entry in entries) >= 6
+
+
+def test_what_was_said_on_a_late_reading_stays_when_a_batch_did_not_have_it(platform, house):
+    platform.release()
+    rows = life_of(platform, UNITS[0])[:30]
+    with platform.client() as client:
+        send(client, body(platform, rows.filter(pl.col("cycle") != 7)))
+        send(client, body(platform, life_of(platform, UNITS[1])[:30]))
+        house.make("raw_readings", "core_readings")
+        late = send(client, body(platform, rows.filter(pl.col("cycle") == 7)))
+    (said,) = msgspec.convert(late["prognoses"], list[Prognosis], strict=False)
+    before = ledger.head(platform.engine, "pumps")
+    result = house.make("fleet_prognoses")
+    assert metadata_of(result, "fleet_prognoses")["units_heard_of_since"] == 1
+    assert spoken(house, UNITS[0]) == said
+    assert spoken(house, UNITS[1]).provenance.seen == Seen(raw_rows=59)
+    assert ledger.head(platform.engine, "pumps") == before
+    house.make("raw_readings", "core_readings", "fleet_prognoses")
+    assert plain(spoken(house, UNITS[0])) == plain(
+        msgspec.structs.replace(
+            said, contributions=spoken(house, UNITS[0]).contributions, explanation=None
+        )
+    )
+    assert spoken(house, UNITS[0]).provenance.seen == Seen(raw_rows=60)
+
+
+def test_what_arrives_while_a_batch_is_computed_has_the_last_word(platform, house, monkeypatch):
+    platform.release()
+    rows = life_of(platform, UNITS[0])[:30]
+    compute, late = outlook.prognoses, []
+    with platform.client() as client:
+        send(client, body(platform, rows.filter(pl.col("cycle") != 7)))
+
+        def and_then_a_reading_comes(*args, **kwargs):
+            said = compute(*args, **kwargs)
+            late.append(send(client, body(platform, rows.filter(pl.col("cycle") == 7))))
+            return said
+
+        monkeypatch.setattr(outlook, "prognoses", and_then_a_reading_comes)
+        house.make("raw_readings", "core_readings", "fleet_prognoses")
+    (said,) = msgspec.convert(late[0]["prognoses"], list[Prognosis], strict=False)
+    assert spoken(house, UNITS[0]) == said
+
+
+def test_what_came_in_a_file_after_the_core_readings_waits_for_the_next_batch(platform, house):
+    platform.release()
+    table = simulate(SIMULATION).table.filter(pl.col(UNIT).is_in(UNITS[:2]))
+    table = table.with_columns(outcome=pl.lit("running"))
+    house.drop(table.filter(pl.col("cycle") <= 20, pl.col("cycle") != 7), "first.parquet")
+    house.make("raw_readings", "core_readings", "fleet_prognoses")
+    before = ledger.head(platform.engine, "pumps")
+    late = (pl.col("cycle") == 7) & (pl.col(UNIT) == UNITS[0])
+    house.drop(table.filter(late), "second.parquet")
+    house.make("raw_readings")
+    result = house.make("fleet_prognoses")
+    assert metadata_of(result, "fleet_prognoses")["units_heard_of_since"] == 1
+    assert ledger.head(platform.engine, "pumps") == before
+    house.make("core_readings", "fleet_prognoses")
+    assert ledger.head(platform.engine, "pumps") == before + 1
+
+
+def test_a_life_that_ends_while_a_batch_is_computed_gets_no_prognosis(platform, house, monkeypatch):
+    platform.release()
+    with platform.client() as client:
+        for unit in UNITS[:2]:
+            send(client, body(platform, life_of(platform, unit)[:30]))
+    house.make("raw_readings", "core_readings")
+    current_before = spoken(house, UNITS[0])
+    compute = outlook.prognoses
+
+    def and_then_it_fails(*args, **kwargs):
+        said = compute(*args, **kwargs)
+        ended = pl.DataFrame([(UNITS[0], 1, "failed", 30.0)], lives.LIVES_SCHEMA, orient="row")
+        lives.upsert(house.engine, "pumps", ended, source="a person")
+        return said
+
+    monkeypatch.setattr(outlook, "prognoses", and_then_it_fails)
+    result = house.make("fleet_prognoses")
+    assert metadata_of(result, "fleet_prognoses")["units_heard_of_since"] == 1
+    assert spoken(house, UNITS[0]) == current_before
+    assert spoken(house, UNITS[1]).provenance.seen == Seen(raw_rows=60)
+
+
+def test_prognoses_of_a_batch_bear_the_time_of_postgresql(platform, house, database_url):
+    slow = timedelta(hours=1)
+    engine = connect(database_url)
+    with begin(engine) as connection:
+        connection.execute(sa.text("CREATE SCHEMA slow"))
+        connection.execute(sa.text(
+            "CREATE FUNCTION slow.clock_timestamp() RETURNS timestamptz LANGUAGE sql "
+            "AS $$ SELECT pg_catalog.clock_timestamp() - interval '1 hour' $$"
+        ))  # fmt: skip
+        connection.execute(sa.text("GRANT USAGE ON SCHEMA slow TO PUBLIC"))
+        name = connection.execute(sa.text("SELECT current_database()")).scalar_one()
+        connection.execute(sa.text(
+            f'ALTER DATABASE "{name}" SET search_path = slow, pg_catalog, public'
+        ))  # fmt: skip
+    engine.dispose()
+    platform.release()
+    table = simulate(SIMULATION).table.filter(pl.col(UNIT).is_in(UNITS[:2]), pl.col("cycle") <= 20)
+    house.drop(table.with_columns(outcome=pl.lit("running")), "first.parquet")
+    house.make("raw_readings", "core_readings", "fleet_prognoses")
+    for unit in UNITS[:2]:
+        at = spoken(house, unit).computed_at
+        assert at is not None
+        assert abs(datetime.now(UTC) - slow - at) < timedelta(minutes=10)
 
 
 def test_units_are_prognosed_in_batches_without_a_difference(platform, house, monkeypatch):
