@@ -5,7 +5,8 @@ runs (Dagster's launcher), their history in Dagster's database (``defs.housekeep
 
 Docker is reached through the socket proxy, which lists the ended containers of this stack's runs
 alone and removes no other. A container stays for a while, so that run monitoring can tell of what
-it died. It imports nothing of Dagster, and so needs 20 MB.
+it died. Nobody else asks Docker all the time, so it tells Prometheus whether Docker answers. It
+imports nothing of Dagster and holds no log in memory, and so needs 30 MB.
 """
 
 import argparse
@@ -15,16 +16,34 @@ import os
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 LOGS = Path("/opt/dagster/logs")
 ALIVE = Path("/tmp/janitor-looked-at")  # noqa: S108 - the container's own
 LOOK_SECONDS = 30.0
 REQUEST_SECONDS = 60.0
 STREAM_HEADER_BYTES = 8
+BLOCK_BYTES = 64 * 1024
+PORT = 9201
+"""Of the metrics."""
+_registry = CollectorRegistry()
+ANSWERS = Gauge(
+    "rul_docker_up",
+    "1 when Docker answered through the socket proxy at the last look.",
+    registry=_registry,
+)
+LOOKED_AT = Gauge(
+    "rul_janitor_looked_timestamp_seconds",
+    "When the janitor last looked, whether it could do its work or not.",
+    registry=_registry,
+)
 
 
 class DockerError(Exception):
@@ -50,42 +69,67 @@ class Docker:
         listed = json.loads(self._ask("GET", "/containers/json?all=1"))
         return [json.loads(self._ask("GET", f"/containers/{one['Id']}/json")) for one in listed]
 
-    def log(self, container: str) -> bytes:
-        """All that it wrote, to either stream, each line with its time."""
-        return b"".join(frames(self._ask("GET", f"/containers/{container}/logs")))
+    @contextmanager
+    def log(self, container: str) -> Generator[Iterator[bytes]]:
+        """All that it wrote, to either stream, each line with its time, block by block."""
+        with self._answer("GET", self._path(f"/containers/{container}/logs")) as read:
+            yield frames(read)
 
     def remove(self, container: str) -> None:
         """Remove it, unless it runs again."""
         self._ask("DELETE", f"/containers/{container}")
 
+    def answers(self) -> bool:
+        """Whether the proxy and Docker behind it do."""
+        try:
+            self._once("GET", "/_ping")
+        except DockerError:
+            return False
+        return True
+
     def _ask(self, method: str, path: str) -> bytes:
+        return self._once(method, self._path(path))
+
+    def _path(self, path: str) -> str:
         if not self._version:
             self._version = f"/v{json.loads(self._once('GET', '/version'))['ApiVersion']}"
-        return self._once(method, f"{self._version}{path}")
+        return f"{self._version}{path}"
 
     def _once(self, method: str, path: str) -> bytes:
+        with self._answer(method, path) as read:
+            return read()
+
+    @contextmanager
+    def _answer(self, method: str, path: str) -> Generator[Callable[..., bytes]]:
+        """What reads the answer, to the end or so many bytes."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=REQUEST_SECONDS)
+        with closing(connection):
+            self._or_tell(connection.request, method, path)
+            answer = self._or_tell(connection.getresponse)
+            if answer.status >= 400:
+                content = self._or_tell(answer.read, 500)
+                raise DockerError(f"{method} {path}: {answer.status} {content!r}")
+            yield partial(self._or_tell, answer.read)
+
+    def _or_tell(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """What the step gives; what goes wrong in it is Docker's."""
         try:
-            connection.request(method, path)
-            answer = connection.getresponse()
-            content = answer.read()
+            return step(*arguments)
         except (OSError, http.client.HTTPException) as error:
             raise DockerError(f"{self._host}:{self._port} does not answer: {error}") from error
-        finally:
-            connection.close()
-        if answer.status >= 400:
-            raise DockerError(f"{method} {path}: {answer.status} {content[:500]!r}")
-        return content
 
 
-def frames(stream: bytes) -> Iterator[bytes]:
-    """What was written, out of Docker's stream of frames (a container without a terminal)."""
-    at = 0
-    while at + STREAM_HEADER_BYTES <= len(stream):
-        length = int.from_bytes(stream[at + 4 : at + STREAM_HEADER_BYTES], "big")
-        at += STREAM_HEADER_BYTES
-        yield stream[at : at + length]
-        at += length
+def frames(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """What was written, out of Docker's stream of frames (a container without a terminal).
+
+    Args:
+        read: Gives so many bytes, fewer at the end alone.
+    """
+    while len(header := read(STREAM_HEADER_BYTES)) == STREAM_HEADER_BYTES:
+        left = int.from_bytes(header[4:], "big")
+        while left and (block := read(min(left, BLOCK_BYTES))):
+            yield block
+            left -= len(block)
 
 
 def ended_at(container: dict[str, Any]) -> float:
@@ -119,8 +163,8 @@ def tidy(docker: Docker, logs: Path, *, keep_seconds: float, now: float) -> list
         run = container["Config"]["Labels"]["dagster/run_id"]
         head = json.dumps({"run_id": run, "container": identity, "state": state}).encode() + b"\n"
         try:
-            log = docker.log(identity)
-            _write(logs / "containers" / f"{run}-{identity[:12]}.log", head + log)
+            with docker.log(identity) as log:
+                _write(logs / "containers" / f"{run}-{identity[:12]}.log", head, log)
             docker.remove(identity)
         except DockerError as error:
             refused.append(f"{identity[:12]}: {error}")
@@ -145,10 +189,13 @@ def forget(logs: Path, *, older_than_seconds: float, now: float) -> int:
     return removed
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, head: bytes, log: Iterator[bytes]) -> None:
+    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as file:
+        file.write(head)
+        file.writelines(log)
     temporary.replace(path)
 
 
@@ -167,8 +214,10 @@ def main() -> None:
     docker = Docker(os.environ["DOCKER_HOST"])
     keep_seconds = float(os.environ.get("JANITOR_KEEP_SECONDS", "600"))
     keep_days = float(os.environ.get("JANITOR_KEEP_LOGS_DAYS", "30"))
+    start_http_server(PORT, registry=_registry)
     while True:
         now = time.time()
+        ANSWERS.set(docker.answers())
         try:
             count = forget(LOGS, older_than_seconds=keep_days * 86400, now=now)
             if count:
@@ -178,6 +227,7 @@ def main() -> None:
             ALIVE.touch()
         except (DockerError, OSError) as error:
             _say(error=str(error))
+        LOOKED_AT.set_to_current_time()
         time.sleep(LOOK_SECONDS)
 
 

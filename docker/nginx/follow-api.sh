@@ -6,7 +6,8 @@
 # None is ever marked as failed: a question that is slow everywhere would mark all, and then nobody
 # is asked. One that is gone leaves the list within seconds; until then the next one is asked.
 #
-# Runs beside nginx: /docker-entrypoint.d/ starts it, and the loop outlives the entrypoint.
+# Runs beside nginx: /docker-entrypoint.d/ starts it, and the loop outlives the entrypoint. Where it
+# looks no more, the health check (compose.yaml) ends nginx, so that Docker starts both anew.
 set -eu
 
 service=${API_SERVICE:-api} port=${API_PORT:-8000} every=${API_LOOK_SECONDS:-2}
@@ -15,12 +16,9 @@ list=/tmp/api-instances.conf alive=/tmp/api-instances.looked-at
 instances() { getent ahostsv4 "$service" | cut -d' ' -f1 | sort -u; }
 
 write_list() { # ADDRESSES
-  {
-    for address in $1; do echo "server $address:$port max_fails=0;"; done
-    # Without any instance nginx must still start, and answer 502.
-    [ -n "$1" ] || echo "server 127.0.0.1:1 down;"
-  } >"$list.new"
-  mv "$list.new" "$list"
+  servers=$(for address in $1; do echo "server $address:$port max_fails=0;"; done)
+  # Without any instance nginx must still start, and answer 502.
+  echo "${servers:-server 127.0.0.1:1 down;}" >"$list.new" && mv "$list.new" "$list"
 }
 
 known=$(instances || true)
@@ -28,14 +26,16 @@ write_list "$known"
 touch "$alive"
 
 follow() {
-  while sleep "$every"; do
+  while :; do
+    sleep "$every" || true
     found=$(instances || true)
-    touch "$alive"
+    touch "$alive" || true
     # No answer at all is DNS' fault, not the instances'.
-    if [ -n "$found" ] && [ "$found" != "$known" ]; then
+    [ -n "$found" ] && [ "$found" != "$known" ] || continue
+    if write_list "$found" && nginx -s reload 2>/dev/null; then
       known=$found
-      write_list "$known"
-      nginx -s reload 2>/dev/null || echo "follow-api: nginx could not be told of $(echo "$known" | tr '\n' ' ')" >&2
+    else
+      echo "follow-api: nginx could not be told of $(echo "$found" | tr '\n' ' '); trying again" >&2
     fi
   done
 }

@@ -1,8 +1,13 @@
 """Ended containers go once their logs are kept; Docker is one that only this test has."""
 
+import io
 import json
 import os
+import threading
 import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +45,9 @@ class FakeDocker(janitor.Docker):
     def ended(self) -> list[dict[str, Any]]:
         return self.containers
 
-    def log(self, container: str) -> bytes:
-        return f"log of {container[:1]}\n".encode()
+    @contextmanager
+    def log(self, container: str) -> Generator[Iterator[bytes]]:
+        yield iter([b"log of ", f"{container[:1]}\n".encode()])
 
     def remove(self, container: str) -> None:
         self.removed.append(container[:1])
@@ -78,10 +84,12 @@ def test_nothing_is_removed_whose_log_cannot_be_kept(tmp_path):
 
 def test_one_container_that_docker_will_not_show_keeps_no_other(tmp_path):
     class Stubborn(FakeDocker):
-        def log(self, container: str) -> bytes:
-            if container.startswith("a"):
-                raise janitor.DockerError("GET logs: 500")
-            return super().log(container)
+        @contextmanager
+        def log(self, container: str) -> Generator[Iterator[bytes]]:
+            with super().log(container) as told:
+                yield told
+                if container.startswith("a"):
+                    raise janitor.DockerError("GET logs: 500")
 
     docker = Stubborn(container("a", ended=at(700)), container("b", ended=at(700)))
     with pytest.raises(janitor.DockerError, match=r"a{12}: GET logs: 500"):
@@ -91,8 +99,15 @@ def test_one_container_that_docker_will_not_show_keeps_no_other(tmp_path):
 
 def test_both_streams_are_read_out_of_docker_s_frames():
     stream = b"\x01\0\0\0\0\0\0\x03one\x02\0\0\0\0\0\0\x04\ntwo\x01\0\0\0\0\0\0\0"
-    assert b"".join(janitor.frames(stream)) == b"one\ntwo"
-    assert b"".join(janitor.frames(stream[:9])) == b"o"  # cut off by the limit of the proxy
+    assert b"".join(janitor.frames(io.BytesIO(stream).read)) == b"one\ntwo"
+    cut_off = io.BytesIO(stream[:9])  # by the limit of the proxy
+    assert b"".join(janitor.frames(cut_off.read)) == b"o"
+
+
+def test_a_long_log_is_never_in_memory_as_a_whole():
+    header = b"\x01\0\0\0" + (10 * janitor.BLOCK_BYTES).to_bytes(4, "big")
+    stream = io.BytesIO(header + bytes(10 * janitor.BLOCK_BYTES))
+    assert [len(block) for block in janitor.frames(stream.read)] == [janitor.BLOCK_BYTES] * 10
 
 
 def test_old_logs_go_and_folders_that_are_left_empty(tmp_path):
@@ -112,8 +127,27 @@ def test_old_logs_go_and_folders_that_are_left_empty(tmp_path):
 def test_a_docker_that_is_not_there_is_told_with_its_address():
     with pytest.raises(janitor.DockerError, match=r"127\.0\.0\.1:9 does not answer"):
         janitor.Docker("tcp://127.0.0.1:9").ended()
+    assert not janitor.Docker("tcp://127.0.0.1:9").answers()
     with pytest.raises(janitor.DockerError, match="no tcp://host:port"):
         janitor.Docker("unix:///var/run/docker.sock")
+
+
+@pytest.mark.parametrize(("status", "answers"), [(200, True), (502, False)])
+def test_docker_answers_where_its_proxy_says_so(status: int, answers: bool):
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert janitor.Docker(f"tcp://127.0.0.1:{server.server_port}").answers() is answers
+        server.shutdown()
+        thread.join()
 
 
 def test_a_janitor_that_stopped_looking_is_found(tmp_path: Path, monkeypatch):

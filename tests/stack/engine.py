@@ -136,8 +136,9 @@ class Container:
     @property
     def main_pid(self) -> int:
         """Of the program itself; the first process is Docker's init."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return int(children[0])
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        found = wait_until(lambda: children.read_text().split(), 10, f"{self.name} runs", every=0.1)
+        return int(found[0])
 
     @property
     def addresses(self) -> dict[str, str]:

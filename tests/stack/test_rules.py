@@ -40,6 +40,8 @@ class Case(NamedTuple):
     fires_at_seconds: int
     lasts_seconds: int | None = None
     """Where it ends by itself: it fires until one evaluation before."""
+    bears: str = ""
+    """Labels beside those of the rule: what is written of whom it is about, and nothing else."""
 
 
 def recorded(name: str, **ratios: float) -> dict[str, float | str]:
@@ -90,7 +92,17 @@ def failed(check: str) -> str:
     return f'rul_dagster_asset_check_failed{{asset="a",check="{check}",partition="pumps"}}'
 
 
-DISK = ('node_filesystem_avail_bytes{mountpoint="/"}', 'node_filesystem_size_bytes{mountpoint="/"}')
+DISK = tuple(
+    f'node_filesystem_{what}_bytes{{device="/dev/a",mountpoint="{place}"}}'
+    for place in ("/etc/hosts", "/prometheus")
+    for what in ("avail", "size")
+)
+INSTANCES = "job:rul_api_instances:count"
+HEARTBEAT = 'rul_dagster_daemon_heartbeat_timestamp_seconds{daemon="sensor"}'
+LOOKED, DOCKER = "rul_janitor_looked_timestamp_seconds", "rul_docker_up"
+WALKED, INTACT = "rul_audit_chain_walked_timestamp_seconds", "rul_audit_chain_intact"
+TOLD = "0+15x600"
+"""A moment that is always now."""
 MEMORY = ("node_memory_MemAvailable_bytes", "node_memory_MemTotal_bytes")
 API = ('up{job="api",instance="a"}', 'up{job="api",instance="b"}')
 DAGSTER = 'rul_dagster_service_up{service="dagster-code"}'
@@ -98,17 +110,50 @@ WATCHED = 'up{job="dagster"}'
 UNREAD = "_ "
 RETRAINED = 'rul_retrain_runs_total{trigger="drift",outcome="success"}'
 CASES = {
-    "ServiceDown": Case({'up{job="redis"}': 0}, ({'up{job="redis"}': 1}, {API[0]: 0}), 120),
-    "ServiceDown, Redis": Case({"redis_up": 0}, ({"redis_up": 1},), 120),
-    "ServiceDown, nginx": Case({"nginx_up": 0}, ({"nginx_up": 1},), 120),
-    "ServiceDown, code": Case({f"{DAGSTER}": 0}, ({f"{DAGSTER}": 1},), 120),
+    "ServiceDown": Case(
+        {'up{job="redis"}': 0}, ({'up{job="redis"}': 1}, {API[0]: 0}), 120, bears='job="redis"'
+    ),
+    "ServiceDown, Redis": Case(
+        {'redis_up{job="redis"}': 0}, ({'redis_up{job="redis"}': 1},), 120, bears='job="redis"'
+    ),
+    "ServiceDown, nginx": Case(
+        {'nginx_up{job="nginx"}': 0}, ({'nginx_up{job="nginx"}': 1},), 120, bears='job="nginx"'
+    ),
+    "ServiceDown, code": Case(
+        {DAGSTER: 0}, ({DAGSTER: 1},), 120, bears='job="dagster-code",service="dagster-code"'
+    ),
+    # Silent since the start of time, so that the threshold is crossed one step after it.
+    "ServiceDown, the daemon": Case(
+        {HEARTBEAT: 0}, ({HEARTBEAT: TOLD},), 120 + STEP_SECONDS + 120, bears='job="dagster-daemon"'
+    ),
+    "ServiceDown, the janitor": Case(
+        {LOOKED: 0}, ({LOOKED: TOLD},), 240 + STEP_SECONDS + 120, bears='job="dagster-janitor"'
+    ),
+    "ServiceDown, Docker": Case({DOCKER: 0}, ({DOCKER: 1},), 120, bears='job="socket-proxy"'),
     "ApiDown": Case({API[0]: 0, API[1]: 0}, ({API[0]: 1, API[1]: 0},), 60),
     "DatabaseUnreachable": Case({"pg_up": 0}, ({"pg_up": 1},), 60),
-    "DiskAlmostFull": Case({DISK[0]: 2, DISK[1]: 100}, ({DISK[0]: 5, DISK[1]: 100},), 300),
-    "AuditChainBroken": Case({"rul_audit_chain_intact": 0}, ({"rul_audit_chain_intact": 1},), 0),
+    "DiskAlmostFull": Case(
+        {DISK[0]: 2, DISK[1]: 100, DISK[2]: 2, DISK[3]: 100},
+        ({DISK[0]: 5, DISK[1]: 100},),
+        300,
+        bears='device="/dev/a"',
+    ),
+    # Whoever found it may have ended since; two hours after that it is told no more.
+    "AuditChainBroken": Case({INTACT: "0x3 stale"}, ({INTACT: 1},), 0, 4 * STEP_SECONDS + 7200),
     **burning("ErrorBudgetBurns", ERRORS, 0.001),
     **burning("LatencyBudgetBurns", SLOW, 0.01),
     "ApiInstanceDown": Case({API[0]: 0, API[1]: 1}, ({API[0]: 1}, {'up{job="redis"}': 0}), 120),
+    # Of the 21 samples of five minutes, 11 say that there is one less.
+    "ApiInstanceDown, one that is gone": Case(
+        {INSTANCES: "3x79 2x500"},
+        (
+            {INSTANCES: "3x79 2x7 3x500"},  # started anew
+            {INSTANCES: "3x79 10x500"},
+            {INSTANCES: f"{UNREAD * 8}1x2 2x2 3x500"},
+        ),
+        90 * STEP_SECONDS + 120,
+        3600 + 300 - 10 * STEP_SECONDS - 120,
+    ),
     "ErrorRateHigh": Case(recorded(ERRORS, w5m=0.052), (recorded(ERRORS, w5m=0.05),), 300),
     "LatencyHigh": Case(
         {"job:rul_request_duration_seconds:p95_rate5m": 1.05},
@@ -117,34 +162,41 @@ CASES = {
     ),
     "MemoryHigh": Case({MEMORY[0]: 19, MEMORY[1]: 100}, ({MEMORY[0]: 25, MEMORY[1]: 125},), 600),
     "ModelTooOld": Case(
-        {'rul_model_age_seconds{fleet="pumps"}': 45 * DAY * 1.05},
+        {f'rul_model_age_seconds{{fleet="pumps",instance="{n}"}}': 45 * DAY * 1.05 for n in "ab"},
         ({'rul_model_age_seconds{fleet="pumps"}': 45 * DAY},),
         3600,
+        bears='fleet="pumps"',
     ),
     "CoverageBroken": Case(
         {failed("bands_hold_in_life"): 1},
         ({failed("bands_hold_in_life"): 0}, {failed("another"): 1}),
         900,
+        bears='partition="pumps"',
     ),
     "ReadingsDrifted": Case(
         {failed("readings_resemble_training"): 1},
         ({failed("readings_resemble_training"): 0}, {failed("another"): 1}),
         900,
+        bears='partition="pumps"',
     ),
     "RunQueueStuck": Case(
         {"rul_dagster_run_queue_oldest_seconds": 1810},
         ({"rul_dagster_run_queue_oldest_seconds": 1800},),
         300,
     ),
-    # Silent since the start of time, so that the threshold is crossed one step after 300 s.
     "DaemonSilent": Case(
-        {'rul_dagster_daemon_heartbeat_timestamp_seconds{daemon="sensor"}': 0},
-        ({'rul_dagster_daemon_heartbeat_timestamp_seconds{daemon="sensor"}': "0+15x400"},),
-        300 + STEP_SECONDS + 120,
+        {HEARTBEAT: 0}, ({HEARTBEAT: TOLD},), 300 + STEP_SECONDS + 120, bears='daemon="sensor"'
     ),
+    "AuditUnwalked": Case({}, ({WALKED: TOLD},), 900),
+    "AuditUnwalked, for long": Case({WALKED: 0}, (), 7200 + STEP_SECONDS + 900),
+    "AuditUnwalked, by nobody": Case({WALKED: "0x8 stale"}, (), 9 * STEP_SECONDS + 7200 + 900),
     "DagsterUnwatched": Case({"rul_dagster_up": 0}, ({"rul_dagster_up": 1},), 300),
     "ModelRetrained": Case(
-        {RETRAINED: "4x80 5x400"}, ({RETRAINED: "4x400"},), 81 * STEP_SECONDS, 15 * 60
+        {RETRAINED: "4x80 5x400"},
+        ({RETRAINED: "4x400"},),
+        81 * STEP_SECONDS,
+        15 * 60,
+        'trigger="drift"',
     ),
     # One that nobody saw before, though the exporter was there; not one that was away itself.
     "ModelRetrained, the first": Case(
@@ -152,16 +204,20 @@ CASES = {
         ({RETRAINED: f"{UNREAD * 180}1x400", WATCHED: f"{UNREAD * 180}1x400"},),
         80 * STEP_SECONDS,
         15 * 60,
+        'trigger="drift"',
     ),
     "Scaled": Case(
-        {API[0]: 1, API[1]: f"{UNREAD * 30}1x400"},
-        ({API[0]: 1, API[1]: 1},),
-        30 * STEP_SECONDS,
-        5 * 60,
+        {API[0]: 1, API[1]: f"{UNREAD * 80}1x400"},
+        (
+            {API[0]: 1, API[1]: 1},
+            {API[0]: 1, API[1]: f"1x80 stale {UNREAD * 6}1x400"},  # started anew
+        ),
+        80 * STEP_SECONDS + 300,
+        300,
     ),
     "Watchdog": Case({}, (), 0),
 }
-ALWAYS = {"ApiDown", "Watchdog"}
+ALWAYS = {"ApiDown", "AuditUnwalked", "Watchdog"}
 """These fire where no series is there at all."""
 
 
@@ -177,15 +233,14 @@ def checks(alert: str | None = None) -> dict[str, Any]:
         if alert not in (None, name):
             continue
         last = case.fires_at_seconds
-        told = [(last, 1)] if last == 0 or name in ALWAYS else [(last - STEP_SECONDS, 0), (last, 1)]
-        if name == "ApiDown":
-            told = [(last - STEP_SECONDS, 0), (last, 1)]
+        told = [(last - STEP_SECONDS, 0), (last, 1)] if last else [(last, 1)]
         if case.lasts_seconds:
             ends = last + case.lasts_seconds
             told += [(ends - STEP_SECONDS, 1), (ends, 0)]
         groups.append(group(title, name, case.fires, told))
+        groups[-1]["promql_expr_test"].append(labelled(name, case, last))
         groups += [
-            group(f"{title} is silent {n}", name, series, [(last + 1800, 0), (last + 2100, 0)])
+            group(f"{title} is silent {n}", name, series, [(last + 2100, 0)], ever=True)
             for n, series in enumerate(case.silent)
         ]
         groups.append(group(f"{title} without series", name, {}, [(7200, int(name in ALWAYS))]))
@@ -193,9 +248,16 @@ def checks(alert: str | None = None) -> dict[str, Any]:
 
 
 def group(
-    title: str, alert: str, series: dict[str, float | str], told: list[tuple[int, int]]
+    title: str,
+    alert: str,
+    series: dict[str, float | str],
+    told: list[tuple[int, int]],
+    *,
+    ever: bool = False,
 ) -> dict[str, Any]:
-    firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
+    """Whether an alert fires at some moments, or has ever done so until then."""
+    firing = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
+    firing = f"count({f'count_over_time({firing}[1d])' if ever else firing}) or vector(0)"
     return {
         "name": title,
         "interval": f"{STEP_SECONDS}s",
@@ -211,6 +273,20 @@ def group(
             }
             for at, count in told
         ],
+    }
+
+
+def labelled(alert: str, case: Case, at_seconds: int) -> dict[str, Any]:
+    """That it bears its labels as they are sent, and no other."""
+    labels = dict(BY_NAME[alert]["labels"])
+    told = dict(re.findall(r'(\w+)="([^"]*)"', case.bears))
+    labels["service"] = labels["service"].replace("{{ $labels.job }}", told.get("job", ""))
+    everything = {"alertname": alert, "alertstate": "firing", **told, **labels}
+    inside = ",".join(f'{name}="{value}"' for name, value in everything.items())
+    return {
+        "expr": f'ALERTS{{alertname="{alert}",alertstate="firing"}}',
+        "eval_time": f"{at_seconds}s",
+        "exp_samples": [{"labels": f"ALERTS{{{inside}}}", "value": 1}],
     }
 
 
@@ -248,17 +324,36 @@ def share(window: str) -> float:
 END = f"{sum(minutes for minutes, *_ in HISTORY_MINUTES)}m"
 LAST, LAST_WRONG = sums("5m")
 DURATION = "rul_request_duration_seconds"
+PATH = 'path="/v1/fleets/{fleet}/units"'
+PROBES = ("/metrics", "/livez", "/readyz", "/health", "unmatched")
 HISTORY = {
-    'rul_requests_total{instance="a"}': counted(lambda requests, _: 0.4 * requests),
-    'rul_requests_total{instance="b"}': counted(lambda requests, _: 0.6 * requests),
-    'rul_requests_error_total{instance="b"}': counted(lambda _, wrong: wrong),
-    f'{DURATION}_bucket{{le="0.1"}}': counted(lambda requests, wrong: (requests - wrong) / 2),
-    f'{DURATION}_bucket{{le="1.0"}}': counted(lambda requests, wrong: requests - wrong),
-    f'{DURATION}_bucket{{le="2.5"}}': counted(lambda requests, _: requests),
-    f'{DURATION}_bucket{{le="+Inf"}}': counted(lambda requests, _: requests),
-    f"{DURATION}_count": counted(lambda requests, _: requests),
+    f'rul_requests_total{{instance="a",{PATH}}}': counted(lambda requests, _: 0.4 * requests),
+    f'rul_requests_total{{instance="b",{PATH}}}': counted(lambda requests, _: 0.6 * requests),
+    f'rul_requests_error_total{{instance="b",{PATH}}}': counted(lambda _, wrong: wrong),
+    f'{DURATION}_bucket{{le="0.1",{PATH}}}': counted(
+        lambda requests, wrong: (requests - wrong) / 2
+    ),
+    f'{DURATION}_bucket{{le="1.0",{PATH}}}': counted(lambda requests, wrong: requests - wrong),
+    f'{DURATION}_bucket{{le="2.5",{PATH}}}': counted(lambda requests, _: requests),
+    f'{DURATION}_bucket{{le="+Inf",{PATH}}}': counted(lambda requests, _: requests),
+    f"{DURATION}_count{{{PATH}}}": counted(lambda requests, _: requests),
+    # Probes and scrapes, of which some fail and are slow, count for nothing.
+    **{
+        f'{name},path="{probe}"}}': "0+50x10000"
+        for probe in PROBES
+        for name in (
+            'rul_requests_total{instance="a"',
+            'rul_requests_error_total{instance="a"',
+            f'{DURATION}_bucket{{le="+Inf"',
+            f'{DURATION}_count{{instance="a"',
+        )
+    },
+    'up{job="api",instance="a"}': "1x10000",
+    'up{job="api",instance="b"}': "1x10000",
+    'up{job="api",instance="c"}': "0x10000",
 }
 EXPECTED = {
+    "job:rul_api_instances:count": 2,
     "job:rul_requests:rate5m": LAST / 300,
     # What went wrong took between 1 and 2.5 seconds, spread evenly.
     "job:rul_request_duration_seconds:p95_rate5m": (
@@ -296,7 +391,7 @@ def recorded_checks(record: str | None = None) -> dict[str, Any]:
         {
             "name": f"{name} where no error was ever counted",
             "interval": "1m",
-            "input_series": [{"series": "rul_requests_total", "values": "0+100x600"}],
+            "input_series": [{"series": f"rul_requests_total{{{PATH}}}", "values": "0+100x600"}],
             "promql_expr_test": [
                 {
                     "expr": name,
