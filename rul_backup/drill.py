@@ -4,6 +4,7 @@ What belongs here: bringing back a database and files, and comparing with what w
 not: restoring over a live system, looking at bytes (``verification``).
 """
 
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -11,15 +12,15 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import sqlalchemy as sa
 from pyrage import x25519
 from sqlalchemy.engine import make_url
 
-from rul_backup import fingerprints, programs
+from rul_backup import fingerprints, programs, redis_copy
 from rul_backup.manifest import Artefact, Kind
-from rul_backup.runs import Sealed, object_of
+from rul_backup.runs import Sealed
 from rul_backup.sealing import unseal
 from rul_backup.stores import Store
 from rul_core.errors import StoreError
@@ -58,6 +59,22 @@ def prove_databases(
     return [_prove(store, run, artefact, url, identities) for artefact in kept]
 
 
+def prove_redis(store: Store, run: Sealed, identities: Sequence[x25519.Identity]) -> list[Restored]:
+    """Start a Redis from every copy of a run, for a moment.
+
+    Raises:
+        StoreError: A copy is damaged, or Redis does not take it.
+    """
+    found = []
+    for artefact in run.manifest.artefacts:
+        if artefact.kind is Kind.REDIS:
+            started = time.monotonic()
+            with _plain(store, run, artefact, identities) as plain:
+                redis_copy.count_keys(plain)
+            found.append(Restored(time.monotonic() - started, ()))
+    return found
+
+
 def _prove(
     store: Store, run: Sealed, artefact: Artefact, url: str, identities: Sequence[x25519.Identity]
 ) -> Restored:
@@ -87,7 +104,7 @@ def restore_database(
         StoreError: The database is not empty, the dump is damaged, or ``pg_restore`` fails.
     """
     server = _refuse_content(url)
-    name = object_of(run.manifest.run, artefact.name)
+    name = run.object_of(artefact)
     arguments = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
     database = make_url(url).database or ""
     with programs.started(
@@ -126,23 +143,47 @@ def refuse_files(into: Path) -> None:
 
 
 def restore_files(
-    store: Store, run: Sealed, artefact: Artefact, into: Path, identities: Sequence[x25519.Identity]
+    store: Store, run: Sealed, into: Path, identities: Sequence[x25519.Identity]
 ) -> None:
-    """Bring files back into a new folder, all of them or none.
+    """Bring the files of a run back into a new folder, all of them or none.
+
+    Models and fleets lie there as in a data root, what Redis had in ``redis.rdb``: the file that a
+    new Redis starts from, as ``dump.rdb`` in its folder.
 
     Raises:
-        StoreError: The folder is there already, or the archive is damaged.
+        StoreError: The folder is there already, or something is damaged.
     """
     refuse_files(into)
-    name = object_of(run.manifest.run, artefact.name)
-    with files.publishing(into) as folder, tempfile.TemporaryFile(dir=into.parent) as plain:
+    with files.publishing(into) as folder:
+        for artefact in run.manifest.artefacts:
+            if artefact.kind is Kind.POSTGRES:
+                continue
+            with _plain(store, run, artefact, identities, into.parent) as plain:
+                if artefact.kind is Kind.REDIS:
+                    with (folder / artefact.name).open("wb") as file:
+                        shutil.copyfileobj(plain, file)
+                else:
+                    with tarfile.open(fileobj=plain) as archive:
+                        archive.extractall(folder, filter="data")
+
+
+@contextmanager
+def _plain(
+    store: Store,
+    run: Sealed,
+    artefact: Artefact,
+    identities: Sequence[x25519.Identity],
+    folder: Path | None = None,
+) -> Generator[BinaryIO]:
+    """What was kept, once it is seen to be that; gone afterwards."""
+    name = run.object_of(artefact)
+    with tempfile.TemporaryFile(dir=folder) as plain:
         with store.reading(name) as stored:
             sums = unseal(stored, plain, identities)
         if sums != artefact.sums:
             raise StoreError(f"{name} is not what was kept: its checksum differs")
         plain.seek(0)
-        with tarfile.open(fileobj=plain) as archive:
-            archive.extractall(folder, filter="data")
+        yield cast("BinaryIO", plain)
 
 
 def _said(process: "subprocess.Popen[bytes]") -> str:

@@ -6,6 +6,7 @@ not: how each is done (the other modules), who asks and how it is shown (``rul_c
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from rul_backup import drill, keys, retention, runs, snapshots
 from rul_backup import verification as checks
+from rul_backup.manifest import Artefact, Kind
 from rul_backup.retention import Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import FolderStore
@@ -21,7 +23,7 @@ from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store import backup_rows, database
 from rul_store.backup_rows import Proof
-from rul_store.settings import Settings
+from rul_store.settings import Settings, StoreSettings
 
 LOCAL = "local"
 """The store on this machine, by the name under which its runs are written down."""
@@ -65,24 +67,86 @@ class Backups:
 
     def __init__(self, root: Path, settings: BackupSettings, engine: sa.Engine) -> None:
         self._root, self._engine = root, engine
+        told = StoreSettings().redis_url
+        self._redis_url = told.get_secret_value() if told else None
         self._keys = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
 
-    def make(self, versions: dict[str, str], now: datetime) -> Sealed:
-        """Keep the platform's database and models.
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What a run keeps; the database first, so that whatever it names is kept after it."""
+        return tuple(kind for kind in Kind if kind is not Kind.REDIS or self._redis_url)
+
+    def make(self, now: datetime) -> Sealed:
+        """Keep all that the platform has.
 
         Raises:
             StoreError: There is too little room, or something cannot be read or written; then there
                 is no backup, and nothing of it counts as one.
             SettingsError: A key or program is missing.
+            Unavailable: PostgreSQL or Redis does not answer.
         """
-        verify_keys, maker = self._verify_keys(), self._maker()
+        run = self.begin(now)
+        for kind in self.kinds:
+            self.keep(run, kind)
+        return self.seal(run, now)
+
+    def begin(self, now: datetime) -> Run:
+        """A new run, for which there is room.
+
+        Raises:
+            StoreError: There is too little.
+            SettingsError: A key is missing.
+        """
+        maker = self._maker()
         self._refuse_where_it_does_not_fit()
-        run = Run(self.store, maker, now)
-        snapshots.keep_database(run, self._url)
-        snapshots.keep_models(run, self._root)
+        return Run(self.store, maker, now)
+
+    def keep(self, run: Run, kind: Kind) -> Artefact:
+        """Keep one thing.
+
+        Raises:
+            StoreError: It cannot be read or written.
+            SettingsError: Its address or program is missing.
+            Unavailable: PostgreSQL or Redis does not answer.
+        """
+        match kind:
+            case Kind.POSTGRES:
+                return snapshots.keep_database(run, self._url)
+            case Kind.REDIS:
+                if not self._redis_url:
+                    raise SettingsError("RUL_REDIS_URL is not set; set it, or keep no Redis")
+                return snapshots.keep_redis(run, self._redis_url)
+            case Kind.MODELS:
+                earlier = runs.newest(self.store, self._verify_keys())
+                return snapshots.keep_models(run, self._root, earlier)
+
+    def seal(self, run: Run, now: datetime) -> Sealed:
+        """Write the run's manifest, and write down that there is one.
+
+        What was not kept anew is taken over from the newest run.
+
+        Args:
+            run: What it keeps is kept.
+            now: Not before it began.
+
+        Raises:
+            StoreError: It lacks what no earlier run has, or cannot be written.
+            Unavailable: PostgreSQL does not answer.
+        """
+        verify_keys = self._verify_keys()
+        earlier = runs.newest(self.store, verify_keys)
+        for kind in set(self.kinds) - run.kinds:
+            known = (
+                [one for one in earlier.manifest.artefacts if one.kind is kind] if earlier else []
+            )
+            if earlier is None or not known:
+                raise StoreError(f"the run {run.name} has no {kind} and neither had one before it")
+            for artefact in known:
+                run.take_over(artefact, earlier)
         schema = database.current_revision(self._engine)
-        sealed = run.seal({**versions, "schema": schema or "none"}, verify_keys, _later(now))
+        versions = {"rul": version("rul-platform"), "schema": schema or "none"}
+        sealed = run.seal(versions, verify_keys, _later(now))
         # Those of before too: a run that was killed at this point left its manifest behind.
         there = runs.there(self.store, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
@@ -122,7 +186,9 @@ class Backups:
             StoreError: There is no such run, or it cannot be restored at all.
         """
         sealed = self.find(run)
-        found = drill.prove_databases(self.store, sealed, self._url, self._identities())
+        identities = self._identities()
+        found = drill.prove_databases(self.store, sealed, self._url, identities)
+        found += drill.prove_redis(self.store, sealed, identities)
         proof = Proof(
             number=sealed.manifest.number,
             proven_at=now,
@@ -133,7 +199,7 @@ class Backups:
         return sealed, proof
 
     def restore(self, run: str | None, url: str, into: Path) -> Sealed:
-        """Bring a run back: its database into an empty one, its models into an empty folder.
+        """Bring a run back: its database into an empty one, all else into a new folder.
 
         Raises:
             StoreError: There is no such run, a target is not empty, or the run is damaged. A
@@ -143,10 +209,9 @@ class Backups:
         drill.refuse_files(into)
         identities = self._identities()
         for artefact in sealed.manifest.artefacts:
-            if artefact.kind is snapshots.Kind.POSTGRES:
+            if artefact.kind is Kind.POSTGRES:
                 drill.restore_database(self.store, sealed, artefact, url, identities)
-            else:
-                drill.restore_files(self.store, sealed, artefact, into, identities)
+        drill.restore_files(self.store, sealed, into, identities)
         return sealed
 
     def plan(self, policy: Policy, now: datetime) -> Plan:
@@ -169,17 +234,16 @@ class Backups:
         )
 
     def left_behind(self, now: datetime) -> list[str]:
-        """Runs that left something and are none: killed while they were made or went."""
+        """Objects that no run promises: of runs that were killed while they were made or went."""
         return runs.left_behind(self.store, self._verify_keys(), now)
 
-    def let_go(self, numbers: Collection[int], leftovers: Collection[str]) -> None:
-        """Let runs go, and remove what others left behind."""
-        for run in leftovers:
-            runs.remove(self.store, run)
+    def let_go(self, numbers: Collection[int], now: datetime) -> list[str]:
+        """Let runs go, and remove what no other promises; give the objects that went."""
         key = self._maker().signing_key
         for found in self.there():
             if found.sealed.manifest.number in numbers:
                 runs.let_go(self.store, found.sealed, key)
+        return runs.sweep(self.store, self._verify_keys(), now)
 
     def find(self, run: str | None) -> Sealed:
         """A run by its name, or the newest.

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup.sealing import Sums
 from rul_core.errors import StoreError
 
-FORMAT = 1
+FORMAT = 2
+"""1 knew no Redis, and every artefact lay in the folder of its manifest's run."""
 _PURPOSE, _PURPOSE_GONE = b"rul backup manifest\n", b"rul backup let go\n"
 """Before what is signed, so that no signature of something else by the same key fits."""
 
@@ -32,6 +33,7 @@ class Kind(StrEnum):
     """What is kept."""
 
     POSTGRES = "postgres"
+    REDIS = "redis"
     MODELS = "models"
 
 
@@ -44,6 +46,8 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     sums: Sums
     facts: dict[str, Any] = {}
     """What must be true of it once it is restored, such as rows and checksums by table."""
+    run: str = ""
+    """Whose folder has it: an earlier run's, since when it has not changed, or else this one's."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ What belongs here: which object lies where, and the order in which they come and
 what is in them (``snapshots``), whether they are whole (``verification``), which ones may go
 (``retention``).
 
-    runs/<run>/<name>.zst.age     what a run kept
+    runs/<run>/<name>.zst.age     what a run kept, and later ones too while it does not change
     manifests/<number>            that it is complete; written last, and never removed
     gone/<number>                 our word that the run was let go
 
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pyrage import x25519
 
@@ -38,6 +39,15 @@ class Sealed(NamedTuple):
     object: str
     sha256: str
     manifest: Manifest
+
+    @property
+    def objects(self) -> dict[str, Artefact]:
+        """What it promises, by where that lies."""
+        return {self.object_of(one): one for one in self.manifest.artefacts}
+
+    def object_of(self, artefact: Artefact) -> str:
+        """Where one of its artefacts lies."""
+        return object_of(artefact.run or self.manifest.run, artefact.name)
 
     @property
     def known(self) -> Known:
@@ -93,17 +103,34 @@ class Run:
         self._artefacts.append(artefact)
         return artefact
 
+    def take_over(self, artefact: Artefact, earlier: Sealed) -> Artefact:
+        """Promise what an earlier run kept, since it has not changed."""
+        kept = msgspec.structs.replace(artefact, run=artefact.run or earlier.manifest.run)
+        self._artefacts.append(kept)
+        return kept
+
+    @property
+    def kinds(self) -> set[Kind]:
+        """What it has."""
+        return {artefact.kind for artefact in self._artefacts}
+
     def seal(
         self, versions: dict[str, str], keys: Sequence[Ed25519PublicKey], now: datetime
     ) -> Sealed:
         """Write the manifest: from now on the run is one.
 
         Raises:
-            StoreError: The manifest before it is damaged, or it cannot be written.
+            StoreError: The manifest before it is damaged, or it cannot be written; or what it takes
+                over has been let go meanwhile.
         """
         if not self._artefacts:
             raise StoreError(f"the run {self.name} kept nothing, so it is not sealed")
         with self._store.alone():
+            for artefact in self._artefacts:
+                if (name := object_of(artefact.run or self.name, artefact.name)) not in (
+                    self._store.sizes(name)
+                ):
+                    raise StoreError(f"{name} was let go while the run {self.name} was at work")
             before = newest(self._store, keys)
             manifest = Manifest(
                 system=self._maker.system,
@@ -172,25 +199,30 @@ def read(store: Store, name: str, keys: Sequence[Ed25519PublicKey]) -> Sealed:
 
 
 def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
-    """Remove what a run kept, once it is said that this is on purpose."""
+    """Say of a run that it is let go on purpose; from now on what it alone kept is nobody's."""
     word = f"{GONE}/{run.manifest.number:08d}"
     with store.alone():
         if word not in store.sizes(f"{GONE}/"):
             with store.putting(word) as file:
                 file.write(manifests.write_gone(run.sha256, key))
-    remove(store, run.manifest.run)
 
 
 def left_behind(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -> list[str]:
-    """Runs that left something and are none: killed while they were made, or while they went.
+    """Objects that no run promises: of runs that were let go, or killed while they were made.
 
     Raises:
         StoreError: A manifest is damaged; until it is restored, nobody knows whose what is.
     """
-    wanted = {sealed.manifest.run for sealed in there(store, keys)}
-    finished = {read(store, name, keys).manifest.run for name in store.sizes(f"{MANIFESTS}/")}
-    found = {name.split("/")[1] for name in store.sizes(f"{RUNS}/")} - wanted
-    return sorted(run for run in found if run in finished or is_unfinished(run, now))
+    wanted = {name for sealed in there(store, keys) for name in sealed.objects}
+    every = [read(store, name, keys) for name in store.sizes(f"{MANIFESTS}/")]
+    promised = {name for sealed in every for name in sealed.objects}
+    finished = {sealed.manifest.run for sealed in every}
+    return [
+        name
+        for name in sorted(store.sizes(f"{RUNS}/"))
+        if name in promised - wanted
+        or ((run := name.split("/")[1]) not in finished and is_unfinished(run, now))
+    ]
 
 
 def is_unfinished(run: str, now: datetime) -> bool:
@@ -207,7 +239,10 @@ def started_at(run: str) -> datetime | None:
         return None
 
 
-def remove(store: Store, run: str) -> None:
-    """Remove every object of a run."""
-    for name in store.sizes(f"{RUNS}/{run}/"):
-        store.remove(name)
+def sweep(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -> list[str]:
+    """Remove what no run promises; give the objects."""
+    with store.alone():  # so that no run takes over what is being removed
+        found = left_behind(store, keys, now)
+        for name in found:
+            store.remove(name)
+    return found

@@ -4,6 +4,7 @@ What belongs here: a consistent stream of each, and the facts by which a restore
 does not: how it is sealed (``runs``), bringing it back (``drill``).
 """
 
+import hashlib
 import io
 import subprocess
 import tarfile
@@ -13,13 +14,14 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from rul_backup import fingerprints, programs
+from rul_backup import fingerprints, programs, redis_copy
 from rul_backup.manifest import Artefact, Kind
-from rul_backup.runs import Run
+from rul_backup.runs import Run, Sealed
 from rul_core.errors import StoreError
 from rul_store.database import connect
 
 DATABASE = "platform.dump"
+REDIS = "redis.rdb"
 MODELS = "models.tar"
 _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
@@ -73,15 +75,43 @@ class _Output:
         return b""
 
 
-def keep_models(run: Run, root: Path, name: str = MODELS) -> Artefact:
+def keep_redis(run: Run, url: str, name: str = REDIS) -> Artefact:
+    """All that a Redis has, in its own format.
+
+    Raises:
+        Unavailable: Redis does not answer.
+        StoreError: It refuses, or breaks off.
+    """
+    with redis_copy.copied(url) as copy:
+        return run.keep(name, Kind.REDIS, copy, {})
+
+
+def keep_models(
+    run: Run, root: Path, earlier: Sealed | None = None, name: str = MODELS
+) -> Artefact:
     """The models and fleets of a data root as a tar, the same bytes for the same content.
 
     Bundles never change, and what is being published is not there yet; ``live.json`` follows
-    PostgreSQL, so a moment between the two does no harm.
+    PostgreSQL, so a moment between the two does no harm. Where no file has been added, removed or
+    written since an earlier run, what that one kept is taken over.
     """
     found = [path for folder in ("fleets", "models") for path in _files(root / folder)]
-    chunks = _tar(root, found)
-    return run.keep(name, Kind.MODELS, _Chunks(chunks), {"files": len(found)})
+    facts = {"files": len(found), "listing_sha256": _listing(root, found)}
+    if earlier is not None:
+        for artefact in earlier.manifest.artefacts:
+            if artefact.kind is Kind.MODELS and artefact.facts == facts:
+                return run.take_over(artefact, earlier)
+    return run.keep(name, Kind.MODELS, _Chunks(_tar(root, found)), facts)
+
+
+def _listing(root: Path, paths: list[Path]) -> str:
+    """SHA-256 of what a folder says of its files: names, sizes, and when they were written."""
+    digest = hashlib.sha256()
+    for path in paths:
+        told = path.stat()
+        line = f"{path.relative_to(root).as_posix()}\0{told.st_size}\0{told.st_mtime_ns}\n"
+        digest.update(line.encode())
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

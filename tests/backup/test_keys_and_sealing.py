@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rul_backup import keys, manifest
+from rul_backup.runs import Sealed
 from rul_backup.sealing import seal, unseal
 from rul_core.errors import SettingsError, StoreError
 
@@ -138,12 +139,12 @@ def test_a_second_public_key_stays_good_after_a_rotation(tmp_path: Path):
 
 def test_a_manifest_of_a_newer_platform_is_told_apart_from_a_damaged_one(plant: Keys):
     newer = manifest._signed(
-        msgspec.json.encode({"format": 2, "more": True}),
+        msgspec.json.encode({"format": 3, "more": True}),
         manifest._PURPOSE,
         plant.maker.signing_key,
     )
     with pytest.raises(
-        StoreError, match="is of format 2, and this version of the platform knows 1"
+        StoreError, match="is of format 3, and this version of the platform knows 2"
     ):
         manifest.read(newer, plant.verify)
     other = manifest._signed(b"{}", manifest._PURPOSE, plant.maker.signing_key)
@@ -156,3 +157,18 @@ def test_a_signature_of_one_thing_is_none_of_another(plant: Keys):
     assert manifest.read_gone(word, plant.verify) == "0" * 64
     with pytest.raises(StoreError, match="not signed by this platform's key"):
         manifest.read(word, plant.verify)
+
+
+def test_a_manifest_of_an_earlier_format_is_still_read(plant: Keys):
+    sums = {"plain_bytes": 1, "plain_sha256": "a", "stored_bytes": 1, "stored_sha256": "b"}
+    told = {
+        "format": 1, "system": "plant", "run": "r", "number": 1, "previous_sha256": None,
+        "started_at": "2026-11-01T00:00:00Z", "finished_at": "2026-11-01T00:00:01Z",
+        "versions": {}, "recipients": [],
+        "artefacts": [{"name": "platform.dump", "kind": "postgres", "sums": sums, "facts": {}}],
+    }  # fmt: skip
+    content = manifest._signed(
+        msgspec.json.encode(told), manifest._PURPOSE, plant.maker.signing_key
+    )
+    found = Sealed("manifests/00000001", "", manifest.read(content, plant.verify))
+    assert found.objects.keys() == {"runs/r/platform.dump.zst.age"}

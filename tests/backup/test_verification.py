@@ -16,6 +16,7 @@ from rul_backup.manifest import Kind
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
 from rul_backup.verification import Level, Verification, verify
+from rul_core.errors import StoreError
 
 from .conftest import Keys, keys_in
 
@@ -51,10 +52,14 @@ def house_in(root: Path, plant: Keys, count: int = 5) -> House:
         run = Run(store, plant.maker, at)
         for name in ("platform", "dagster", "models"):
             kind = Kind.MODELS if name == "models" else Kind.POSTGRES
+            if number == 2 and kind is Kind.MODELS:  # of a run that goes
+                run.take_over(sealed[1].manifest.artefacts[2], sealed[1])
+                continue
             content = chance.randbytes(chance.randint(10, 3000))
             run.keep(f"{name}.data", kind, io.BytesIO(content), {})
         sealed.append(run.seal({"rul": "0.1.0"}, plant.verify, at))
     runs.let_go(store, sealed[1], plant.maker.signing_key)
+    runs.sweep(store, plant.verify, START + timedelta(hours=count))
     return House(root, store, plant, sealed)
 
 
@@ -145,7 +150,7 @@ def test_every_fault_of_an_object_is_found_and_named(
         touched = fault(path, chance, chance.choice(same))
         if fault is delete and kind == "gone/":  # what it had let go is missing then
             went = house.sealed[1].manifest
-            touched = {root / runs.object_of(went.run, kept.name) for kept in went.artefacts}
+            touched = {root / house.sealed[1].object_of(kept) for kept in went.artefacts}
         found = {root / finding.object for finding in house.look(Level.STORED).findings}
         if not touched & found:
             missed.append((path.relative_to(root), found))
@@ -201,26 +206,45 @@ def test_a_run_that_is_at_work_is_no_damage_and_one_that_was_killed_is(house: Ho
     assert finding.object.startswith("runs/20261102T230000Z")
     assert "never finished" in finding.problem
     (left,) = runs.left_behind(house.store, plant.verify, NOW)
-    assert finding.object.split("/")[1] == left
-    runs.remove(house.store, left)
+    assert finding.object == left
+    assert runs.sweep(house.store, plant.verify, NOW) == [left]
     assert house.look().findings == ()
 
 
-def test_a_run_whose_going_was_cut_short_is_cleared_away_later(house: House, monkeypatch):
+def test_a_run_whose_going_was_cut_short_is_cleared_away_later(house: House, plant: Keys):
     last = house.sealed[3]
-
-    def killed(_store: FolderStore, _run: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs, "remove", killed)
-    with pytest.raises(KeyboardInterrupt):
-        runs.let_go(house.store, last, house.plant.maker.signing_key)
-    monkeypatch.undo()
+    runs.let_go(house.store, last, plant.maker.signing_key)
     assert house.look().findings == ()
-    assert runs.left_behind(house.store, house.plant.verify, NOW) == [last.manifest.run]
-    runs.remove(house.store, last.manifest.run)
+    assert set(runs.left_behind(house.store, plant.verify, NOW)) == set(last.objects)
+    assert set(runs.sweep(house.store, plant.verify, NOW)) == set(last.objects)
     assert house.store.sizes(f"runs/{last.manifest.run}/") == {}
     assert house.look().findings == ()
+
+
+def test_what_a_run_took_over_stays_until_the_last_that_promises_it_goes(house: House, plant: Keys):
+    shared = house.sealed[2].object_of(house.sealed[2].manifest.artefacts[2])
+    assert shared in house.sealed[1].objects  # which was let go
+    assert shared in house.store.sizes()
+    later = Run(house.store, plant.maker, NOW)
+    later.take_over(house.sealed[2].manifest.artefacts[2], house.sealed[2])
+    newest = later.seal({}, plant.verify, NOW)
+    for sealed in (house.sealed[0], *house.sealed[2:]):
+        runs.let_go(house.store, sealed, plant.maker.signing_key)
+    runs.sweep(house.store, plant.verify, NOW)
+    assert house.store.sizes("runs/").keys() == {shared}
+    assert house.look(Level.CONTENT).findings == ()
+    runs.let_go(house.store, newest, plant.maker.signing_key)
+    runs.sweep(house.store, plant.verify, NOW)
+    assert house.store.sizes("runs/") == {}
+
+
+def test_a_run_whose_part_was_let_go_meanwhile_is_not_sealed(house: House, plant: Keys):
+    run = Run(house.store, plant.maker, NOW)
+    run.take_over(house.sealed[3].manifest.artefacts[2], house.sealed[3])
+    runs.let_go(house.store, house.sealed[3], plant.maker.signing_key)
+    runs.sweep(house.store, plant.verify, NOW)
+    with pytest.raises(StoreError, match=r"models\.data\.zst\.age was let go while the run"):
+        run.seal({}, plant.verify, NOW)
 
 
 @pytest.mark.parametrize("name", ["runs/copy/a", "runs/20990101T000000Z-aaaaaa/a", "stray"])

@@ -59,7 +59,7 @@ def elsewhere(database_url: str) -> Generator[str]:
 
 
 def test_without_keys_the_way_to_them_is_told(root: Path):
-    assert "backup_verify_key cannot be read" in refused("now")
+    assert "backup_system cannot be read" in refused("now")
     assert "backup_verify_key cannot be read" in refused("list")
 
 
@@ -88,7 +88,7 @@ def test_it_is_kept_looked_at_proved_and_comes_back(
     second = run("now").output
     assert "number 2." in second
     assert [kept["name"] for kept in first["artefacts"]] == ["platform.dump", "models.tar"]
-    assert first["artefacts"][1]["facts"] == {"files": 2}
+    assert first["artefacts"][1]["facts"]["files"] == 2
     assert first["versions"].keys() == {"rul", "schema"}
     assert "all as they were written" in run("verify", "--level", "content").output
     assert "every table has what was kept" in run("drill", "--run", first["run"]).output
@@ -112,10 +112,32 @@ def test_it_is_kept_looked_at_proved_and_comes_back(
 
 
 def test_the_same_content_is_kept_as_the_same_bytes(with_keys: Path):
-    first, second = (json.loads(run("now", "--json").output) for _ in range(2))
-    sums = [made["artefacts"][1]["sums"]["plain_sha256"] for made in (first, second)]
-    assert sums[0] == sums[1]
-    assert first["artefacts"][1]["sums"] != second["artefacts"][1]["sums"]  # encrypted anew
+    fleet = with_keys / "fleets" / "pumps.toml"
+    made = [json.loads(run("now", "--json").output)]
+    fleet.touch()  # written anew, with the same content
+    made.append(json.loads(run("now", "--json").output))
+    assert f"as in {made[1]['run']}" in " ".join(run("now").output.split())  # nothing was written
+    sums = [each["artefacts"][1]["sums"] for each in made]
+    assert sums[0]["plain_sha256"] == sums[1]["plain_sha256"]
+    assert sums[0] != sums[1]  # encrypted anew
+    fleet.write_text("name = 'pumps' # changed\n")
+    made.append(json.loads(run("now", "--json").output))
+    assert made[2]["artefacts"][1]["run"] == ""
+    assert made[2]["artefacts"][1]["sums"]["plain_sha256"] != sums[0]["plain_sha256"]
+    assert "4 runs" in run("verify", "--level", "content").output
+
+
+def test_redis_is_kept_where_there_is_one(
+    with_keys: Path, redis_url: str, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RUL_REDIS_URL", redis_url)
+    made = json.loads(run("now", "--json").output)
+    assert [kept["name"] for kept in made["artefacts"]] == [
+        "platform.dump", "redis.rdb", "models.tar"
+    ]  # fmt: skip
+    run("drill")
+    run("restore", "--database", elsewhere, "--files", str(with_keys / "back"))
+    assert (with_keys / "back" / "redis.rdb").read_bytes().startswith(b"REDIS")
 
 
 def test_damage_ends_with_1_and_names_the_object(with_keys: Path, engine: sa.Engine):
@@ -170,7 +192,10 @@ def test_what_may_go_is_told_first_and_goes_when_it_is_said(
     killed = with_keys / "backups" / "runs" / "20260101T000000Z-aaaaaa" / "platform.dump.zst.age"
     killed.parent.mkdir()
     killed.write_bytes(b"half")
-    assert "20260101T000000Z-aaaaaa left something and is no run; it may" in run("prune").output
+    name = "runs/20260101T000000Z-aaaaaa/platform.dump.zst.age"
+    assert f"{name} is of no run that stays; it may be removed" in " ".join(
+        run("prune").output.split()
+    )
     assert killed.exists()
     run("prune", "--apply")
     assert not killed.exists()
