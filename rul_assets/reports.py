@@ -18,7 +18,8 @@ from rul_store.lake import Lake
 class Group:
     """The groups of assets: the processing blocks of ISO 13374, numbered to stay in order.
 
-    The last block, the generation of advisories, reads what the graph leaves in PostgreSQL.
+    The last block, the generation of advisories, reads what the graph leaves in PostgreSQL. Backups
+    are no block of it.
     """
 
     ACQUISITION = "1_data_acquisition"
@@ -26,6 +27,7 @@ class Group:
     DETECTION = "3_state_detection"
     ASSESSMENT = "4_health_assessment"
     PROGNOSIS = "5_prognostic_assessment"
+    BACKUPS = "backups"
 
 
 OWNERS = ("team:reliability",)

@@ -23,7 +23,7 @@ from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store import backup_rows, database
 from rul_store.backup_rows import Proof
-from rul_store.settings import Settings, StoreSettings
+from rul_store.settings import Settings
 
 LOCAL = "local"
 """The store on this machine, by the name under which its runs are written down."""
@@ -63,12 +63,13 @@ class Backups:
         root: The data root.
         settings: Where backups and keys are.
         engine: The platform's database; runs are written down there too.
+        redis_url: Its Redis, where it has one.
     """
 
-    def __init__(self, root: Path, settings: BackupSettings, engine: sa.Engine) -> None:
-        self._root, self._engine = root, engine
-        told = StoreSettings().redis_url
-        self._redis_url = told.get_secret_value() if told else None
+    def __init__(
+        self, root: Path, settings: BackupSettings, engine: sa.Engine, redis_url: str | None
+    ) -> None:
+        self._root, self._engine, self._redis_url = root, engine, redis_url
         self._keys = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
 
@@ -89,7 +90,7 @@ class Backups:
         run = self.begin(now)
         for kind in self.kinds:
             self.keep(run, kind)
-        return self.seal(run, now)
+        return self.seal(run)
 
     def begin(self, now: datetime) -> Run:
         """A new run, for which there is room.
@@ -121,14 +122,10 @@ class Backups:
                 earlier = runs.newest(self.store, self._verify_keys())
                 return snapshots.keep_models(run, self._root, earlier)
 
-    def seal(self, run: Run, now: datetime) -> Sealed:
+    def seal(self, run: Run) -> Sealed:
         """Write the run's manifest, and write down that there is one.
 
         What was not kept anew is taken over from the newest run.
-
-        Args:
-            run: What it keeps is kept.
-            now: Not before it began.
 
         Raises:
             StoreError: It lacks what no earlier run has, or cannot be written.
@@ -146,7 +143,7 @@ class Backups:
                 run.take_over(artefact, earlier)
         schema = database.current_revision(self._engine)
         versions = {"rul": version("rul-platform"), "schema": schema or "none"}
-        sealed = run.seal(versions, verify_keys, _later(now))
+        sealed = run.seal(versions, verify_keys, _later(run.started_at))
         # Those of before too: a run that was killed at this point left its manifest behind.
         there = runs.there(self.store, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])

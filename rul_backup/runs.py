@@ -78,7 +78,7 @@ class Run:
     """
 
     def __init__(self, store: Store, maker: Maker, now: datetime) -> None:
-        self._store, self._maker, self._started_at = store, maker, now
+        self._store, self._maker, self.started_at = store, maker, now
         self.name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self._artefacts: list[Artefact] = []
 
@@ -137,7 +137,7 @@ class Run:
                 run=self.name,
                 number=before.manifest.number + 1 if before else 1,
                 previous_sha256=before.sha256 if before else None,
-                started_at=self._started_at,
+                started_at=self.started_at,
                 finished_at=now,
                 versions=versions,
                 recipients=tuple(map(str, self._maker.recipients)),

@@ -30,7 +30,9 @@ def _backups(root: Path) -> Generator["Backups"]:
     from rul_backup.keeping import Backups, BackupSettings
 
     with opened(root) as laptop:
-        yield Backups(laptop.root, BackupSettings(), laptop.engine)
+        url = laptop.settings.redis_url
+        redis_url = url.get_secret_value() if url else None
+        yield Backups(laptop.root, BackupSettings(), laptop.engine, redis_url)
 
 
 @app.command("keys")

@@ -8,7 +8,9 @@ Universal Design", 2008: told apart with any colour vision, and never the only s
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from io import BytesIO
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -268,6 +270,25 @@ def coverage(
         ylabel="truth inside the band (% of units)",
         title=title,
     )
+    _legend_below(axes)
+    return _png(figure)
+
+
+def sizes_over_time(series: Mapping[str, Sequence[tuple[datetime, float]]], *, title: str) -> bytes:
+    """How large things were, one line each; where a line leaps, something was lost or added.
+
+    Args:
+        series: By name: when (UTC), and how many megabytes.
+        title: Above the picture.
+    """
+    figure, axes = _canvas(7.0, 3.6)
+    for (name, points), (marker, colour) in zip(series.items(), cycle(MARKERS), strict=False):
+        times, sizes = zip(*points, strict=True)
+        axes.plot(times, sizes, marker=marker, markersize=3, color=colour, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("MB")
+    axes.set_title(title, loc="left", color=INK)
+    axes.tick_params("x", rotation=20)
     _legend_below(axes)
     return _png(figure)
 

@@ -7,6 +7,7 @@ import dagster as dg
 
 from rul_assets.defs.acquisition import raw_readings
 from rul_assets.defs.assessment import released_model, rul_model
+from rul_assets.reports import Group
 from rul_assets.told import RETRAIN
 
 take_in = dg.define_asset_job(
@@ -21,6 +22,6 @@ retrain = dg.define_asset_job(
 )
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups(Group.BACKUPS),
     description="A fleet's first time: from its files to its prognoses, in one run.",
 )

@@ -1,0 +1,231 @@
+"""What is kept, the manifest that makes it a backup, and the drill that proves it.
+
+What belongs here: the assets and their checks. What does not: when they are made (``schedules``).
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+
+import dagster as dg
+
+from rul_assets import reports
+from rul_assets.backup.resources import Underway
+from rul_assets.failures import explained
+from rul_backup.keeping import Backups
+from rul_backup.manifest import Artefact, Kind
+from rul_backup.runs import Sealed
+from rul_backup.verification import Level
+from rul_core import pictures
+
+SHRUNK = 0.5
+"""A thing that has become smaller than this share of the week's median is told."""
+WEEK = timedelta(days=7)
+EVERY_HALF_HOUR = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(minutes=60), warn_window=timedelta(minutes=45)
+)
+EVERY_DAY = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(hours=26), warn_window=timedelta(hours=25)
+)
+_COMMON: dict[str, Any] = {
+    "group_name": reports.Group.BACKUPS,
+    "owners": reports.OWNERS,
+}
+
+
+@dg.asset(kinds={"postgres"}, freshness_policy=EVERY_HALF_HOUR, **_COMMON)
+@explained
+def postgres_snapshot(
+    _context: dg.AssetExecutionContext,
+    backups: dg.ResourceParam[Backups],
+    underway: dg.ResourceParam[Underway],
+):
+    """A dump of the database, with rows and sum of every table of the same moment."""
+    return _keep(backups, underway, Kind.POSTGRES)
+
+
+@dg.asset(deps=[postgres_snapshot], kinds={"redis"}, freshness_policy=EVERY_HALF_HOUR, **_COMMON)
+@explained
+def redis_snapshot(
+    _context: dg.AssetExecutionContext,
+    backups: dg.ResourceParam[Backups],
+    underway: dg.ResourceParam[Underway],
+):
+    """All that Redis has, of one moment, as it gives it to a replica."""
+    if Kind.REDIS not in backups.kinds:
+        return dg.MaterializeResult(metadata={"kept": "nothing: RUL_REDIS_URL is not set"})
+    return _keep(backups, underway, Kind.REDIS)
+
+
+@dg.asset(deps=[postgres_snapshot], kinds={"file"}, freshness_policy=EVERY_HALF_HOUR, **_COMMON)
+@explained
+def model_snapshot(
+    _context: dg.AssetExecutionContext,
+    backups: dg.ResourceParam[Backups],
+    underway: dg.ResourceParam[Underway],
+):
+    """Models and descriptions of fleets, after the database that names them.
+
+    Where nothing was written since the run before, what that one kept is promised again.
+    """
+    return _keep(backups, underway, Kind.MODELS)
+
+
+@dg.asset(
+    deps=[postgres_snapshot, redis_snapshot, model_snapshot],
+    kinds={"file"},
+    freshness_policy=EVERY_HALF_HOUR,
+    check_specs=[
+        dg.AssetCheckSpec(
+            "nothing_has_shrunk",
+            asset="backup_manifest",
+            description=f"Nothing that is kept is smaller than {SHRUNK:.0%} of its median of the "
+            "last seven days.",
+        )
+    ],
+    **_COMMON,
+)
+@explained
+def backup_manifest(
+    _context: dg.AssetExecutionContext,
+    backups: dg.ResourceParam[Backups],
+    underway: dg.ResourceParam[Underway],
+):
+    """That the run is complete: what it kept, signed, and bound to the run before it.
+
+    Written last. A run without it is no backup.
+    """
+    sealed = backups.seal(underway.run)
+    told = [found.sealed for found in backups.there()]
+    shrunk = _shrunk(told)
+    stored = sum(artefact.sums.stored_bytes for artefact in sealed.manifest.artefacts)
+    return dg.MaterializeResult(
+        metadata={
+            "run": sealed.manifest.run,
+            "number": sealed.manifest.number,
+            "stored_bytes": stored,
+            "seconds": (sealed.manifest.finished_at - sealed.manifest.started_at).total_seconds(),
+            "kept": reports.markdown_table(
+                {
+                    "name": one.name,
+                    "bytes": f"{one.sums.plain_bytes:,}",
+                    "stored": f"{one.sums.stored_bytes:,}",
+                    "kept by": one.run or "this run",
+                }
+                for one in sealed.manifest.artefacts
+            ),
+            "sizes": reports.picture("What runs kept", _sizes(told)),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="nothing_has_shrunk",
+                passed=not shrunk,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"shrunk": list(shrunk)},
+            )
+        ],
+    )
+
+
+@dg.asset_check(asset=backup_manifest)
+@explained
+def every_object_is_what_was_written(
+    _context: dg.AssetCheckExecutionContext, backups: dg.ResourceParam[Backups]
+) -> dg.AssetCheckResult:
+    """Every object of every run that stays: there, of its checksum, signed, in its place."""
+    started = time.monotonic()
+    found = backups.verify(Level.STORED, datetime.now(UTC))
+    return dg.AssetCheckResult(
+        passed=not found.findings,
+        metadata={
+            "runs": found.runs,
+            "objects": found.objects,
+            "seconds": time.monotonic() - started,
+            "findings": [f"{one.object}: {one.problem}" for one in found.findings],
+        },
+    )
+
+
+@dg.asset(
+    deps=[backup_manifest],
+    kinds={"postgres", "redis"},
+    freshness_policy=EVERY_DAY,
+    check_specs=[
+        dg.AssetCheckSpec(
+            "what_is_restored_is_what_was_kept",
+            asset="restore_drill",
+            description="Every table of the restored database has the rows and sum, every sequence "
+            "the place, that it had when it was kept; a Redis starts from its copy.",
+        )
+    ],
+    **_COMMON,
+)
+@explained
+def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[Backups]):
+    """The newest run, restored where nothing is lost by it, and compared with what was kept."""
+    sealed, proof = backups.prove(None, datetime.now(UTC))
+    return dg.MaterializeResult(
+        metadata={
+            "run": sealed.manifest.run,
+            "seconds": proof.seconds,
+            "recovery_point": sealed.manifest.started_at.isoformat(),
+            "tables": sum(len(one.facts.get("tables", ())) for one in sealed.manifest.artefacts),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="what_is_restored_is_what_was_kept",
+                passed=not proof.differences,
+                metadata={"differences": list(proof.differences)},
+            )
+        ],
+    )
+
+
+def _keep(backups: Backups, underway: Underway, kind: Kind) -> dg.MaterializeResult:
+    started = time.monotonic()
+    kept = backups.keep(underway.run, kind)
+    tables = kept.facts.get("tables", {})
+    facts = {name: value for name, value in kept.facts.items() if isinstance(value, int | str)}
+    if tables:
+        facts["dagster/row_count"] = sum(table["rows"] for table in tables.values())
+        facts["tables"] = len(tables)
+    return dg.MaterializeResult(
+        metadata={
+            "bytes": kept.sums.plain_bytes,
+            "stored_bytes": kept.sums.stored_bytes,
+            "seconds": time.monotonic() - started,
+            "sha256": kept.sums.plain_sha256,
+            **({"kept_by": kept.run} if kept.run else {}),
+            **facts,
+        }
+    )
+
+
+def _shrunk(runs: Sequence[Sealed]) -> list[str]:
+    """What of the newest run is much smaller than it was in the week before."""
+    *before, newest = runs
+    since = newest.manifest.finished_at - WEEK
+    sizes: dict[str, list[int]] = {}
+    for run in before:
+        if run.manifest.finished_at >= since:
+            for one in run.manifest.artefacts:
+                sizes.setdefault(one.name, []).append(one.sums.stored_bytes)
+    return [
+        f"{one.name} has {one.sums.stored_bytes:,} bytes; the week's median is {usual:,.0f}"
+        for one in newest.manifest.artefacts
+        if one.name in sizes and one.sums.stored_bytes < SHRUNK * (usual := median(sizes[one.name]))
+    ]
+
+
+def _sizes(runs: Sequence[Sealed]) -> bytes:
+    series: dict[str, list[tuple[datetime, float]]] = {}
+    for run in runs:
+        for one in run.manifest.artefacts:
+            series.setdefault(one.name, []).append((run.manifest.finished_at, _megabytes(one)))
+    return pictures.sizes_over_time(series, title="What runs kept")
+
+
+def _megabytes(artefact: Artefact) -> float:
+    return artefact.sums.stored_bytes / 1e6

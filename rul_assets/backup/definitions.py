@@ -1,0 +1,32 @@
+"""The code location of backups."""
+
+import dagster as dg
+
+from rul_assets.backup import assets, resources, schedules
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Assets, checks, jobs, schedules and resources.
+
+    A run is one process, so that its assets make one run of backups.
+    """
+    return dg.Definitions(
+        assets=[
+            assets.postgres_snapshot,
+            assets.redis_snapshot,
+            assets.model_snapshot,
+            assets.backup_manifest,
+            assets.restore_drill,
+        ],
+        asset_checks=[assets.every_object_is_what_was_written],
+        jobs=[
+            schedules.back_up,
+            schedules.look_at_backups,
+            schedules.prove_backups,
+            schedules.let_backups_go,
+        ],
+        schedules=schedules.SCHEDULES,
+        resources={"backups": resources.backups, "underway": resources.underway},
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,78 @@
+"""When backups are made, looked at, proved, and let go. All times are UTC.
+
+What belongs here: jobs and their schedules. What does not: what they do (``assets``).
+
+Each is a little away from the full hour, where everybody else begins.
+"""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from rul_assets.backup import assets
+from rul_backup.keeping import Backups
+from rul_backup.retention import Policy
+from rul_core.errors import RulError
+
+back_up = dg.define_asset_job(
+    "back_up",
+    selection=dg.AssetSelection.assets(
+        assets.postgres_snapshot,
+        assets.redis_snapshot,
+        assets.model_snapshot,
+        assets.backup_manifest,
+    ).without_checks()
+    | dg.AssetSelection.checks(dg.AssetCheckKey(assets.backup_manifest.key, "nothing_has_shrunk")),
+    description="Keep what the platform has.",
+)
+look_at_backups = dg.define_asset_job(
+    "look_at_backups",
+    selection=dg.AssetSelection.checks(assets.every_object_is_what_was_written),
+    description="See that every object of every backup is what was written.",
+)
+prove_backups = dg.define_asset_job(
+    "prove_backups",
+    selection=dg.AssetSelection.assets(assets.restore_drill),
+    description="Restore the newest backup beside what lives, and compare.",
+)
+
+
+@dg.op
+def let_go(context: dg.OpExecutionContext, backups: dg.ResourceParam[Backups]) -> None:
+    """Let runs go that need not stay, and remove what no run promises."""
+    now = datetime.now(UTC)
+    try:
+        plan = backups.plan(Policy(), now)
+        went = backups.let_go(plan.drop, now)
+    except RulError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    for number, reason in plan.keep.items():
+        context.log.debug("%d stays: %s", number, reason)
+    context.log.info("%d runs went, with %d objects", len(plan.drop), len(went))
+    context.add_output_metadata(
+        {"went": list(plan.drop), "stay": len(plan.keep), "objects": len(went)}
+    )
+
+
+@dg.job(description="Let backups go that are older than they need to be.")
+def let_backups_go() -> None:
+    """Let go what is old."""
+    let_go()
+
+
+def _when(job: object, cron: str) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        job=job,  # ty: ignore[invalid-argument-type]
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        tags={"dagster/priority": "1"},
+    )
+
+
+SCHEDULES = [
+    _when(back_up, "7,37 * * * *"),
+    _when(look_at_backups, "22 * * * *"),
+    _when(prove_backups, "43 3 * * *"),
+    _when(let_backups_go, "12 4 * * *"),
+]

@@ -1,0 +1,216 @@
+"""Backups as assets, on a real PostgreSQL and Redis: made, looked at, proved, let go."""
+
+from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import redis
+import sqlalchemy as sa
+
+from rul_assets import laptop
+from rul_assets.backup import assets, schedules
+from rul_assets.backup.definitions import defs
+from rul_backup import fingerprints
+from rul_backup.keeping import Backups, BackupSettings
+from rul_backup.verification import Level
+from rul_store.database import begin
+
+SNAPSHOTS = {"postgres_snapshot", "redis_snapshot", "model_snapshot", "backup_manifest"}
+KEPT = ["platform.dump", "redis.rdb", "models.tar"]
+
+
+class Keeper:
+    """Runs the jobs of the code location.
+
+    Args:
+        backups: What they work on.
+        instance: Dagster's.
+    """
+
+    def __init__(self, backups: Backups, instance: dg.DagsterInstance) -> None:
+        self.backups, self.instance = backups, instance
+        self._definitions = defs()
+
+    def run(self, job: str, *, fails: bool = False) -> dg.ExecuteInProcessResult:
+        """Run a job."""
+        result = self._definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance, raise_on_error=not fails
+        )
+        assert result.success is not fails
+        return result
+
+    def told(self, asset: str) -> dict:
+        """What an asset said of itself last."""
+        event = self.instance.get_latest_materialization_event(dg.AssetKey(asset))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+@pytest.fixture
+def keeper(
+    tmp_path: Path,
+    engine: sa.Engine,
+    database_url: str,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Generator[Keeper]:
+    root = tmp_path / "data"
+    for name, content in (("fleets/pumps.toml", "x"), ("models/pumps/v1/model.cbm", "y")):
+        path = root / name
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    monkeypatch.setenv("RUL_ROOT", str(root))
+    monkeypatch.setenv("RUL_DATABASE_URL", database_url)
+    monkeypatch.setenv("RUL_REDIS_URL", redis_url)
+    made = Backups(root, BackupSettings(), engine, redis_url)
+    made.make_keys("plant")
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Keeper(made, instance)
+
+
+def why(result: dg.ExecuteInProcessResult) -> str:
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    return failure.step_failure_data.error_display_string
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {one.check_name: one for one in result.get_asset_check_evaluations()}
+
+
+def test_one_run_of_dagster_makes_one_run_of_backups(keeper: Keeper, redis_url: str):
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("a", 1)
+    result = keeper.run("back_up")
+    (found,) = keeper.backups.there()
+    told = found.sealed.manifest
+    assert sorted(kept.name for kept in told.artefacts) == sorted(KEPT)
+    assert {kept.run for kept in told.artefacts} == {""}
+    made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()
+            if event.asset_key}  # fmt: skip
+    assert made == SNAPSHOTS
+    assert keeper.told("backup_manifest")["run"] == told.run
+    assert keeper.told("postgres_snapshot")["tables"] > 20
+    assert keeper.told("model_snapshot")["files"] == 2
+    assert "data:image/png" in keeper.told("backup_manifest")["sizes"]
+    assert checks(result)["nothing_has_shrunk"].passed
+    keeper.run("back_up")
+    assert keeper.told("model_snapshot")["kept_by"] == told.run
+    assert len(keeper.backups.there()) == 2
+
+
+def test_an_hourly_look_finds_an_object_that_was_changed_and_names_it(keeper: Keeper):
+    keeper.run("back_up")
+    good = checks(keeper.run("look_at_backups"))["every_object_is_what_was_written"]
+    assert good.passed
+    assert good.metadata["objects"].value == 4
+    name = next(iter(keeper.backups.find(None).objects))
+    path = Path(str(keeper.backups.store)) / name
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    bad = checks(keeper.run("look_at_backups"))["every_object_is_what_was_written"]
+    assert not bad.passed
+    assert bad.metadata["findings"].value == [
+        f"{name}: is not what was written: its checksum differs"
+    ]
+
+
+def test_the_drill_proves_the_newest_run_and_says_where_it_differs(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+):
+    keeper.run("back_up")
+    result = keeper.run("prove_backups")
+    assert checks(result)["what_is_restored_is_what_was_kept"].passed
+    (found,) = keeper.backups.there()
+    assert found.proof is not None
+    assert found.proof.differences == ()
+    assert keeper.told("restore_drill")["run"] == found.sealed.manifest.run
+    true = fingerprints.differences
+    monkeypatch.setattr(fingerprints, "differences", lambda *both: [*true(*both), "table x"])
+    told = checks(keeper.run("prove_backups"))["what_is_restored_is_what_was_kept"]
+    assert not told.passed
+    assert told.metadata["differences"].value == ["table x"]
+
+
+def test_what_shrank_under_half_of_the_week_s_median_is_told(keeper: Keeper, engine: sa.Engine):
+    many = (
+        "INSERT INTO units (fleet, unit) "
+        "SELECT 'pumps', md5(n::text) FROM generate_series(1, 20000) AS n"
+    )
+    with begin(engine) as connection:
+        connection.execute(sa.text(many))
+    for _ in range(2):
+        keeper.run("back_up")
+    with begin(engine) as connection:
+        connection.execute(sa.text("TRUNCATE units CASCADE"))
+    told = checks(keeper.run("back_up"))["nothing_has_shrunk"]
+    assert not told.passed
+    assert told.severity is dg.AssetCheckSeverity.WARN
+    assert "platform.dump has " in str(told.metadata["shrunk"].value)
+
+
+def test_what_need_not_stay_goes_and_a_clock_that_jumped_lets_nothing_go(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+):
+    for _ in range(3):
+        keeper.run("back_up")
+    short = schedules.Policy(all_for=timedelta(0), daily_for=timedelta(0))
+    monkeypatch.setattr(schedules, "Policy", lambda: short)
+    keeper.run("let_backups_go")
+    (left,) = keeper.backups.there()
+    assert left.sealed.manifest.number == 3
+    assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=3)
+
+    monkeypatch.setattr(schedules, "datetime", Later)
+    assert "nothing is let go until one ran" in why(keeper.run("let_backups_go", fails=True))
+    assert len(keeper.backups.there()) == 1
+
+
+def test_without_redis_the_rest_is_kept(keeper: Keeper, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RUL_REDIS_URL")
+    keeper.run("back_up")
+    assert keeper.told("redis_snapshot") == {"kept": "nothing: RUL_REDIS_URL is not set"}
+    assert [one.name for one in keeper.backups.find(None).manifest.artefacts] == [KEPT[0], KEPT[2]]
+
+
+def test_without_keys_nothing_is_kept_and_the_remedy_is_told(keeper: Keeper, tmp_path: Path):
+    for path in (tmp_path / "data" / "backup-keys").iterdir():
+        path.unlink()
+    told = why(keeper.run("back_up", fails=True))
+    assert "`rul backup keys` makes the keys of a platform" in told
+    assert keeper.backups.store.sizes() == {}
+
+
+def test_a_snapshot_that_fails_leaves_no_run(keeper: Keeper, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RUL_REDIS_URL", "redis://127.0.0.1:9")
+    monkeypatch.setattr("rul_assets.failures.RETRIES", 0)
+    assert "127.0.0.1:9 does not answer" in why(keeper.run("back_up", fails=True))
+    assert keeper.backups.there() == []
+    assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+
+
+def test_every_half_hour_is_half_an_hour_and_every_job_has_a_schedule():
+    found = defs()
+    jobs = {schedule.job_name: schedule for schedule in schedules.SCHEDULES}
+    assert jobs.keys() == {job.name for job in found.jobs or ()}
+    assert {one.default_status for one in jobs.values()} == {dg.DefaultScheduleStatus.RUNNING}
+    assert jobs["back_up"].cron_schedule == "7,37 * * * *"
+    for asset in (assets.postgres_snapshot, assets.backup_manifest, assets.restore_drill):
+        assert next(iter(asset.specs)).freshness_policy is not None
+
+
+def test_the_laptop_has_the_main_job_and_its_backups_and_the_one_is_no_part_of_the_other():
+    found = laptop.defs()
+    everything = found.resolve_job_def("everything")
+    assert not SNAPSHOTS & {
+        key.to_user_string() for key in everything.asset_layer.executable_asset_keys
+    }
+    names = {key.to_user_string() for key in found.resolve_asset_graph().get_all_asset_keys()}
+    assert names > {*SNAPSHOTS, "restore_drill", "raw_readings"}
+    assert dg.Definitions.validate_loadable(found) is None
