@@ -19,7 +19,6 @@ import urllib.parse
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,11 @@ ANSWERS = Gauge(
 LOOKED_AT = Gauge(
     "rul_janitor_looked_timestamp_seconds",
     "When the janitor last looked, whether it could do its work or not.",
+    registry=_registry,
+)
+DONE_AT = Gauge(
+    "rul_janitor_done_timestamp_seconds",
+    "When the janitor last did all of its work.",
     registry=_registry,
 )
 
@@ -109,7 +113,14 @@ class Docker:
             if answer.status >= 400:
                 content = self._or_tell(answer.read, 500)
                 raise DockerError(f"{method} {path}: {answer.status} {content!r}")
-            yield partial(self._or_tell, answer.read)
+
+            def read(*size: int) -> bytes:
+                data = self._or_tell(answer.read, *size)
+                if size and len(data) < size[0] and answer.length:
+                    raise DockerError(f"{method} {path}: broke off {answer.length} bytes early")
+                return data
+
+            yield read
 
     def _or_tell(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """What the step gives; what goes wrong in it is Docker's."""
@@ -225,6 +236,7 @@ def main() -> None:
             for run in tidy(docker, LOGS, keep_seconds=keep_seconds, now=now):
                 _say(removed_container_of_run=run)
             ALIVE.touch()
+            DONE_AT.set_to_current_time()
         except (DockerError, OSError) as error:
             _say(error=str(error))
         LOOKED_AT.set_to_current_time()

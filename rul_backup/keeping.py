@@ -22,7 +22,7 @@ from rul_backup.stores import FolderStore
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store import backup_rows, database
-from rul_store.backup_rows import Proof
+from rul_store.backup_rows import RestoreProof
 from rul_store.settings import Settings
 
 LOCAL = "local"
@@ -52,7 +52,7 @@ class Found(NamedTuple):
     """A run that the store has."""
 
     sealed: Sealed
-    proof: Proof | None
+    proof: RestoreProof | None
     """The last, where there was any."""
 
 
@@ -70,7 +70,7 @@ class Backups:
         self, root: Path, settings: BackupSettings, engine: sa.Engine, redis_url: str | None
     ) -> None:
         self._root, self._engine, self._redis_url = root, engine, redis_url
-        self._keys = settings.backup_keys or root / "backup-keys"
+        self.keys_folder = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
 
     @property
@@ -172,7 +172,7 @@ class Backups:
             identities=self._identities() if level >= Level.CONTENT else (),
         )
 
-    def prove(self, run: str | None, now: datetime) -> tuple[Sealed, Proof]:
+    def prove(self, run: str | None, now: datetime) -> tuple[Sealed, RestoreProof]:
         """Restore a run's database beside the live one, compare, and write down what was found.
 
         Args:
@@ -186,7 +186,7 @@ class Backups:
         identities = self._identities()
         found = drill.prove_databases(self.store, sealed, self._url, identities)
         found += drill.prove_redis(self.store, sealed, identities)
-        proof = Proof(
+        proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
             seconds=sum(one.seconds for one in found),
@@ -276,25 +276,25 @@ class Backups:
             IDENTITY: made.identity,
             ESCROW: made.escrow_identity,
         }
-        there = [name for name in texts if (self._keys / name).exists()]
+        there = [name for name in texts if (self.keys_folder / name).exists()]
         if there:
             raise SettingsError(
-                f"{self._keys / there[0]} is there already; without it older backups could not be "
-                "read, so it is not written over"
+                f"{self.keys_folder / there[0]} is there already; without it older backups could "
+                "not be read, so it is not written over"
             )
-        self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.keys_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, text in texts.items():
-            path = self._keys / name
+            path = self.keys_folder / name
             path.touch(mode=0o600, exist_ok=False)
             path.write_text(text)
-        return self._keys
+        return self.keys_folder
 
     @property
     def _url(self) -> str:
         return self._engine.url.render_as_string(hide_password=False)
 
     def _maker(self) -> Maker:
-        path = self._keys / SYSTEM
+        path = self.keys_folder / SYSTEM
         try:
             system = path.read_text().strip()
         except OSError as error:
@@ -304,21 +304,21 @@ class Backups:
             ) from error
         return Maker(
             system,
-            keys.signing_key(self._keys / SIGNING_KEY),
-            keys.recipients(self._keys / RECIPIENTS),
+            keys.signing_key(self.keys_folder / SIGNING_KEY),
+            keys.recipients(self.keys_folder / RECIPIENTS),
         )
 
     def _verify_keys(self) -> Sequence[Any]:
-        return keys.verify_keys(self._keys / VERIFY_KEY)
+        return keys.verify_keys(self.keys_folder / VERIFY_KEY)
 
     def _identities(self) -> Sequence[Any]:
-        return keys.identities(self._keys / IDENTITY)
+        return keys.identities(self.keys_folder / IDENTITY)
 
     def _refuse_where_it_does_not_fit(self) -> None:
         before = runs.newest(self.store, self._verify_keys())
         if before is None:
             return
-        needed = ROOM * sum(one.sums.stored_bytes for one in before.manifest.artefacts)
+        needed = ROOM * before.stored_bytes
         free = self.store.free_bytes()
         if free < needed:
             raise StoreError(

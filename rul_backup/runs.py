@@ -26,7 +26,7 @@ from rul_backup.manifest import Artefact, Kind, Manifest
 from rul_backup.sealing import SUFFIX, Readable, seal
 from rul_backup.stores import Store
 from rul_core.errors import StoreError
-from rul_store.backup_rows import Known
+from rul_store.backup_rows import BackupRun
 
 RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
 UNFINISHED = timedelta(hours=24)
@@ -50,14 +50,21 @@ class Sealed(NamedTuple):
         return object_of(artefact.run or self.manifest.run, artefact.name)
 
     @property
-    def known(self) -> Known:
+    def known(self) -> BackupRun:
         """What somebody else keeps of it."""
-        return Known(
+        return BackupRun(
             run=self.manifest.run,
             number=self.manifest.number,
             sha256=self.sha256,
             finished_at=self.manifest.finished_at,
+            started_at=self.manifest.started_at,
+            stored_bytes=self.stored_bytes,
         )
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all that it promises."""
+        return sum(artefact.sums.stored_bytes for artefact in self.manifest.artefacts)
 
 
 class Maker(NamedTuple):

@@ -38,7 +38,7 @@ from rul_backup.runs import (
 from rul_backup.sealing import unseal
 from rul_backup.stores import Store
 from rul_core.errors import StoreError
-from rul_store.backup_rows import Known
+from rul_store.backup_rows import BackupRun
 
 
 class Level(IntEnum):
@@ -70,7 +70,7 @@ def verify(
     level: Level,
     *,
     now: datetime,
-    known: Collection[Known] = (),
+    known: Collection[BackupRun] = (),
     identities: Sequence[x25519.Identity] = (),
 ) -> Verification:
     """Look at every object of a store.
@@ -149,7 +149,7 @@ def _chain(
     return found, findings
 
 
-def _held_against(known: Collection[Known], chain: Sequence[Sealed]) -> Iterator[Finding]:
+def _held_against(known: Collection[BackupRun], chain: Sequence[Sealed]) -> Iterator[Finding]:
     there = {sealed.manifest.number: sealed for sealed in chain}
     for one in sorted(known, key=lambda each: each.number):
         name = f"{MANIFESTS}/{one.number:08d}"

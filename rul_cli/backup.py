@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from rul_cli.console import console, print_json
 from rul_cli.fleet import Root
-from rul_cli.laptop import DEFAULT_ROOT, opened
+from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened, user
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from rul_backup.keeping import Backups
@@ -25,14 +25,26 @@ RunName = Annotated[str | None, typer.Option("--run", help="its name; the newest
 LEVELS = ("exists", "stored", "content")
 
 
-@contextmanager
-def _backups(root: Path) -> Generator["Backups"]:
+def backups_of(laptop: Laptop) -> "Backups":
+    """The backups of a data root."""
     from rul_backup.keeping import Backups, BackupSettings
 
+    url = laptop.settings.redis_url
+    redis_url = url.get_secret_value() if url else None
+    return Backups(laptop.root, BackupSettings(), laptop.engine, redis_url)
+
+
+def plant_keys(laptop: Laptop) -> None:
+    """Make the keys of a laptop's backups, where nobody has made or named any."""
+    backups = backups_of(laptop)
+    if not backups.keys_folder.exists():
+        backups.make_keys(f"{user()}'s laptop")
+
+
+@contextmanager
+def _backups(root: Path) -> Generator["Backups"]:
     with opened(root) as laptop:
-        url = laptop.settings.redis_url
-        redis_url = url.get_secret_value() if url else None
-        yield Backups(laptop.root, BackupSettings(), laptop.engine, redis_url)
+        yield backups_of(laptop)
 
 
 @app.command("keys")
@@ -93,7 +105,7 @@ def list_runs(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
         table.add_row(
             told.run,
             f"{told.finished_at:%Y-%m-%d %H:%M}",
-            f"{sum(kept.sums.stored_bytes for kept in told.artefacts):,}",
+            f"{one.sealed.stored_bytes:,}",
             proven,
         )
     console.print(table)

@@ -8,15 +8,17 @@ import os
 import shutil
 import time
 import urllib.request
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rul_cli import programs
+from rul_cli.backup import backups_of, plant_keys
 from rul_cli.console import console
 from rul_cli.demo_data import DemoData
 from rul_cli.laptop import DEFAULT_ROOT, Laptop
@@ -51,6 +53,13 @@ class ServedModels(msgspec.Struct, frozen=True):
     models: list[Served]
 
 
+class Drilled(NamedTuple):
+    """A backup that was restored."""
+
+    run: str
+    seconds: float
+
+
 class Ranked(msgspec.Struct, frozen=True):
     """What the demonstration reads of the API's ranking."""
 
@@ -80,11 +89,12 @@ def tell(
     for remark in material.remarks:
         console.print(f"  • {remark}", markup=False, highlight=False)
     fleets.save(laptop.root, material.fleet)
+    plant_keys(laptop)
     _land(laptop.root, fleet, material.first)
     logs, (dagster_port, api_port) = laptop.root / "logs", map(programs.free_port, wanted)
     with ExitStack() as stack:
         api = stack.enter_context(programs.api(environment, api_port, logs / "api.log"))
-        _materialise(fleet, environment, logs / "first_run.log")
+        _run(environment, logs / "first_run.log", "everything", fleet)
         address = f"http://127.0.0.1:{api_port}"
         api.wait_until_it_answers(f"{address}/livez", 60)
         first = _wait_for_version(address, fleet, None, api)
@@ -103,6 +113,10 @@ def tell(
         second = _watch(address, fleet, first, api, dagster)
         again = _ranked(address, fleet)
         _show(fleet, again, f"model {second}, in place of {first}")
+        console.print("All of it is kept, and restored beside what lives, to see that it can be.")
+        for job in ("back_up", "prove_backups"):
+            _run(environment, logs / f"{job}.log", job)
+        proof = _proof(laptop)
         outcome = {
             "fleet": fleet,
             "first_version": first,
@@ -111,6 +125,8 @@ def tell(
             "seconds": round(time.monotonic() - started, 1),
             "units": len(again.units),
             "units_without_valid_prognosis": again.units_without_valid_prognosis,
+            "restored_run": proof.run,
+            "seconds_to_restore": round(proof.seconds, 1),
         }
         _check(ranked, again)
         if not once:
@@ -118,13 +134,33 @@ def tell(
     return outcome
 
 
+def _proof(laptop: Laptop) -> "Drilled":
+    """What the drill found of the newest backup.
+
+    Raises:
+        DemoFailed: It is not what was kept.
+    """
+    found = backups_of(laptop).there()[-1]
+    run, proof = found.sealed.manifest.run, found.proof
+    if proof is None or proof.differences:
+        raise DemoFailed(
+            f"the backup {run} does not restore: {proof.differences if proof else 'no drill ran'}"
+        )
+    console.print(
+        f"Backup {run} was restored in {proof.seconds:.1f} s; every table has what was kept. "
+        f"`rul backup list --root {laptop.root}` shows it.",
+        highlight=False,
+    )
+    return Drilled(run, proof.seconds)
+
+
 def _land(root: Path, fleet: str, content: dict[str, bytes]) -> None:
     for name, data in content.items():
         files.write(root / landing.FOLDER / fleet / name, data)
 
 
-def _materialise(fleet: str, environment: dict[str, str], log: Path) -> None:
-    """Everything from raw readings to prognoses, with progress shown."""
+def _run(environment: dict[str, str], log: Path, job: str, *fleet: str) -> None:
+    """A job from its first step to its last, with progress shown."""
     from dagster import DagsterInstance
 
     bar = Progress(
@@ -133,16 +169,22 @@ def _materialise(fleet: str, environment: dict[str, str], log: Path) -> None:
         TimeElapsedColumn(),
         console=console,
     )
-    with (
-        DagsterInstance.get() as instance,
-        programs.first_run(environment, fleet, log) as run,
-        bar,
-    ):
-        follow(instance, bar, run)
+    with DagsterInstance.get() as instance:
+        known = {run.run_id for run in instance.get_runs()}
+        with programs.job(environment, log, job, *fleet) as run, bar:
+            follow(instance, bar, run, known)
 
 
-def follow(instance: "DagsterInstance", bar: Progress, program: Program) -> None:
+def follow(
+    instance: "DagsterInstance", bar: Progress, program: Program, known: Collection[str] = ()
+) -> None:
     """A line for each step of the newest run, as it begins and ends, until the program has ended.
+
+    Args:
+        instance: Dagster's.
+        bar: Where the lines are.
+        program: Makes the run.
+        known: Runs that were there before.
 
     Raises:
         ProgramError: The program failed.
@@ -154,6 +196,8 @@ def follow(instance: "DagsterInstance", bar: Progress, program: Program) -> None
     while True:
         ended = program.has_ended()
         for run in instance.get_runs(limit=1):
+            if run.run_id in known:
+                continue
             page = instance.get_records_for_run(run.run_id, cursor=cursor)
             cursor = page.cursor
             for record in page.records:

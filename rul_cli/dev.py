@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rul_cli import programs
+from rul_cli.backup import plant_keys
 from rul_cli.console import console
 from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, opened
@@ -18,6 +19,7 @@ def dev(
 ) -> None:
     """Run Dagster and the API on this laptop until Ctrl-C."""
     with opened(root) as laptop:
+        plant_keys(laptop)
         environment, logs = laptop.environment(), laptop.root / "logs"
         ports = programs.free_port(dagster_port), programs.free_port(api_port)
         with (

@@ -144,10 +144,10 @@ def api(environment: Mapping[str, str], port: int, log: Path) -> Program:
     return Program("the API", [sys.executable, "-m", "rul_serving"], environment, log)
 
 
-def first_run(environment: Mapping[str, str], fleet: str, log: Path) -> Program:
-    """A fleet's first run; it may be killed at any moment, and need not be waited for."""
-    command = [sys.executable, "-m", "rul_cli.first_run", fleet]
-    return Program("the first run", command, environment, log, stop_timeout_seconds=1.0)
+def job(environment: Mapping[str, str], log: Path, name: str, *fleet: str) -> Program:
+    """A run of a job; it may be killed at any moment, and need not be waited for."""
+    command = [sys.executable, "-m", "rul_cli.run_job", name, *fleet]
+    return Program(f"the job {name}", command, environment, log, stop_timeout_seconds=1.0)
 
 
 def free_port(wanted: int) -> int:

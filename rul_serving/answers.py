@@ -16,6 +16,7 @@ from rul_core.shadow import Comparison
 from rul_core.track_record import TrackRecord
 from rul_serving.problems import Flaw
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
+from rul_store.backup_rows import BackupStore
 from rul_store.champions import Champion
 from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
@@ -30,6 +31,13 @@ class Prognoses(msgspec.Struct, frozen=True, kw_only=True):
 
     prognoses: list[Prognosis]
     """One a unit, in the question's order."""
+
+
+class Backups(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with backups."""
+
+    stores: list[BackupStore]
+    """Places where they lie; none where nothing was ever kept."""
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):

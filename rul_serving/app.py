@@ -32,6 +32,7 @@ from rul_serving.routes import (
     readings,
     set_aside,
     shadow,
+    system,
     units,
 )
 from rul_serving.service import Service
@@ -102,6 +103,7 @@ def create_app(
             keys.rotate_key,
             keys.revoke_key,
             audit.list_audit,
+            system.get_backups,
         ],
     )
     protocol = Router(

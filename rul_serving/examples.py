@@ -37,6 +37,7 @@ from rul_core.track_record import Held, LeadError, TrackRecord, VersionRecord
 from rul_serving.answers import (
     Advisories,
     AdvisoryHistory,
+    Backups,
     ChampionHistory,
     Fleets,
     FleetSummary,
@@ -55,6 +56,7 @@ from rul_serving.live import MEDIA_TYPE, EndReason, StreamEnd, StreamReset, even
 from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory, AdvisoryEvent
 from rul_store.audit import AuditEntry, AuditPage
+from rul_store.backup_rows import BackupRun, BackupStore, RestoreProof
 from rul_store.champions import Action, Champion
 from rul_store.keys import ApiKey
 from rul_store.ledger import Recorded
@@ -258,6 +260,30 @@ NEW_KEY = NewApiKey(api_key=f"{KEY.prefix}_" + "·" * 43, key=KEY)
 REVOKED_KEY = msgspec.structs.replace(
     KEY, revoked_at=datetime(2026, 12, 1, 9, 30, tzinfo=UTC), state="revoked"
 )
+DRILL = RestoreProof(
+    number=411,
+    proven_at=datetime(2026, 11, 23, 3, 43, 6, tzinfo=UTC),
+    seconds=6.2,
+    differences=(),
+)
+BACKUPS = Backups(
+    stores=[
+        BackupStore(
+            store="local",
+            newest=BackupRun(
+                number=412,
+                run="20261123T040702Z-5f3a1c",
+                sha256="9b" * 32,
+                started_at=datetime(2026, 11, 23, 4, 7, 2, tzinfo=UTC),
+                finished_at=datetime(2026, 11, 23, 4, 7, 9, tzinfo=UTC),
+                stored_bytes=48_112_640,
+            ),
+            last_drill=DRILL,
+            last_proven=DRILL,
+        )
+    ]
+)
+
 AUDIT = AuditPage(
     entries=[
         AuditEntry(

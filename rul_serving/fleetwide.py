@@ -26,7 +26,17 @@ from rul_serving.database import Database
 from rul_serving.instance import Instance
 from rul_serving.present import NO_MODEL, View
 from rul_serving.served import Served, ServedModels
-from rul_store import advisory_rows, audit, champions, current, leases, outcomes, outdated, readings
+from rul_store import (
+    advisory_rows,
+    audit,
+    backup_rows,
+    champions,
+    current,
+    leases,
+    outcomes,
+    outdated,
+    readings,
+)
 from rul_store.chain import Break
 from rul_store.lake import Lake
 from rul_store.swallowed import swallow
@@ -114,6 +124,7 @@ class _Walk(NamedTuple):
 def _tell(engine: sa.Engine, lake: Lake, served: Mapping[str, Served], walk: _Walk | None) -> bytes:
     registry = CollectorRegistry()
     families = [*_families(engine, served), *_came_true(lake, served)]
+    families += of_backups(backup_rows.standings(engine))
     if walk is not None:
         families += [
             _gauge(
@@ -194,6 +205,42 @@ def _families(engine: sa.Engine, served: Mapping[str, Served]) -> Iterator[Metri
     for fleet, at in readings.last_heard(engine).items():
         staleness.add_metric([fleet], max(0.0, (now - at).total_seconds()))
     yield staleness
+
+
+def of_backups(standings: Iterable[backup_rows.BackupStore]) -> Iterator[Metric]:
+    """How it stands with backups, as gauges.
+
+    Args:
+        standings: Of every place where they lie.
+    """
+    newest = _by_store(
+        "rul_backup_newest_timestamp_seconds",
+        "From when the newest run of backups is; what was written later is in none.",
+    )
+    stored = _by_store("rul_backup_stored_bytes", "Of all that the newest run promises.")
+    proven = _by_store(
+        "rul_backup_proven_timestamp_seconds", "When a drill last found what was kept."
+    )
+    seconds = _by_store("rul_backup_drill_duration_seconds", "What the last drill took.")
+    differences = _by_store(
+        "rul_backup_drill_differences", "From what was kept, at the last drill; 0 is the good case."
+    )
+    for one in standings:
+        newest.add_metric(
+            [one.store], (one.newest.started_at or one.newest.finished_at).timestamp()
+        )
+        if one.newest.stored_bytes is not None:
+            stored.add_metric([one.store], one.newest.stored_bytes)
+        if one.last_proven is not None:
+            proven.add_metric([one.store], one.last_proven.proven_at.timestamp())
+        if one.last_drill is not None:
+            seconds.add_metric([one.store], one.last_drill.seconds)
+            differences.add_metric([one.store], len(one.last_drill.differences))
+    yield from (newest, stored, proven, seconds, differences)
+
+
+def _by_store(name: str, description: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, description, labels=("store",))
 
 
 def _came_true(lake: Lake, served: Mapping[str, Served]) -> Iterator[Metric]:

@@ -30,6 +30,7 @@ from rul_serving.answers import (
     AdvisoryHistory,
     Alive,
     ApiKeys,
+    Backups,
     ChampionHistory,
     Fleets,
     FleetTrackRecord,
@@ -95,7 +96,7 @@ BODIES = (
     UnitHistory, FleetTrackRecord, Recorded, Replayed,
     ModelVersions, ModelDetail, Champion, ChampionHistory, Moved, Promotion,
     AdvisoryEvent, StreamReset, StreamEnd, NewsKind,
-    Nomination, Nominee, ShadowReport, SetAsidePage,
+    Nomination, Nominee, ShadowReport, SetAsidePage, Backups,
 )  # fmt: skip
 """Every body of a question or an answer, and types that stand in none; a test says when one is
 missing."""

@@ -17,7 +17,7 @@ from rul_store import tables
 from rul_store.database import begin
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class BackupRun(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a run of backups."""
 
     number: int
@@ -25,9 +25,13 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """Of its manifest."""
     finished_at: datetime
+    started_at: datetime | None = None
+    """What was written later may not be in it; unknown of the first releases' runs."""
+    stored_bytes: int | None = None
+    """Of all that it promises, also what earlier runs kept."""
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
+class RestoreProof(msgspec.Struct, frozen=True, kw_only=True):
     """What a drill found of a run."""
 
     number: int
@@ -37,7 +41,51 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """From what was kept; none proves the run."""
 
 
-def record(engine: sa.Engine, store: str, runs: Iterable[Known]) -> None:
+class BackupStore(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with the backups of a place."""
+
+    store: str
+    newest: BackupRun
+    last_drill: RestoreProof | None
+    last_proven: RestoreProof | None
+    """The last drill that found no difference."""
+
+
+def standings(engine: sa.Engine) -> list[BackupStore]:
+    """Of every place that ever had a run, by name.
+
+    Raises:
+        Unavailable: PostgreSQL does not answer.
+    """
+    runs, proofs = tables.backup_runs.c, tables.backup_proofs.c
+    newest = (
+        sa.select(tables.backup_runs)
+        .ext(postgresql.distinct_on(runs.store))
+        .order_by(runs.store, runs.number.desc())
+    )
+    drills = (
+        sa.select(tables.backup_proofs)
+        .ext(postgresql.distinct_on(proofs.store))
+        .order_by(proofs.store, proofs.proven_at.desc())
+    )
+    proven = drills.where(sa.func.cardinality(proofs.differences) == 0)
+    with begin(engine) as connection:
+        last, good = (
+            {row["store"]: _proof(row) for row in connection.execute(query).mappings()}
+            for query in (drills, proven)
+        )
+        return [
+            BackupStore(
+                store=row["store"],
+                newest=_known(row),
+                last_drill=last.get(row["store"]),
+                last_proven=good.get(row["store"]),
+            )
+            for row in connection.execute(newest).mappings()
+        ]
+
+
+def record(engine: sa.Engine, store: str, runs: Iterable[BackupRun]) -> None:
     """Write runs of a store down; those that are there stay as they are.
 
     Raises:
@@ -49,16 +97,16 @@ def record(engine: sa.Engine, store: str, runs: Iterable[Known]) -> None:
             connection.execute(postgresql.insert(tables.backup_runs).on_conflict_do_nothing(), rows)
 
 
-def known(engine: sa.Engine, store: str) -> list[Known]:
+def known(engine: sa.Engine, store: str) -> list[BackupRun]:
     """The runs of a store, the oldest first."""
     table = tables.backup_runs
     query = sa.select(table).where(table.c.store == store).order_by(table.c.number)
     with begin(engine) as connection:
         rows = connection.execute(query).mappings().all()
-    return [Known(**{name: row[name] for name in Known.__struct_fields__}) for row in rows]
+    return [_known(row) for row in rows]
 
 
-def record_proof(engine: sa.Engine, store: str, proof: Proof) -> None:
+def record_proof(engine: sa.Engine, store: str, proof: RestoreProof) -> None:
     """Write down what a drill found."""
     with begin(engine) as connection:
         connection.execute(
@@ -69,18 +117,23 @@ def record_proof(engine: sa.Engine, store: str, proof: Proof) -> None:
         )
 
 
-def proofs(engine: sa.Engine, store: str) -> list[Proof]:
+def proofs(engine: sa.Engine, store: str) -> list[RestoreProof]:
     """What drills found of a store's runs, the oldest first."""
     table = tables.backup_proofs
     query = sa.select(table).where(table.c.store == store).order_by(table.c.proven_at)
     with begin(engine) as connection:
         rows = connection.execute(query).mappings().all()
-    return [
-        Proof(
-            number=row["number"],
-            proven_at=row["proven_at"],
-            seconds=row["seconds"],
-            differences=tuple(row["differences"]),
-        )
-        for row in rows
-    ]
+    return [_proof(row) for row in rows]
+
+
+def _known(row: sa.RowMapping) -> BackupRun:
+    return BackupRun(**{name: row[name] for name in BackupRun.__struct_fields__})
+
+
+def _proof(row: sa.RowMapping) -> RestoreProof:
+    return RestoreProof(
+        number=row["number"],
+        proven_at=row["proven_at"],
+        seconds=row["seconds"],
+        differences=tuple(row["differences"]),
+    )

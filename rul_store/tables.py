@@ -388,6 +388,8 @@ backup_runs = sa.Table(
     sa.Column("run", _text, nullable=False),
     sa.Column("sha256", _text, nullable=False),
     sa.Column("finished_at", _time, nullable=False),
+    sa.Column("started_at", _time),
+    sa.Column("stored_bytes", _int),
 )
 
 # A drill restored a run and compared it with what was kept. Insert only.

@@ -13,6 +13,9 @@ set -eu
 service=${API_SERVICE:-api} port=${API_PORT:-8000} every=${API_LOOK_SECONDS:-2}
 list=/tmp/api-instances.conf alive=/tmp/api-instances.looked-at
 
+# Whose word on the client's address is taken.
+for proxy in ${TRUSTED_PROXIES:-}; do echo "set_real_ip_from $proxy;"; done >/tmp/trusted-proxies.conf
+
 instances() { getent ahostsv4 "$service" | cut -d' ' -f1 | sort -u; }
 
 write_list() { # ADDRESSES

@@ -100,12 +100,11 @@ def backup_manifest(
     sealed = backups.seal(underway.run)
     told = [found.sealed for found in backups.there()]
     shrunk = _shrunk(told)
-    stored = sum(artefact.sums.stored_bytes for artefact in sealed.manifest.artefacts)
     return dg.MaterializeResult(
         metadata={
             "run": sealed.manifest.run,
             "number": sealed.manifest.number,
-            "stored_bytes": stored,
+            "stored_bytes": sealed.stored_bytes,
             "seconds": (sealed.manifest.finished_at - sealed.manifest.started_at).total_seconds(),
             "kept": reports.markdown_table(
                 {

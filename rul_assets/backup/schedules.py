@@ -66,13 +66,25 @@ def _when(job: object, cron: str) -> dg.ScheduleDefinition:
         cron_schedule=cron,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        tags={"dagster/priority": "1"},
     )
+
+
+@dg.schedule(
+    job=prove_backups,
+    cron_schedule="43 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def prove_backups_every_night(backups: dg.ResourceParam[Backups]) -> dg.RunRequest | dg.SkipReason:
+    """Where there is a backup."""
+    if not backups.there():
+        return dg.SkipReason("there is no backup yet")
+    return dg.RunRequest()
 
 
 SCHEDULES = [
     _when(back_up, "7,37 * * * *"),
     _when(look_at_backups, "22 * * * *"),
-    _when(prove_backups, "43 3 * * *"),
+    prove_backups_every_night,
     _when(let_backups_go, "12 4 * * *"),
 ]

@@ -4,8 +4,8 @@ What belongs here: looking at the outside world, and asking for runs. What does 
 training (``retraining``), what follows inside the graph (``automation``). All are on by default.
 Concept: https://docs.dagster.io/guides/automate/sensors
 
-A run is asked for once for what is new (its ``run_key``), and again, a few times, when the run for
-it failed: the file is still there. What is asked and the cursor that remembers it are one result,
+A run is asked for once for what is new (its ``run_key``), and again when the run for it failed: the
+file is still there. What is asked and the cursor that remembers it are one result,
 so neither is there without the other.
 """
 
@@ -30,7 +30,9 @@ from rul_store.lake import Lake
 
 LOOK_SECONDS = 10
 ATTEMPTS = 3
-"""Runs for the same new files or rows, if they fail."""
+"""Runs for the same new files or rows as fast as they fail; then one an hour, for the reason may
+pass, such as a full disk."""
+ENDED_FOR_NOTHING = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -190,14 +192,12 @@ def _fleets(context: dg.SensorEvaluationContext, root: Path) -> list[Fleet]:
 
 
 def _take_in(context: dg.SensorEvaluationContext, fleet: str, evidence: str) -> dg.RunRequest:
-    """A run for this evidence; another one after a failure, ``ATTEMPTS`` in all."""
+    """A run for this evidence; another one after a failure, after ``ATTEMPTS`` one an hour."""
     tags = {EVIDENCE_TAG: evidence, "dagster/partition": fleet}
-    failed = context.instance.get_runs_count(
-        dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.FAILURE])
-    )
-    attempt = min(failed + 1, ATTEMPTS)
+    failed = context.instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=ENDED_FOR_NOTHING))
+    attempt = f"try {failed + 1}" if failed < ATTEMPTS else f"{datetime.now(UTC):%Y-%m-%d %H} h"
     return dg.RunRequest(
-        run_key=f"{fleet}: {evidence}, try {attempt}",
+        run_key=f"{fleet}: {evidence}, {attempt}",
         partition_key=fleet,
         tags={EVIDENCE_TAG: evidence},
     )

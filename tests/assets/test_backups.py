@@ -133,6 +133,18 @@ def test_the_drill_proves_the_newest_run_and_says_where_it_differs(
     assert told.metadata["differences"].value == ["table x"]
 
 
+def test_no_drill_is_asked_for_before_there_is_a_backup(keeper: Keeper):
+    def asked() -> object:
+        with dg.build_schedule_context(
+            instance=keeper.instance, resources={"backups": keeper.backups}
+        ) as context:
+            return schedules.prove_backups_every_night(context)
+
+    assert isinstance(asked(), dg.SkipReason)
+    keeper.run("back_up")
+    assert isinstance(asked(), dg.RunRequest)
+
+
 def test_what_shrank_under_half_of_the_week_s_median_is_told(keeper: Keeper, engine: sa.Engine):
     many = (
         "INSERT INTO units (fleet, unit) "

@@ -53,6 +53,19 @@ class FakeDocker(janitor.Docker):
         self.removed.append(container[:1])
 
 
+@contextmanager
+def answering(proxy: type[BaseHTTPRequestHandler]) -> Generator[janitor.Docker]:
+    """A Docker behind what answers so."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), proxy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield janitor.Docker(f"tcp://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_a_log_is_kept_and_then_its_container_removed(tmp_path):
     docker = FakeDocker(container("a", ended=at(700)), container("b", ended=at(500)))
     assert janitor.tidy(docker, tmp_path, keep_seconds=600, now=NOW) == [RUN]
@@ -110,6 +123,39 @@ def test_a_long_log_is_never_in_memory_as_a_whole():
     assert [len(block) for block in janitor.frames(stream.read)] == [janitor.BLOCK_BYTES] * 10
 
 
+def test_a_container_whose_log_breaks_off_stays(tmp_path: Path):
+    log = b"\x01\0\0\0\0\0\0\x06half a"
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kept = container("a", ended=at(700))
+            answers = {
+                "/version": {"ApiVersion": "1.41"},
+                "/v1.41/containers/json?all=1": [{"Id": kept["Id"]}],
+                f"/v1.41/containers/{kept['Id']}/json": kept,
+            }
+            content = (
+                log[:11] if self.path.endswith("/logs") else json.dumps(answers[self.path]).encode()
+            )
+            self.send_response(200)
+            self.send_header("Content-Length", str(max(len(content), len(log))))
+            self.end_headers()
+            self.wfile.write(content)
+            self.close_connection = True
+
+        def do_DELETE(self) -> None:
+            raise AssertionError("it is not removed")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with answering(Proxy) as docker, pytest.raises(janitor.DockerError, match="3 bytes early"):
+        janitor.tidy(docker, tmp_path, keep_seconds=600, now=NOW)
+    assert [
+        path.name for path in (tmp_path / "containers").iterdir() if path.suffix == ".log"
+    ] == []
+
+
 def test_old_logs_go_and_folders_that_are_left_empty(tmp_path):
     old, young = tmp_path / "old" / "a.log", tmp_path / "young" / "b.log"
     for path, age in ((old, 31 * 86400), (young, 29 * 86400)):
@@ -142,12 +188,8 @@ def test_docker_answers_where_its_proxy_says_so(status: int, answers: bool):
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        assert janitor.Docker(f"tcp://127.0.0.1:{server.server_port}").answers() is answers
-        server.shutdown()
-        thread.join()
+    with answering(Proxy) as docker:
+        assert docker.answers() is answers
 
 
 def test_a_janitor_that_stopped_looking_is_found(tmp_path: Path, monkeypatch):

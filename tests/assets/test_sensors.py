@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from rul_assets.defs import sensors
 from rul_core import watch
 from rul_core.schema import LIVES_SCHEMA, TIME, Outcome
 from rul_core.simulator import Simulation, simulate, simulated_fleet
@@ -93,16 +94,75 @@ def test_another_file_is_another_reason(house):
     assert first.run_key != second.run_key
 
 
-def test_files_whose_run_failed_are_asked_for_again_but_not_for_ever(house, monkeypatch):
-    house.drop(TABLE, "march.parquet")
-    monkeypatch.setattr("rul_store.landing.Landing.read", _broken)
-    keys = []
-    for _ in range(5):
-        (request,) = house.asks("new_files")
+def at_hour(monkeypatch, hour: int) -> None:
+    """Make it that hour for the sensors."""
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 11, 29, hour, 30, tzinfo=tz)
+
+    monkeypatch.setattr(sensors, "datetime", Then)
+
+
+def ask_and_fail(house, sensor: str, times: int) -> list[str | None]:
+    """The keys of what is asked for, each of which fails once."""
+    keys: list[str | None] = []
+    for _ in range(times):
+        (request,) = house.asks(sensor)
         keys.append(request.run_key)
         if request.run_key not in keys[:-1]:
             house.run("take_in", tags=request.tags, fails=True)
-    assert len(set(keys)) == 3
+    return keys
+
+
+def test_files_whose_run_failed_are_asked_for_again_at_once_and_then_every_hour(house, monkeypatch):
+    house.drop(TABLE, "march.parquet")
+    monkeypatch.setattr("rul_store.landing.Landing.read", _broken)
+    at_hour(monkeypatch, 9)
+    assert len(set(ask_and_fail(house, "new_files", 6))) == 4
+    at_hour(monkeypatch, 10)
+    assert len(set(ask_and_fail(house, "new_files", 3))) == 1
+    monkeypatch.undo()
+    (request,) = house.asks("new_files")
+    house.run("take_in", tags=request.tags)
+    assert house.asks("new_files") == []
+
+
+def test_rows_are_taken_once_what_kept_them_out_has_passed_however_often_it_failed(
+    house, monkeypatch
+):
+    fleet = fleets.load(house.root, "pumps")
+    sent = TABLE.with_columns(pl.lit(None, pl.Datetime("us", "UTC")).alias(TIME))
+    for part in (sent.head(5), sent.head(10), sent.head(15)):
+        with begin(house.engine) as connection:
+            readings.insert_many(connection, fleet, part)
+    at_hour(monkeypatch, 9)
+    with monkeypatch.context() as full:
+        full.setattr("rul_store.lake.Lake.append", _broken)
+        failed = ask_and_fail(house, "new_rows", 6)
+    assert len(set(failed)) == 4
+    assert house.asks("new_rows")[0].run_key in failed  # within the hour
+    at_hour(monkeypatch, 10)
+    (request,) = house.asks("new_rows")
+    assert request.run_key not in failed
+    house.run("take_in", tags=request.tags)
+    assert house.asks("new_rows") == []
+
+
+def test_rows_whose_run_somebody_cancelled_are_asked_for_again(house):
+    fleet = fleets.load(house.root, "pumps")
+    sent = TABLE.with_columns(pl.lit(None, pl.Datetime("us", "UTC")).alias(TIME))
+    with begin(house.engine) as connection:
+        readings.insert_many(connection, fleet, sent.head(10))
+    (first,) = house.asks("new_rows")
+    house.instance.create_run_for_job(
+        house.definitions.resolve_job_def("take_in"),
+        tags={**first.tags, "dagster/partition": "pumps"},
+        status=dg.DagsterRunStatus.CANCELED,
+    )
+    (second,) = house.asks("new_rows")
+    assert second.run_key != first.run_key
 
 
 def test_a_file_still_being_written_asks_for_nothing(house, monkeypatch):

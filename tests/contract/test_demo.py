@@ -53,6 +53,8 @@ def test_the_demonstration_learns_serves_retrains_checks_itself_and_leaves_nothi
     assert outcome["first_version"] != outcome["second_version"]
     assert outcome["units"] > 0
     assert "reason: ended_lives" in done.stderr
+    assert f"Backup {outcome['restored_run']} was restored in" in done.stderr
+    assert outcome["seconds_to_restore"] > 0
     assert not left_over(root)
 
 
@@ -97,7 +99,7 @@ def test_a_first_run_that_fails_says_why(tmp_path: Path):
     fleets.save(tmp_path, simulated_fleet(spec, "pumps"))
     files.write(tmp_path / "landing" / "pumps" / "a.csv", simulate(spec).table.write_csv())
     with opened(tmp_path) as laptop:
-        run = programs.first_run(laptop.environment(), "pumps", tmp_path / "log")
+        run = programs.job(laptop.environment(), tmp_path / "log", "everything", "pumps")
         bar = Progress(disable=True)
         with dg.DagsterInstance.from_config(str(laptop.dagster_home)) as instance, run:
             with pytest.raises(ProgramError) as caught:

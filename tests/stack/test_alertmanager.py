@@ -149,11 +149,14 @@ SILENCED = {
         {"MemoryHigh": "redis", "ErrorRateHigh": "redis"},
         {"LatencyHigh": "api"},
     ),
-    "ServiceDown of the daemon": (
-        "dagster-daemon",
-        {"DaemonSilent": "dagster", "RunQueueStuck": "dagster"},
-        {"DagsterUnwatched": "dagster"},
-    ),
+    **{
+        f"ServiceDown of the {what}": (
+            service,
+            {"DaemonSilent": "dagster", "RunQueueStuck": "dagster", "JanitorFails": "dagster"},
+            {"DagsterUnwatched": "dagster", "ReadingsNotTakenIn": "dagster"},
+        )
+        for what, service in (("daemon", "dagster-daemon"), ("proxy", "socket-proxy"))
+    },
     "ApiDown": (
         "api",
         {"ApiInstanceDown": "api", "ErrorRateHigh": "api", "ErrorBudgetBurnsFast": "api"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .engine import PROJECT
+from .engine import PROJECT, image_of
 
 pytestmark = pytest.mark.stack
 
@@ -110,3 +110,25 @@ def test_services_wait_for_those_that_they_need(services):
     assert {needs["nginx"][name] for name in ("api", "dagster-webserver", "dagster-viewer")} == {
         "service_healthy"
     }
+
+
+@pytest.mark.parametrize(
+    ("trusted", "client"), [("127.0.0.1 10.0.0.0/8", "203.0.113.9"), ("", "127.0.0.1")]
+)
+def test_who_stands_before_nginx_is_believed_only_where_it_is_named(trusted: str, client: str):
+    door = PROJECT / "docker" / "nginx"
+    script = (
+        "nginx -g 'daemon off;' & sleep 1;"
+        "curl -s -o /dev/null -H 'X-Forwarded-For: 203.0.113.9' http://127.0.0.1:8080/nowhere;"
+        "nginx -s quit; wait"
+    )
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network=none", "--user=101:101", "--read-only",
+         "--tmpfs=/tmp:mode=1777", "--tmpfs=/bodies:mode=1777", f"--env=TRUSTED_PROXIES={trusted}",
+         f"--volume={door}/nginx.conf:/etc/nginx/nginx.conf:ro",
+         f"--volume={door}/follow-api.sh:/docker-entrypoint.d/50-follow-api.sh:ro",
+         image_of("nginx"), "sh", "-c", script],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    (line,) = [line for line in done.stdout.splitlines() if '"path":"/nowhere"' in line]
+    assert json.loads(line)["client"] == client, done.stderr

@@ -100,6 +100,12 @@ DISK = tuple(
 INSTANCES = "job:rul_api_instances:count"
 HEARTBEAT = 'rul_dagster_daemon_heartbeat_timestamp_seconds{daemon="sensor"}'
 LOOKED, DOCKER = "rul_janitor_looked_timestamp_seconds", "rul_docker_up"
+DONE = "rul_janitor_done_timestamp_seconds"
+HEARD = 'rul_input_staleness_seconds{fleet="pumps",instance="a"}'
+TAKEN, TAKEN_ELSEWHERE = (
+    f'rul_dagster_asset_last_success_timestamp_seconds{{asset="raw_readings",partition="{fleet}"}}'
+    for fleet in ("pumps", "fans")
+)
 WALKED, INTACT = "rul_audit_chain_walked_timestamp_seconds", "rul_audit_chain_intact"
 TOLD = "0+15x600"
 """A moment that is always now."""
@@ -145,14 +151,14 @@ CASES = {
     "ApiInstanceDown": Case({API[0]: 0, API[1]: 1}, ({API[0]: 1}, {'up{job="redis"}': 0}), 120),
     # Of the 21 samples of five minutes, 11 say that there is one less.
     "ApiInstanceDown, one that is gone": Case(
-        {INSTANCES: "3x79 2x500"},
+        {INSTANCES: "3x79 2x3500"},
         (
-            {INSTANCES: "3x79 2x7 3x500"},  # started anew
-            {INSTANCES: "3x79 10x500"},
-            {INSTANCES: f"{UNREAD * 8}1x2 2x2 3x500"},
+            {INSTANCES: "3x79 2x7 3x3500"},  # started anew
+            {INSTANCES: "3x79 10x3500"},
+            {INSTANCES: f"{UNREAD * 8}1x2 2x2 3x3500"},
         ),
         90 * STEP_SECONDS + 120,
-        3600 + 300 - 10 * STEP_SECONDS - 120,
+        12 * 3600 + 300 - 10 * STEP_SECONDS - 120,
     ),
     "ErrorRateHigh": Case(recorded(ERRORS, w5m=0.052), (recorded(ERRORS, w5m=0.05),), 300),
     "LatencyHigh": Case(
@@ -179,6 +185,14 @@ CASES = {
         900,
         bears='partition="pumps"',
     ),
+    # The last reading came an hour after the last that were taken in.
+    "ReadingsNotTakenIn": Case(
+        {HEARD: "0x600", TAKEN: 0, TAKEN_ELSEWHERE: TOLD},
+        ({HEARD: "0x600", TAKEN: TOLD}, {HEARD: "0+15x600", TAKEN: 0}),
+        3600 + STEP_SECONDS + 300,
+        bears='fleet="pumps"',
+    ),
+    "JanitorFails": Case({DONE: 0}, ({DONE: TOLD},), 1800 + STEP_SECONDS + 300),
     "RunQueueStuck": Case(
         {"rul_dagster_run_queue_oldest_seconds": 1810},
         ({"rul_dagster_run_queue_oldest_seconds": 1800},),
@@ -325,7 +339,9 @@ END = f"{sum(minutes for minutes, *_ in HISTORY_MINUTES)}m"
 LAST, LAST_WRONG = sums("5m")
 DURATION = "rul_request_duration_seconds"
 PATH = 'path="/v1/fleets/{fleet}/units"'
-PROBES = ("/metrics", "/livez", "/readyz", "/health", "unmatched")
+PROBES = (
+    "/metrics", "/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "unmatched",
+)  # fmt: skip
 HISTORY = {
     f'rul_requests_total{{instance="a",{PATH}}}': counted(lambda requests, _: 0.4 * requests),
     f'rul_requests_total{{instance="b",{PATH}}}': counted(lambda requests, _: 0.6 * requests),

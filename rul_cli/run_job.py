@@ -1,4 +1,4 @@
-"""A fleet's first time, from its files to its prognoses: ``python -m rul_cli.first_run FLEET``.
+"""A job of Dagster's, from beginning to end: ``python -m rul_cli.run_job JOB [FLEET]``.
 
 A process of its own, which can be stopped while a model is fitted, and whose standard error Dagster
 may turn into the logs of steps while its parent shows progress.
@@ -8,20 +8,21 @@ import sys
 
 import dagster as dg
 
-from rul_assets.definitions import defs
+from rul_assets.laptop import defs
 from rul_assets.partitions import FLEETS
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """What Dagster tells is kept in its event log."""
 
 
-def main(fleet: str) -> None:
-    """Run the job ``everything``; a failure ends the process with what failed and why."""
+def main(job: str, fleet: str | None = None) -> None:
+    """Run the job, of a fleet where one is named; a failure ends the process with what and why."""
     with dg.DagsterInstance.get() as instance:
-        instance.add_dynamic_partitions(str(FLEETS.name), [fleet])
+        if fleet is not None:
+            instance.add_dynamic_partitions(str(FLEETS.name), [fleet])
         result = (
             defs()
-            .resolve_job_def("everything")
+            .resolve_job_def(job)
             .execute_in_process(
                 partition_key=fleet, instance=instance, run_config=QUIET, raise_on_error=False
             )
@@ -39,4 +40,4 @@ def _why(event: dg.DagsterEvent) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

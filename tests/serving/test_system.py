@@ -1,0 +1,86 @@
+"""How it stands with backups, over HTTP and as metrics."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rul_store import backup_rows
+from rul_store.backup_rows import BackupRun, RestoreProof
+from tests.serving.test_health import NOBODY_LISTENS
+
+BEGUN = datetime(2026, 11, 23, 4, tzinfo=UTC)
+
+
+def run(number: int) -> BackupRun:
+    at = BEGUN + timedelta(minutes=30 * number)
+    return BackupRun(
+        number=number, run=f"run-{number}", sha256="9b" * 32, started_at=at,
+        finished_at=at + timedelta(seconds=7), stored_bytes=1000 * number,
+    )  # fmt: skip
+
+
+def proof(number: int, *differences: str) -> RestoreProof:
+    at = BEGUN + timedelta(days=number)
+    return RestoreProof(number=number, proven_at=at, seconds=6.0 + number, differences=differences)
+
+
+def test_where_nothing_was_ever_kept_there_is_no_store(platform):
+    with platform.client() as client:
+        assert client.get("/v1/system/backups").json() == {"stores": []}
+
+
+def test_of_each_store_the_newest_run_and_the_last_drills_are_told(platform, eventually):
+    engine = platform.engine
+    backup_rows.record(engine, "local", [run(2), run(1), run(3)])
+    backup_rows.record(engine, "off-site", [run(2)])
+    for one in (proof(1), proof(2), proof(3, "table x is missing")):
+        backup_rows.record_proof(engine, "local", one)
+    with platform.client() as client:
+        local, off_site = client.get("/v1/system/backups").json()["stores"]
+        eventually(lambda: "rul_backup_stored_bytes{" in client.get("/metrics").text)
+        told = client.get("/metrics").text
+    assert (local["store"], local["newest"]["run"]) == ("local", "run-3")
+    assert local["newest"]["started_at"] == "2026-11-23T05:30:00Z"
+    assert local["last_drill"]["differences"] == ["table x is missing"]
+    assert (local["last_proven"]["number"], local["last_proven"]["differences"]) == (2, [])
+    assert (off_site["store"], off_site["newest"]["number"]) == ("off-site", 2)
+    assert off_site["last_drill"] is off_site["last_proven"] is None
+    figures = {
+        (name, store): float(value)
+        for name, store, value in re.findall(
+            r'^rul_backup_(\w+)\{store="([\w-]+)"\} (\S+)$', told, re.MULTILINE
+        )
+    }
+    assert figures == {
+        ("newest_timestamp_seconds", "local"): (BEGUN + timedelta(minutes=90)).timestamp(),
+        ("newest_timestamp_seconds", "off-site"): (BEGUN + timedelta(minutes=60)).timestamp(),
+        ("stored_bytes", "local"): 3000.0,
+        ("stored_bytes", "off-site"): 2000.0,
+        ("proven_timestamp_seconds", "local"): (BEGUN + timedelta(days=2)).timestamp(),
+        ("drill_duration_seconds", "local"): 9.0,
+        ("drill_differences", "local"): 1.0,
+    }
+
+
+def test_a_run_of_a_release_that_told_less_is_still_told(platform):
+    old = BackupRun(number=1, run="run-1", sha256="9b" * 32, finished_at=BEGUN)
+    backup_rows.record(platform.engine, "local", [old])
+    with platform.client() as client:
+        (local,) = client.get("/v1/system/backups").json()["stores"]
+    assert local["newest"]["started_at"] is None
+    assert local["newest"]["stored_bytes"] is None
+
+
+@pytest.mark.parametrize(("role", "status"), [("viewer", 200), ("ingest", 403)])
+def test_who_may_read_may_see_it(platform, role: str, status: int):
+    key = platform.key(role)
+    with platform.client(access="keys") as client:
+        answer = client.get("/v1/system/backups", headers={"X-API-Key": key})
+        assert answer.status_code == status
+        assert client.get("/v1/system/backups").status_code == 401
+
+
+def test_without_postgresql_it_is_unavailable(platform):
+    with platform.client(database_url=NOBODY_LISTENS) as client:
+        assert client.get("/v1/system/backups").status_code == 503
