@@ -108,7 +108,7 @@ def test_a_first_run_that_fails_says_why(tmp_path: Path):
                 "raw_readings", "core_readings", "features",
             ]  # fmt: skip
     told = str(caught.value).splitlines()
-    assert told[0].startswith("the first run stopped with code 1; the end of")
+    assert told[0].startswith("the job everything stopped with code 1; the end of")
     assert told[-1].startswith("rul_model: fleet pumps: 4 units have a failed life, at least")
 
 
