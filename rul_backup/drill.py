@@ -22,7 +22,7 @@ from rul_backup import fingerprints, programs, redis_copy
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.sealing import unseal
-from rul_backup.stores import Store
+from rul_backup.stores import Shelf
 from rul_core.errors import StoreError
 from rul_store import files
 from rul_store.database import begin, connect, create_database
@@ -39,7 +39,7 @@ class Restored(NamedTuple):
 
 
 def prove_databases(
-    store: Store, run: Sealed, url: str, identities: Sequence[x25519.Identity]
+    store: Shelf, run: Sealed, url: str, identities: Sequence[x25519.Identity]
 ) -> list[Restored]:
     """Restore every database of a run into a scratch one, compare, and remove that again.
 
@@ -59,7 +59,7 @@ def prove_databases(
     return [_prove(store, run, artefact, url, identities) for artefact in kept]
 
 
-def prove_redis(store: Store, run: Sealed, identities: Sequence[x25519.Identity]) -> list[Restored]:
+def prove_redis(store: Shelf, run: Sealed, identities: Sequence[x25519.Identity]) -> list[Restored]:
     """Start a Redis from every copy of a run, for a moment.
 
     Raises:
@@ -76,7 +76,7 @@ def prove_redis(store: Store, run: Sealed, identities: Sequence[x25519.Identity]
 
 
 def _prove(
-    store: Store, run: Sealed, artefact: Artefact, url: str, identities: Sequence[x25519.Identity]
+    store: Shelf, run: Sealed, artefact: Artefact, url: str, identities: Sequence[x25519.Identity]
 ) -> Restored:
     started = time.monotonic()
     with _scratch(url) as scratch:
@@ -92,7 +92,7 @@ def _prove(
 
 
 def restore_database(
-    store: Store,
+    store: Shelf,
     run: Sealed,
     artefact: Artefact,
     url: str,
@@ -143,7 +143,7 @@ def refuse_files(into: Path) -> None:
 
 
 def restore_files(
-    store: Store, run: Sealed, into: Path, identities: Sequence[x25519.Identity]
+    store: Shelf, run: Sealed, into: Path, identities: Sequence[x25519.Identity]
 ) -> None:
     """Bring the files of a run back into a new folder, all of them or none.
 
@@ -169,7 +169,7 @@ def restore_files(
 
 @contextmanager
 def _plain(
-    store: Store,
+    store: Shelf,
     run: Sealed,
     artefact: Artefact,
     identities: Sequence[x25519.Identity],

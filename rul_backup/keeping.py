@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from pydantic import Field
+from pydantic import Field, SecretStr
 
-from rul_backup import drill, keys, retention, runs, snapshots
+from rul_backup import drill, keys, offsite, retention, runs, snapshots
 from rul_backup import verification as checks
 from rul_backup.manifest import Artefact, Kind
+from rul_backup.offsite import Brought
+from rul_backup.remote import RemoteStore
 from rul_backup.retention import Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
-from rul_backup.stores import FolderStore
+from rul_backup.stores import FolderStore, Shelf
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store import backup_rows, database
 from rul_store.backup_rows import RestoreProof
 from rul_store.settings import Settings
 
-LOCAL = "local"
-"""The store on this machine, by the name under which its runs are written down."""
+LOCAL, OFF_SITE = "local", "off-site"
+"""The stores, by the names under which their runs are written down."""
 SYSTEM, RECIPIENTS, SIGNING_KEY, VERIFY_KEY, IDENTITY, ESCROW = (
     "backup_system", "backup_recipients", "backup_signing_key", "backup_verify_key",
     "backup_identity", "backup_escrow_identity",
@@ -45,6 +47,13 @@ class BackupSettings(Settings):
         default=None,
         description="the folder of key files that `rul backup keys` makes; backup-keys/ in the "
         "data root unless given",
+    )
+    backup_offsite: str | None = Field(
+        default=None, description="s3://bucket/prefix or az://container/prefix"
+    )
+    backup_offsite_options: SecretStr = Field(
+        default=SecretStr(""),
+        description="JSON: endpoint, region, access_key_id, secret_access_key and the like",
     )
 
 
@@ -72,6 +81,8 @@ class Backups:
         self._root, self._engine, self._redis_url = root, engine, redis_url
         self.keys_folder = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
+        self._offsite = settings.backup_offsite
+        self._offsite_options = settings.backup_offsite_options
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -149,66 +160,97 @@ class Backups:
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
         return sealed
 
-    def there(self) -> list[Found]:
-        """The runs that the store has, the oldest first.
+    @property
+    def goes_off_site(self) -> bool:
+        """Whether there is a store beyond the machine."""
+        return self._offsite is not None
+
+    def shelf(self, store: str) -> Shelf:
+        """A store by its name.
+
+        Raises:
+            SettingsError: It is the one beyond the machine, and nobody has said where that is.
+        """
+        return self.store if store == LOCAL else self._remote()
+
+    def bring(self) -> Brought:
+        """Bring what the store beyond the machine lacks, and write down what it has.
+
+        Raises:
+            SettingsError: Nobody has said where that is, or how it is reached.
+            StoreError: It refuses, or has another platform's backups.
+            Unavailable: It does not answer.
+        """
+        remote, verify_keys = self._remote(), self._verify_keys()
+        brought = offsite.bring(self.store, remote, verify_keys)
+        # Those of before too: a copying that was killed at this point wrote nothing down.
+        every = runs.every(self.store, verify_keys)
+        backup_rows.record(self._engine, OFF_SITE, [one.known for one in every])
+        return brought
+
+    def there(self, store: str = LOCAL) -> list[Found]:
+        """The runs that a store has, the oldest first.
 
         Raises:
             StoreError: A manifest is damaged; names it.
         """
-        proofs = {proof.number: proof for proof in backup_rows.proofs(self._engine, LOCAL)}
+        proofs = {proof.number: proof for proof in backup_rows.proofs(self._engine, store)}
         return [
             Found(sealed, proofs.get(sealed.manifest.number))
-            for sealed in runs.there(self.store, self._verify_keys())
+            for sealed in runs.there(self.shelf(store), self._verify_keys())
         ]
 
-    def verify(self, level: Level, now: datetime) -> Verification:
-        """Look at every object of the store."""
+    def verify(self, level: Level, now: datetime, store: str = LOCAL) -> Verification:
+        """Look at every object of a store."""
         return checks.verify(
-            self.store,
+            self.shelf(store),
             self._verify_keys(),
             level,
             now=now,
-            known=backup_rows.known(self._engine, LOCAL),
+            known=backup_rows.known(self._engine, store),
             identities=self._identities() if level >= Level.CONTENT else (),
         )
 
-    def prove(self, run: str | None, now: datetime) -> tuple[Sealed, RestoreProof]:
+    def prove(
+        self, run: str | None, now: datetime, store: str = LOCAL
+    ) -> tuple[Sealed, RestoreProof]:
         """Restore a run's database beside the live one, compare, and write down what was found.
 
         Args:
             run: Which; the newest unless given.
             now: The moment of the drill.
+            store: From which store alone.
 
         Raises:
             StoreError: There is no such run, or it cannot be restored at all.
         """
-        sealed = self.find(run)
+        sealed, shelf = self.find(run, store), self.shelf(store)
         identities = self._identities()
-        found = drill.prove_databases(self.store, sealed, self._url, identities)
-        found += drill.prove_redis(self.store, sealed, identities)
+        found = drill.prove_databases(shelf, sealed, self._url, identities)
+        found += drill.prove_redis(shelf, sealed, identities)
         proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
             seconds=sum(one.seconds for one in found),
             differences=tuple(told for one in found for told in one.differences),
         )
-        backup_rows.record_proof(self._engine, LOCAL, proof)
+        backup_rows.record_proof(self._engine, store, proof)
         return sealed, proof
 
-    def restore(self, run: str | None, url: str, into: Path) -> Sealed:
+    def restore(self, run: str | None, url: str, into: Path, store: str = LOCAL) -> Sealed:
         """Bring a run back: its database into an empty one, all else into a new folder.
 
         Raises:
             StoreError: There is no such run, a target is not empty, or the run is damaged. A
                 database is restored wholly or not at all.
         """
-        sealed = self.find(run)
+        sealed, shelf = self.find(run, store), self.shelf(store)
         drill.refuse_files(into)
         identities = self._identities()
         for artefact in sealed.manifest.artefacts:
             if artefact.kind is Kind.POSTGRES:
-                drill.restore_database(self.store, sealed, artefact, url, identities)
-        drill.restore_files(self.store, sealed, into, identities)
+                drill.restore_database(shelf, sealed, artefact, url, identities)
+        drill.restore_files(shelf, sealed, into, identities)
         return sealed
 
     def plan(self, policy: Policy, now: datetime) -> Plan:
@@ -242,22 +284,23 @@ class Backups:
                 runs.let_go(self.store, found.sealed, key)
         return runs.sweep(self.store, self._verify_keys(), now)
 
-    def find(self, run: str | None) -> Sealed:
-        """A run by its name, or the newest.
+    def find(self, run: str | None, store: str = LOCAL) -> Sealed:
+        """A run of a store by its name, or the newest.
 
         Raises:
             StoreError: There is none.
         """
-        there = runs.there(self.store, self._verify_keys())
+        shelf = self.shelf(store)
+        there = runs.there(shelf, self._verify_keys())
         if not there:
-            raise StoreError(f"{self.store} has no backup yet; `rul backup now` makes one")
+            raise StoreError(f"{shelf} has no backup yet; `rul backup now` makes one")
         if run is None:
             return there[-1]
         for sealed in there:
             if sealed.manifest.run == run:
                 return sealed
         raise StoreError(
-            f"{self.store} has no run {run!r}; the newest is {there[-1].manifest.run} "
+            f"{shelf} has no run {run!r}; the newest is {there[-1].manifest.run} "
             "(`rul backup list`)"
         )
 
@@ -293,6 +336,14 @@ class Backups:
     def _url(self) -> str:
         return self._engine.url.render_as_string(hide_password=False)
 
+    def _remote(self) -> RemoteStore:
+        if self._offsite is None:
+            raise SettingsError(
+                "RUL_BACKUP_OFFSITE is not set; give s3://bucket/prefix or "
+                "az://container/prefix, and the key in RUL_BACKUP_OFFSITE_OPTIONS"
+            )
+        return RemoteStore.at(self._offsite, self._offsite_options.get_secret_value())
+
     def _maker(self) -> Maker:
         path = self.keys_folder / SYSTEM
         try:
@@ -308,7 +359,7 @@ class Backups:
             keys.recipients(self.keys_folder / RECIPIENTS),
         )
 
-    def _verify_keys(self) -> Sequence[Any]:
+    def _verify_keys(self) -> tuple[Any, ...]:
         return keys.verify_keys(self.keys_folder / VERIFY_KEY)
 
     def _identities(self) -> Sequence[Any]:

@@ -24,7 +24,7 @@ from pyrage import x25519
 from rul_backup import manifest as manifests
 from rul_backup.manifest import Artefact, Kind, Manifest
 from rul_backup.sealing import SUFFIX, Readable, seal
-from rul_backup.stores import Store
+from rul_backup.stores import Shelf, Store
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
@@ -167,7 +167,7 @@ def object_of(run: str, name: str) -> str:
     return f"{RUNS}/{run}/{name}{SUFFIX}"
 
 
-def newest(store: Store, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
+def newest(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
     """The run that was sealed last, whether it is still there or not.
 
     Raises:
@@ -177,7 +177,16 @@ def newest(store: Store, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
     return None if last is None else read(store, last, keys)
 
 
-def there(store: Store, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
+def every(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
+    """Runs that ever were, also those that were let go, the oldest first.
+
+    Raises:
+        StoreError: A manifest is damaged; names it.
+    """
+    return [read(store, name, keys) for name in sorted(store.sizes(f"{MANIFESTS}/"))]
+
+
+def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     """Runs that were not let go, the oldest first.
 
     Raises:
@@ -191,7 +200,7 @@ def there(store: Store, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     ]
 
 
-def read(store: Store, name: str, keys: Sequence[Ed25519PublicKey]) -> Sealed:
+def read(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Sealed:
     """A manifest.
 
     Raises:
@@ -221,9 +230,9 @@ def left_behind(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -
         StoreError: A manifest is damaged; until it is restored, nobody knows whose what is.
     """
     wanted = {name for sealed in there(store, keys) for name in sealed.objects}
-    every = [read(store, name, keys) for name in store.sizes(f"{MANIFESTS}/")]
-    promised = {name for sealed in every for name in sealed.objects}
-    finished = {sealed.manifest.run for sealed in every}
+    known = every(store, keys)
+    promised = {name for sealed in known for name in sealed.objects}
+    finished = {sealed.manifest.run for sealed in known}
     return [
         name
         for name in sorted(store.sizes(f"{RUNS}/"))

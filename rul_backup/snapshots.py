@@ -5,7 +5,6 @@ does not: how it is sealed (``runs``), bringing it back (``drill``).
 """
 
 import hashlib
-import io
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -17,13 +16,13 @@ import sqlalchemy as sa
 from rul_backup import fingerprints, programs, redis_copy
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Run, Sealed
+from rul_backup.streams import BLOCK_BYTES, Chunks
 from rul_core.errors import StoreError
 from rul_store.database import connect
 
 DATABASE = "platform.dump"
 REDIS = "redis.rdb"
 MODELS = "models.tar"
-_CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -101,7 +100,7 @@ def keep_models(
         for artefact in earlier.manifest.artefacts:
             if artefact.kind is Kind.MODELS and artefact.facts == facts:
                 return run.take_over(artefact, earlier)
-    return run.keep(name, Kind.MODELS, _Chunks(_tar(root, found)), facts)
+    return run.keep(name, Kind.MODELS, Chunks(_tar(root, found)), facts)
 
 
 def _listing(root: Path, paths: list[Path]) -> str:
@@ -136,25 +135,9 @@ def _tar(root: Path, paths: list[Path]) -> Iterator[bytes]:
 def _content(file: IO[bytes], entry: tarfile.TarInfo) -> Iterator[bytes]:
     left = entry.size
     while left:
-        data = file.read(min(_CHUNK, left))
+        data = file.read(min(BLOCK_BYTES, left))
         if not data:
             raise StoreError(f"{entry.name} became shorter while it was kept; try again")
         left -= len(data)
         yield data
     yield b"\0" * (-entry.size % _BLOCK)
-
-
-class _Chunks:
-    """A stream of chunks as they come."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, io.BytesIO()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most so many bytes."""
-        while not (data := self._rest.read(size)):
-            following = next(self._chunks, None)
-            if following is None:
-                return b""
-            self._rest = io.BytesIO(following)
-        return data

@@ -1,7 +1,7 @@
 """Where backups lie: objects by name that are written once, whole or not at all.
 
-What belongs here: folders, and stores beyond the machine. What does not: which objects there are
-(``runs``).
+What belongs here: what a store does, and folders. What does not: stores beyond the machine
+(``remote``), which objects there are (``runs``).
 """
 
 import re
@@ -17,17 +17,8 @@ from rul_store import files
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
-class Store(Protocol):
-    """Objects by name."""
-
-    def putting(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """A stream whose content becomes the object at the end, unless an error ends it.
-
-        Raises:
-            StoreError: There is such an object.
-            OSError: It cannot be written.
-        """
-        ...
+class Shelf(Protocol):
+    """Objects by name, to read."""
 
     def reading(self, name: str) -> AbstractContextManager[BinaryIO]:
         """The object's content.
@@ -39,6 +30,19 @@ class Store(Protocol):
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """Every object whose name begins so, and its bytes."""
+        ...
+
+
+class Store(Shelf, Protocol):
+    """Objects by name that are put and removed."""
+
+    def putting(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A stream whose content becomes the object at the end, unless an error ends it.
+
+        Raises:
+            StoreError: There is such an object.
+            OSError: It cannot be written.
+        """
         ...
 
     def remove(self, name: str) -> None:
@@ -78,7 +82,7 @@ class FolderStore:
 
     @contextmanager
     def reading(self, name: str) -> Generator[BinaryIO]:
-        """See ``Store``."""
+        """See ``Shelf``."""
         path = self._path(name)
         try:
             file = path.open("rb")
@@ -88,7 +92,7 @@ class FolderStore:
             yield file
 
     def sizes(self, below: str = "") -> dict[str, int]:
-        """See ``Store``."""
+        """See ``Shelf``."""
         found = {}
         for path in sorted(self._root.rglob("*")):
             name = path.relative_to(self._root).as_posix()

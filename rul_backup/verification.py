@@ -36,7 +36,8 @@ from rul_backup.runs import (
     started_at,
 )
 from rul_backup.sealing import unseal
-from rul_backup.stores import Store
+from rul_backup.stores import Shelf
+from rul_backup.streams import BLOCK_BYTES
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
@@ -65,7 +66,7 @@ class Verification(NamedTuple):
 
 
 def verify(
-    store: Store,
+    store: Shelf,
     keys: Sequence[Ed25519PublicKey],
     level: Level,
     *,
@@ -114,7 +115,7 @@ def verify(
 
 
 def _chain(
-    store: Store, keys: Sequence[Ed25519PublicKey], sizes: Collection[str]
+    store: Shelf, keys: Sequence[Ed25519PublicKey], sizes: Collection[str]
 ) -> tuple[list[Sealed], list[Finding]]:
     """Every manifest that can be read, in order, and what is wrong with their order."""
     found: list[Sealed] = []
@@ -162,7 +163,7 @@ def _held_against(known: Collection[BackupRun], chain: Sequence[Sealed]) -> Iter
 
 
 def _gone(
-    store: Store, keys: Sequence[Ed25519PublicKey], sizes: Collection[str], chain: Sequence[Sealed]
+    store: Shelf, keys: Sequence[Ed25519PublicKey], sizes: Collection[str], chain: Sequence[Sealed]
 ) -> tuple[set[int], list[Finding]]:
     """The numbers of runs that were let go, by our word."""
     by_number = {sealed.manifest.number: sealed for sealed in chain}
@@ -208,13 +209,15 @@ def _belonging_to_nobody(
 
 
 def _read(
-    store: Store, name: str, artefact: Artefact, identities: Sequence[x25519.Identity] | None
+    store: Shelf, name: str, artefact: Artefact, identities: Sequence[x25519.Identity] | None
 ) -> Iterator[Finding]:
     try:
         with store.reading(name) as file:
             if identities is None:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # ty: ignore[no-matching-overload]
-                if sha256 != artefact.sums.stored_sha256:
+                digest = hashlib.sha256()
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
+                if digest.hexdigest() != artefact.sums.stored_sha256:
                     yield Finding(name, "is not what was written: its checksum differs")
                 return
             sums = unseal(file, _Nowhere(), identities)

@@ -1,6 +1,6 @@
 """``rul backup``: backups made, looked at, proved by restoring, let go."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,8 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 RunName = Annotated[str | None, typer.Option("--run", help="its name; the newest unless given")]
+StoreName = Annotated[str, typer.Option("--store", help="local, or off-site (RUL_BACKUP_OFFSITE)")]
+STORES = ("local", "off-site")
 LEVELS = ("exists", "stored", "content")
 
 
@@ -39,6 +41,12 @@ def plant_keys(laptop: Laptop) -> None:
     backups = backups_of(laptop)
     if not backups.keys_folder.exists():
         backups.make_keys(f"{user()}'s laptop")
+
+
+def _one_of(known: Sequence[str], given: str) -> str:
+    if given not in known:
+        raise typer.BadParameter(f"{given!r} is none of {', '.join(known)}")
+    return given
 
 
 @contextmanager
@@ -85,11 +93,27 @@ def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     console.print(f"Run {told.run}, number {told.number}.", highlight=False)
 
 
+@app.command("bring")
+def bring(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+    """Bring what the store beyond the machine lacks; it can break off and go on."""
+    with _backups(root) as backups:
+        brought = backups.bring()
+        where = str(backups.shelf("off-site"))
+    if json:
+        print_json(brought._asdict())
+        return
+    console.print(
+        f"{brought.runs} runs, {brought.bytes:,} bytes, to {where}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command("list")
-def list_runs(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+def list_runs(store: StoreName = "local", root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     """The runs that are there, the newest last."""
     with _backups(root) as backups:
-        found = backups.there()
+        found = backups.there(_one_of(STORES, store))
     if json:
         print_json([{"manifest": one.sealed.manifest, "proof": one.proof} for one in found])
         return
@@ -116,17 +140,17 @@ def verify(
     level: Annotated[
         str, typer.Option(help=f"how closely: {', '.join(LEVELS)} (decrypts everything)")
     ] = "stored",
+    store: StoreName = "local",
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
     """Look at every object. Ends with 1 where one is not what was written, and names it."""
     from rul_backup.verification import Level
 
-    if level not in LEVELS:
-        raise typer.BadParameter(f"{level!r} is no level; give one of {', '.join(LEVELS)}")
+    closely = Level(LEVELS.index(_one_of(LEVELS, level)))
     with _backups(root) as backups:
-        found = backups.verify(Level(LEVELS.index(level)), datetime.now(UTC))
-        where = str(backups.store)
+        found = backups.verify(closely, datetime.now(UTC), _one_of(STORES, store))
+        where = str(backups.shelf(store))
     if json:
         print_json(found._asdict())
     elif found.findings:
@@ -145,10 +169,15 @@ def verify(
 
 
 @app.command("drill")
-def drill(run: RunName = None, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+def drill(
+    run: RunName = None,
+    store: StoreName = "local",
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
     """Restore a run's database beside the live one and compare. Ends with 1 where it differs."""
     with _backups(root) as backups:
-        sealed, proof = backups.prove(run, datetime.now(UTC))
+        sealed, proof = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
     if json:
         print_json({"run": sealed.manifest.run, "proof": proof})
     elif proof.differences:
@@ -170,6 +199,7 @@ def restore(
     database: Annotated[str, typer.Option(help="the URL of an empty database")],
     files: Annotated[Path, typer.Option(help="a new folder for models and fleets")],
     run: RunName = None,
+    store: StoreName = "local",
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Bring a run back into an empty database and a new folder; never over what is there.
@@ -177,7 +207,7 @@ def restore(
     What Redis had is redis.rdb in the folder; a Redis starts from it as dump.rdb.
     """
     with _backups(root) as backups:
-        sealed = backups.restore(run, database, files)
+        sealed = backups.restore(run, database, files, _one_of(STORES, store))
     console.print(
         f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
         highlight=False,

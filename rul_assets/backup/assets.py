@@ -14,7 +14,7 @@ import dagster as dg
 from rul_assets import reports
 from rul_assets.backup.resources import Underway
 from rul_assets.failures import explained
-from rul_backup.keeping import Backups
+from rul_backup.keeping import LOCAL, OFF_SITE, Backups
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.verification import Level
@@ -128,14 +128,52 @@ def backup_manifest(
     )
 
 
+@dg.asset(deps=[backup_manifest], kinds={"s3"}, **_COMMON)
+@explained
+def offsite_copy(
+    _context: dg.AssetExecutionContext, backups: dg.ResourceParam[Backups]
+) -> dg.MaterializeResult:
+    """What runs kept, brought beyond the machine: what is there is never brought again.
+
+    The manifest goes last, so whatever breaks off promises nothing; the next run goes on there.
+    """
+    if not backups.goes_off_site:
+        return dg.MaterializeResult(metadata={"brought": "nothing: RUL_BACKUP_OFFSITE is not set"})
+    started = time.monotonic()
+    brought = backups.bring()
+    return dg.MaterializeResult(
+        metadata={
+            "runs": brought.runs,
+            "bytes": brought.bytes,
+            "seconds": time.monotonic() - started,
+            "newest": backups.there(OFF_SITE)[-1].sealed.manifest.run,
+        }
+    )
+
+
+@dg.asset_check(asset=offsite_copy)
+@explained
+def every_object_is_there(
+    _context: dg.AssetCheckExecutionContext, backups: dg.ResourceParam[Backups]
+) -> dg.AssetCheckResult:
+    """Beyond the machine every object of every run is there, with its size, and signed."""
+    if not backups.goes_off_site:
+        return dg.AssetCheckResult(passed=True, metadata={"objects": 0})
+    return _looked_at(backups, Level.EXISTS, OFF_SITE)
+
+
 @dg.asset_check(asset=backup_manifest)
 @explained
 def every_object_is_what_was_written(
     _context: dg.AssetCheckExecutionContext, backups: dg.ResourceParam[Backups]
 ) -> dg.AssetCheckResult:
     """Every object of every run that stays: there, of its checksum, signed, in its place."""
+    return _looked_at(backups, Level.STORED, LOCAL)
+
+
+def _looked_at(backups: Backups, level: Level, store: str) -> dg.AssetCheckResult:
     started = time.monotonic()
-    found = backups.verify(Level.STORED, datetime.now(UTC))
+    found = backups.verify(level, datetime.now(UTC), store)
     return dg.AssetCheckResult(
         passed=not found.findings,
         metadata={
@@ -148,7 +186,7 @@ def every_object_is_what_was_written(
 
 
 @dg.asset(
-    deps=[backup_manifest],
+    deps=[backup_manifest, offsite_copy],
     kinds={"postgres", "redis"},
     freshness_policy=EVERY_DAY,
     check_specs=[
@@ -163,11 +201,16 @@ def every_object_is_what_was_written(
 )
 @explained
 def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[Backups]):
-    """The newest run, restored where nothing is lost by it, and compared with what was kept."""
-    sealed, proof = backups.prove(None, datetime.now(UTC))
+    """The newest run, restored where nothing is lost by it, and compared with what was kept.
+
+    From beyond the machine alone, where there is such a store: that is what a loss would leave.
+    """
+    store = OFF_SITE if backups.goes_off_site else LOCAL
+    sealed, proof = backups.prove(None, datetime.now(UTC), store)
     return dg.MaterializeResult(
         metadata={
             "run": sealed.manifest.run,
+            "store": store,
             "seconds": proof.seconds,
             "recovery_point": sealed.manifest.started_at.isoformat(),
             "tables": sum(len(one.facts.get("tables", ())) for one in sealed.manifest.artefacts),

@@ -17,9 +17,10 @@ def defs() -> dg.Definitions:
             assets.redis_snapshot,
             assets.model_snapshot,
             assets.backup_manifest,
+            assets.offsite_copy,
             assets.restore_drill,
         ],
-        asset_checks=[assets.every_object_is_what_was_written],
+        asset_checks=[assets.every_object_is_what_was_written, assets.every_object_is_there],
         jobs=[
             schedules.back_up,
             schedules.look_at_backups,

@@ -21,13 +21,16 @@ back_up = dg.define_asset_job(
         assets.redis_snapshot,
         assets.model_snapshot,
         assets.backup_manifest,
+        assets.offsite_copy,
     ).without_checks()
     | dg.AssetSelection.checks(dg.AssetCheckKey(assets.backup_manifest.key, "nothing_has_shrunk")),
     description="Keep what the platform has.",
 )
 look_at_backups = dg.define_asset_job(
     "look_at_backups",
-    selection=dg.AssetSelection.checks(assets.every_object_is_what_was_written),
+    selection=dg.AssetSelection.checks(
+        assets.every_object_is_what_was_written, assets.every_object_is_there
+    ),
     description="See that every object of every backup is what was written.",
 )
 prove_backups = dg.define_asset_job(

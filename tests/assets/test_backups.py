@@ -16,6 +16,9 @@ from rul_backup import fingerprints
 from rul_backup.keeping import Backups, BackupSettings
 from rul_backup.verification import Level
 from rul_store.database import begin
+from tests.backup.s3 import S3, s3, s3_server
+
+__all__ = ["s3", "s3_server"]
 
 SNAPSHOTS = {"postgres_snapshot", "redis_snapshot", "model_snapshot", "backup_manifest"}
 KEPT = ["platform.dump", "redis.rdb", "models.tar"]
@@ -90,7 +93,8 @@ def test_one_run_of_dagster_makes_one_run_of_backups(keeper: Keeper, redis_url: 
     assert {kept.run for kept in told.artefacts} == {""}
     made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()
             if event.asset_key}  # fmt: skip
-    assert made == SNAPSHOTS
+    assert made == SNAPSHOTS | {"offsite_copy"}
+    assert keeper.told("offsite_copy") == {"brought": "nothing: RUL_BACKUP_OFFSITE is not set"}
     assert keeper.told("backup_manifest")["run"] == told.run
     assert keeper.told("postgres_snapshot")["tables"] > 20
     assert keeper.told("model_snapshot")["files"] == 2
@@ -131,6 +135,30 @@ def test_the_drill_proves_the_newest_run_and_says_where_it_differs(
     told = checks(keeper.run("prove_backups"))["what_is_restored_is_what_was_kept"]
     assert not told.passed
     assert told.metadata["differences"].value == ["table x"]
+
+
+def test_what_is_brought_beyond_the_machine_is_looked_at_and_proved_from_there_alone(
+    keeper: Keeper, s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE", "s3://backups/assets")
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE_OPTIONS", s3.options())
+    keeper.run("back_up")
+    run = keeper.backups.find(None).manifest.run
+    told = keeper.told("offsite_copy")
+    assert (told["runs"], told["newest"]) == (1, run)
+    looked = checks(keeper.run("look_at_backups"))["every_object_is_there"]
+    assert looked.passed
+    assert looked.metadata["objects"].value == 4
+    here = Path(str(keeper.backups.store))
+    here.rename(here.with_name("lost"))
+    result = keeper.run("prove_backups")
+    assert checks(result)["what_is_restored_is_what_was_kept"].passed
+    assert keeper.told("restore_drill")["store"] == "off-site"
+    (path,) = (s3.files / "assets" / "runs" / run).glob("platform*")
+    path.unlink()
+    looked = checks(keeper.run("look_at_backups"))["every_object_is_there"]
+    assert not looked.passed
+    assert "platform.dump.zst.age: is missing" in str(looked.metadata["findings"].value)
 
 
 def test_no_drill_is_asked_for_before_there_is_a_backup(keeper: Keeper):

@@ -14,6 +14,9 @@ from rul_cli.backup import app
 from rul_core.errors import RulError
 from rul_store import backup_rows
 from rul_store.database import begin, connect, create_database
+from tests.backup.s3 import S3, s3, s3_server
+
+__all__ = ["s3", "s3_server"]
 
 
 def run(*arguments: str, code: int = 0) -> Result:
@@ -111,6 +114,32 @@ def test_it_is_kept_looked_at_proved_and_comes_back(
     assert "has no run 'x'; the newest is" in refused("drill", "--run", "x")
 
 
+def test_from_beyond_the_machine_all_comes_back_when_the_machine_is_lost(
+    with_keys: Path, s3: S3, elsewhere: str, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    assert "RUL_BACKUP_OFFSITE is not set" in refused("bring")
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE", "s3://backups/command")
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE_OPTIONS", s3.options())
+    assert "s3://backups/command has no backup yet" in refused("drill", "--store", "off-site")
+    with begin(engine) as connection:
+        connection.execute(sa.text("INSERT INTO units (fleet, unit) VALUES ('pumps', 'a')"))
+    run("now")
+    assert "1 runs, " in run("bring").output
+    assert json.loads(run("bring", "--json").output) == {"runs": 0, "bytes": 0}
+    assert len(backup_rows.known(engine, keeping.OFF_SITE)) == 1
+    for lost in ("backups", "models", "fleets"):
+        (with_keys / lost).rename(with_keys / f"{lost} that are lost")
+    assert "no backup yet" in run("list").output
+    assert len(json.loads(run("list", "--store", "off-site", "--json").output)) == 1
+    told = run("verify", "--store", "off-site", "--level", "content").output
+    assert "in s3://backups/command: all as they were written" in told
+    assert "every table has what was kept" in run("drill", "--store", "off-site").output
+    run("restore", "--store", "off-site", "--database", elsewhere, "--files",
+        str(with_keys / "back"))  # fmt: skip
+    assert (with_keys / "back/models/pumps/v1/model.cbm").read_bytes() == bytes(range(256)) * 100
+    assert "is none of local, off-site" in run("list", "--store", "x", code=2).output
+
+
 def test_the_same_content_is_kept_as_the_same_bytes(with_keys: Path):
     fleet = with_keys / "fleets" / "pumps.toml"
     made = [json.loads(run("now", "--json").output)]
@@ -150,7 +179,7 @@ def test_damage_ends_with_1_and_names_the_object(with_keys: Path, engine: sa.Eng
     told = run("verify", code=1).output
     assert f"{made['run']}/models.tar.zst.age: is not what was written" in told
     assert json.loads(run("verify", "--json", code=1).output)["findings"]
-    assert "is no level; give one of" in run("verify", "--level", "x", code=2).output
+    assert "is none of exists, stored, content" in run("verify", "--level", "x", code=2).output
     # A store as it was before the run: PostgreSQL knows better.
     path.unlink()
     for left in (with_keys / "backups").rglob("*"):

@@ -1,0 +1,98 @@
+"""Backups brought beyond the machine.
+
+What belongs here: what is brought, in which order, and seeing that it came whole. What does not:
+how objects are put (``remote``), which ones may go there (whoever has a key for that decides).
+
+As a run is made, so it is brought: what it kept first, its manifest last. So a manifest there
+promises nothing that is not there, whenever it breaks off. What is there is never brought again.
+A run that was let go here stays there: the two expire on their own.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from rul_backup import runs
+from rul_backup.remote import RemoteStore
+from rul_backup.runs import GONE, MANIFESTS, Sealed
+from rul_backup.stores import Shelf
+from rul_backup.streams import BLOCK_BYTES
+from rul_core.errors import StoreError
+
+
+class Brought(NamedTuple):
+    """What a copying came to."""
+
+    runs: int
+    """Whose manifests are there now and were not before."""
+    bytes: int
+    """Over the network."""
+
+
+def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...]) -> Brought:
+    """Bring all that a remote store lacks.
+
+    Args:
+        local: Has it.
+        remote: Where it is brought.
+        keys: Of our signatures.
+
+    Raises:
+        StoreError: A manifest is damaged here; or the remote store has another platform's backups,
+            refuses, or gives back something else than was brought.
+        Unavailable: It does not answer.
+    """
+    here, there = local.sizes(), remote.sizes()
+    manifests = sorted(name for name in here if name.startswith(f"{MANIFESTS}/"))
+    _refuse_another_line(local, remote, [name for name in manifests if name in there])
+    sent = new = 0
+    for name in manifests:
+        if name in there:
+            continue
+        sealed = runs.read(local, name, keys)
+        word = f"{GONE}/{sealed.manifest.number:08d}"
+        if word in here:  # it went before it could be brought
+            sent += _bring(local, remote, word, here[word])
+        else:
+            sent += _bring_artefacts(local, remote, sealed)
+        sent += _bring(local, remote, name, here[name])
+        new += 1
+    return Brought(new, sent)
+
+
+def _bring_artefacts(local: Shelf, remote: RemoteStore, sealed: Sealed) -> int:
+    sent = 0
+    for name, artefact in sealed.objects.items():
+        brought = _bring(local, remote, name, artefact.sums.stored_bytes)
+        if brought:
+            found = _sha256(remote, name)
+            if found != artefact.sums.stored_sha256:
+                raise StoreError(
+                    f"{remote}/{name} is not what was brought: its checksum is {found}; remove it "
+                    "there, for it is never written over"
+                )
+        sent += brought
+    return sent
+
+
+def _bring(local: Shelf, remote: RemoteStore, name: str, size: int) -> int:
+    with local.reading(name) as content:
+        return remote.bring(name, content, size)
+
+
+def _refuse_another_line(local: Shelf, remote: RemoteStore, common: list[str]) -> None:
+    """The newest manifest that both have must be the same."""
+    if common and _sha256(local, common[-1]) != _sha256(remote, common[-1]):
+        raise StoreError(
+            f"{remote}/{common[-1]} is another than the one here: it has the backups of another "
+            "platform, or of another time of this one; give this one a place of its own"
+        )
+
+
+def _sha256(shelf: Shelf, name: str) -> str:
+    digest = hashlib.sha256()
+    with shelf.reading(name) as content:
+        while block := content.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

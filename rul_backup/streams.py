@@ -1,0 +1,31 @@
+"""Streams that are read a little at a time.
+
+What belongs here: what turns chunks into something to read from. What does not: what they are of.
+"""
+
+import io
+from collections.abc import Iterator
+
+BLOCK_BYTES = 1 << 20
+
+
+class Chunks:
+    """A stream of chunks as they come.
+
+    Args:
+        chunks: One after the other.
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, io.BytesIO()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes, all that are left where none are named; none at the end."""
+        if size < 0:
+            return self._rest.read() + b"".join(self._chunks)
+        while not (data := self._rest.read(size)):
+            following = next(self._chunks, None)
+            if following is None:
+                return b""
+            self._rest = io.BytesIO(following)
+        return data

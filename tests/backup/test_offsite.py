@@ -1,0 +1,233 @@
+"""What is kept here is brought beyond the machine, whole, once, and on from where it broke off."""
+
+import io
+import random
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+
+from rul_backup import remote, runs
+from rul_backup.manifest import Kind
+from rul_backup.offsite import bring
+from rul_backup.remote import RemoteStore
+from rul_backup.runs import Run, Sealed
+from rul_backup.stores import FolderStore
+from rul_backup.verification import Level, verify
+from rul_core.errors import SettingsError, StoreError, Unavailable
+
+from .conftest import Keys
+from .s3 import S3, s3, s3_server
+
+__all__ = ["s3", "s3_server"]
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+NOW = START + timedelta(days=3)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "backups")
+
+
+@pytest.fixture
+def place() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def far(s3: S3, place: str) -> RemoteStore:
+    return s3.store(place)
+
+
+def keep(local: FolderStore, plant: Keys, number: int, size: int = 5000) -> Sealed:
+    """A run of two things, of which the second is taken over from the second run on."""
+    at = START + timedelta(hours=number)
+    run, before = Run(local, plant.maker, at), runs.newest(local, plant.verify)
+    content = random.Random(number).randbytes(size)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(content), {})
+    if before is None:
+        run.keep("models.tar", Kind.MODELS, io.BytesIO(b"models"), {})
+    else:
+        run.take_over(before.manifest.artefacts[1], before)
+    return run.seal({}, plant.verify, at)
+
+
+def look(store: Any, plant: Keys, level: Level = Level.CONTENT) -> list[str]:
+    found = verify(store, plant.verify, level, now=NOW, identities=plant.identities)
+    return [f"{one.object}: {one.problem}" for one in found.findings]
+
+
+def test_what_is_brought_is_what_is_here_and_is_brought_once(
+    local: FolderStore, far: RemoteStore, plant: Keys
+):
+    for number in range(3):
+        keep(local, plant, number)
+    brought = bring(local, far, plant.verify)
+    assert (brought.runs, brought.bytes) == (3, sum(local.sizes().values()))
+    assert far.sizes() == local.sizes()
+    assert look(far, plant) == []
+    assert bring(local, far, plant.verify) == (0, 0)
+    keep(local, plant, 3)
+    assert bring(local, far, plant.verify).runs == 1
+    assert [one.manifest.number for one in runs.there(far, plant.verify)] == [1, 2, 3, 4]
+
+
+def test_what_broke_off_goes_on_at_the_part_where_it_broke(
+    local: FolderStore, far: RemoteStore, plant: Keys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remote, "PART_BYTES", 1000)
+    sealed = keep(local, plant, 0)
+    whole, put = sum(local.sizes().values()), obstore.put
+    for times in (1, 3, 2):
+        left = [times]
+
+        def breaks(*args: Any, left: list[int] = left, **kwargs: Any) -> Any:
+            if not left[0]:
+                raise OSError("the line is gone")
+            left[0] -= 1
+            return put(*args, **kwargs)
+
+        monkeypatch.setattr(obstore, "put", breaks)
+        with pytest.raises(Unavailable, match="the line is gone"):
+            bring(local, far, plant.verify)
+        assert runs.there(far, plant.verify) == []
+    monkeypatch.setattr(obstore, "put", put)
+    there = sum(far.sizes().values())
+    assert there >= 5000
+    assert bring(local, far, plant.verify) == (1, whole - there)
+    assert far.sizes() == local.sizes()
+    assert look(far, plant) == []
+    name = sealed.object_of(sealed.manifest.artefacts[0])
+    with far.reading(name) as file:
+        assert file.read() == (Path(str(local)) / name).read_bytes()
+
+
+@pytest.mark.parametrize("part", ["part-000000", "part-000002"])
+@pytest.mark.parametrize("spoils", ["changed", "gone"])
+def test_what_is_spoilt_there_is_found_and_named(
+    local: FolderStore,
+    far: RemoteStore,
+    plant: Keys,
+    s3: S3,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    spoils: str,
+):
+    monkeypatch.setattr(remote, "PART_BYTES", 1000)
+    sealed = keep(local, plant, 0)
+    bring(local, far, plant.verify)
+    folder = s3.files / place / "runs" / sealed.manifest.run
+    path = folder / f"platform.dump.zst.age.{part}"
+    content = path.read_bytes()
+    path.unlink()
+    if spoils == "changed":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (found,) = look(far, plant, Level.STORED)
+    assert found.startswith(f"runs/{sealed.manifest.run}/platform.dump.zst.age: ")
+
+
+def test_what_does_not_come_back_as_it_was_brought_is_told_and_promised_by_nobody(
+    local: FolderStore, far: RemoteStore, plant: Keys, monkeypatch: pytest.MonkeyPatch
+):
+    keep(local, plant, 0)
+    put = obstore.put
+
+    def spoilt(store: Any, path: str, content: bytes, **kwargs: Any) -> Any:
+        return put(store, path, content[:-1] + bytes([content[-1] ^ 1]), **kwargs)
+
+    monkeypatch.setattr(obstore, "put", spoilt)
+    with pytest.raises(StoreError, match=r"platform\.dump\.zst\.age is not what was brought"):
+        bring(local, far, plant.verify)
+    assert runs.there(far, plant.verify) == []
+
+
+def test_something_else_under_the_name_is_never_written_over(
+    local: FolderStore, far: RemoteStore, plant: Keys, s3: S3, place: str
+):
+    sealed = keep(local, plant, 0)
+    path = s3.files / place / sealed.object_of(sealed.manifest.artefacts[0])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(StoreError, match=r"has 4 bytes where .* it is not written over"):
+        bring(local, far, plant.verify)
+    assert path.read_bytes() == b"mine"
+
+
+def test_the_two_expire_on_their_own(local: FolderStore, far: RemoteStore, plant: Keys):
+    first, second = (keep(local, plant, number) for number in range(2))
+    bring(local, far, plant.verify)
+    third = keep(local, plant, 2)
+    for one in (first, third):  # one that is there, one that never got there
+        runs.let_go(local, one, plant.maker.signing_key)
+    runs.sweep(local, plant.verify, NOW)
+    keep(local, plant, 3)
+    bring(local, far, plant.verify)
+    assert [one.manifest.number for one in runs.there(far, plant.verify)] == [1, 2, 4]
+    assert look(far, plant) == look(local, plant) == []
+    assert second.objects.keys() <= far.sizes().keys()
+
+
+def test_the_backups_of_another_platform_are_not_mixed_with_ours(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
+):
+    keep(local, plant, 0)
+    bring(local, far, plant.verify)
+    before = far.sizes()
+    other = FolderStore(tmp_path / "other")
+    keep(other, plant, 7)
+    with pytest.raises(StoreError, match="give this one a place of its own"):
+        bring(other, far, plant.verify)
+    assert far.sizes() == before
+
+
+def test_a_key_that_is_refused_and_a_place_that_is_not_there_are_told_apart(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    stranger = RemoteStore.at("s3://backups/x", s3.options(secret_access_key="wrong"))  # noqa: S106
+    with pytest.raises(StoreError, match=r"is refused: .*may put, get and list there"):
+        stranger.bring("a", io.BytesIO(b"a"), 1)
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    nobody = RemoteStore.at("s3://backups/x", s3.options(endpoint="https://127.0.0.1:9"))
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        nobody.sizes()
+    with (
+        pytest.raises(StoreError, match="backups/x/a is not there"),
+        s3.store("x").reading("a") as file,
+    ):
+        file.read()
+
+
+def test_a_server_whose_certificate_nobody_vouches_for_is_not_spoken_to(
+    s3_server: S3, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        s3_server.store("x").sizes()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "told"),
+    [
+        ("ftp://x", "", "is no place for backups"),
+        ("s3://x/y", "{", "RUL_BACKUP_OFFSITE_OPTIONS cannot be used"),
+        ("s3://x/y", "[]", "RUL_BACKUP_OFFSITE_OPTIONS cannot be used"),
+        ("s3://x/y", '{"nonsense": "1"}', "RUL_BACKUP_OFFSITE_OPTIONS cannot be used"),
+    ],
+)
+def test_a_place_or_an_option_that_is_none_is_named_and_no_secret_is(
+    url: str, options: str, told: str
+):
+    with pytest.raises(SettingsError, match=told):
+        RemoteStore.at(url, options)
+
+
+def test_azure_is_reached_by_the_same_interface():
+    options = '{"account_name": "plant", "account_key": "a2V5"}'
+    store = RemoteStore.at("az://backups/plant", options)
+    assert str(store) == "az://backups/plant"
