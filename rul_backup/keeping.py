@@ -144,7 +144,7 @@ class Backups:
         """
         verify_keys = self._verify_keys()
         earlier = runs.newest(self.store, verify_keys)
-        for kind in set(self.kinds) - run.kinds:
+        for kind in [kind for kind in self.kinds if kind not in run.kinds]:
             known = (
                 [one for one in earlier.manifest.artefacts if one.kind is kind] if earlier else []
             )

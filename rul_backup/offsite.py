@@ -9,6 +9,7 @@ A run that was let go here stays there: the two expire on their own.
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -46,33 +47,39 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
     here, there = local.sizes(), remote.sizes()
     manifests = sorted(name for name in here if name.startswith(f"{MANIFESTS}/"))
     _refuse_another_line(local, remote, [name for name in manifests if name in there])
+    promised: set[str] = set()
     sent = new = 0
     for name in manifests:
-        if name in there:
-            continue
         sealed = runs.read(local, name, keys)
         word = f"{GONE}/{sealed.manifest.number:08d}"
-        if word in here:  # it went before it could be brought
-            sent += _bring(local, remote, word, here[word])
-        else:
-            sent += _bring_artefacts(local, remote, sealed)
-        sent += _bring(local, remote, name, here[name])
-        new += 1
+        is_gone = word in (there if name in there else here)
+        if name not in there:
+            if is_gone:  # before it could be brought
+                sent += _bring(local, remote, word, here[word])
+            else:
+                sent += _bring_artefacts(local, remote, sealed, promised)
+            sent += _bring(local, remote, name, here[name])
+            new += 1
+        if not is_gone:
+            promised |= sealed.objects.keys()
     return Brought(new, sent)
 
 
-def _bring_artefacts(local: Shelf, remote: RemoteStore, sealed: Sealed) -> int:
+def _bring_artefacts(
+    local: Shelf, remote: RemoteStore, sealed: Sealed, promised: Collection[str]
+) -> int:
+    """Bring what a run promises and none before it; also what is there already is looked at."""
     sent = 0
     for name, artefact in sealed.objects.items():
-        brought = _bring(local, remote, name, artefact.sums.stored_bytes)
-        if brought:
-            found = _sha256(remote, name)
-            if found != artefact.sums.stored_sha256:
-                raise StoreError(
-                    f"{remote}/{name} is not what was brought: its checksum is {found}; remove it "
-                    "there, for it is never written over"
-                )
-        sent += brought
+        if name in promised:
+            continue
+        sent += _bring(local, remote, name, artefact.sums.stored_bytes)
+        found = _sha256(remote, name)
+        if found != artefact.sums.stored_sha256:
+            raise StoreError(
+                f"{remote}/{name} is not what was brought: its checksum is {found}; remove it "
+                "there, for it is never written over"
+            )
     return sent
 
 

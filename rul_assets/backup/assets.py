@@ -146,7 +146,7 @@ def offsite_copy(
             "runs": brought.runs,
             "bytes": brought.bytes,
             "seconds": time.monotonic() - started,
-            "newest": backups.there(OFF_SITE)[-1].sealed.manifest.run,
+            "newest": backups.find(None).manifest.run,
         }
     )
 
