@@ -1,0 +1,133 @@
+"""Killed at any moment, no manifest promises what is not there, and nothing needed has gone."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from rul_backup import keys
+
+# Each child is killed at the k-th change that it makes to files under the root, for k = 1, 2, …
+# until one lives; what it leaves is looked at, and the next goes on with it.
+AT_EVERY_STEP = """
+    import io, json, os, random, shutil, signal, sys
+    from datetime import UTC, datetime, timedelta
+    from pathlib import Path
+    from rul_backup import drill, keys, runs
+    from rul_backup.manifest import Kind
+    from rul_backup.runs import Maker, Run
+    from rul_backup.stores import FolderStore
+    from rul_backup.verification import Level, verify
+
+    root, held, work = sys.argv[1:]
+    kill_at, steps = None, 0
+
+    def count(event, arguments):
+        global steps
+        if not kill_at or event not in EVENTS or not str(arguments[0]).startswith(root):
+            return
+        if event != "open" or not str(arguments[1]).startswith("r"):
+            steps += 1
+            if steps == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
+    sys.addaudithook(count)
+    START = datetime(2026, 11, 1, tzinfo=UTC)
+    folder = Path(held)
+    maker = Maker("plant", keys.signing_key(folder / "signing_key"),
+                  keys.recipients(folder / "recipients"))
+    ours, mine = keys.verify_keys(folder / "verify_key"), keys.identities(folder / "identity")
+    store, into = FolderStore(Path(root) / "backups"), Path(root) / "back"
+
+    def make(number):
+        at = START + timedelta(minutes=number)
+        run, before = Run(store, maker, at), runs.newest(store, ours)
+        run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"x" * 5000), {})
+        if before is None or number % 2:
+            run.keep("redis.rdb", Kind.REDIS, io.BytesIO(b"REDIS" * 300), {})
+        else:
+            run.take_over(before.manifest.artefacts[1], before)
+        run.seal({}, ours, at)
+
+    def let_go(_):
+        for sealed in runs.there(store, ours)[:-2]:
+            runs.let_go(store, sealed, maker.signing_key)
+        runs.sweep(store, ours, START + timedelta(hours=1))
+
+    def restore(_):
+        if not into.exists():
+            drill.restore_files(store, runs.newest(store, ours), into, mine)
+
+    if work != "make":
+        for number in range(8):
+            make(number)
+    for step in range(1, 1000):
+        child = os.fork()
+        if child == 0:
+            kill_at = step
+            globals()[work](100 + step)
+            os._exit(0)
+        killed = os.waitpid(child, 0)[1] != 0
+        now = START + timedelta(hours=20)
+        found = verify(store, ours, Level.CONTENT, now=now, identities=mine)
+        print(json.dumps({
+            "killed": killed,
+            "findings": [list(each) for each in found.findings],
+            "runs": [sealed.manifest.number for sealed in runs.there(store, ours)],
+            "back": (into / "redis.rdb").read_bytes().decode()[:5] if into.exists() else None,
+            "left": len(runs.left_behind(store, ours, now)),
+        }), flush=True)
+        if not killed:
+            break
+    runs.sweep(store, ours, START + timedelta(hours=48))
+    found = verify(store, ours, Level.CONTENT, now=START + timedelta(hours=48), identities=mine)
+    print(json.dumps({"findings": [list(each) for each in found.findings]}))
+"""
+
+
+def seen(tmp_path: Path, work: str) -> list[dict[str, Any]]:
+    """What was there after each kill, and at last after a clearing away."""
+    held, root = tmp_path / "held", tmp_path / "root"
+    held.mkdir()
+    root.mkdir()
+    for name, text in keys.make()._asdict().items():
+        (held / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(AT_EVERY_STEP), root, held, work],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *states, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [state["killed"] for state in states] == [True] * (len(states) - 1) + [False]
+    assert [state["findings"] for state in states] == [[]] * len(states)
+    assert last["findings"] == []
+    return states
+
+
+def test_a_run_that_is_killed_at_any_step_promises_nothing_or_all(tmp_path: Path):
+    states = seen(tmp_path, "make")
+    assert len(states) > 8
+    counts = [len(state["runs"]) for state in states]
+    assert all(
+        after - before in (0, 1) for before, after in zip([0, *counts], counts, strict=False)
+    )
+    assert 0 < counts[-1] < len(states)
+
+
+def test_letting_go_that_is_killed_at_any_step_takes_nothing_that_is_needed(tmp_path: Path):
+    states = seen(tmp_path, "let_go")
+    assert len(states) > 8
+    assert all(set(state["runs"]) >= {7, 8} for state in states)
+    assert states[-1]["runs"] == [7, 8]
+    assert states[-1]["left"] == 0
+
+
+def test_files_that_are_restored_are_there_as_a_whole_or_not_at_all(tmp_path: Path):
+    states = seen(tmp_path, "restore")
+    assert len(states) > 5
+    told = [state["back"] for state in states]
+    assert set(told) == {None, "REDIS"}
+    assert told == sorted(told, key=bool)  # once it is there it stays
