@@ -155,7 +155,7 @@ def test_what_is_brought_beyond_the_machine_is_looked_at_and_proved_from_there_a
     assert checks(result)["what_is_restored_is_what_was_kept"].passed
     assert keeper.told("restore_drill")["store"] == "off-site"
     (path,) = (s3.files / "assets" / "runs" / run).glob("platform*")
-    path.unlink()
+    s3.spoil(path, None)
     looked = checks(keeper.run("look_at_backups"))["every_object_is_there"]
     assert not looked.passed
     assert "platform.dump.zst.age: is missing" in str(looked.metadata["findings"].value)

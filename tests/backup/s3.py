@@ -38,6 +38,15 @@ class S3(NamedTuple):
                 "secret_access_key": "s3cret"}  # fmt: skip
         return json.dumps(told | others)
 
+    def spoil(self, path: Path, content: bytes | None) -> None:
+        """Put a file behind its back, or take it away, and wait until it has seen that."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        time.sleep(0.1)
+
     def store(self, prefix: str) -> RemoteStore:
         """A place of its own."""
         return RemoteStore.at(f"s3://{BUCKET}/{prefix}", self.options())
@@ -89,7 +98,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[S3]:
     command = [
         program, "serve", "s3", "--auth-key=keeper,s3cret", f"--addr={HOST}:{port}",
         f"--cert={folder / 'server.pem'}", f"--key={folder / 'server.key'}", "--config=",
-        "--dir-cache-time=0s",
+        "--dir-cache-time=20ms",
         folder / "data",
     ]  # fmt: skip
     with (

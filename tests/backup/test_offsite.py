@@ -124,9 +124,7 @@ def test_what_is_spoilt_there_is_found_and_named(
     folder = s3.files / place / "runs" / sealed.manifest.run
     path = folder / f"platform.dump.zst.age.{part}"
     content = path.read_bytes()
-    path.unlink()
-    if spoils == "changed":
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    s3.spoil(path, None if spoils == "gone" else content[:-1] + bytes([content[-1] ^ 1]))
     (found,) = look(far, plant, Level.STORED)
     assert found.startswith(f"runs/{sealed.manifest.run}/platform.dump.zst.age: ")
 
@@ -153,8 +151,7 @@ def test_something_else_under_the_name_is_never_written_over(
 ):
     sealed = keep(local, plant, 0)
     path = s3.files / place / sealed.object_of(sealed.manifest.artefacts[0])
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"mine")
+    s3.spoil(path, b"mine")
     with pytest.raises(StoreError, match=r"has 4 bytes where .* it is not written over"):
         bring(local, far, plant.verify)
     assert path.read_bytes() == b"mine"
