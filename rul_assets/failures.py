@@ -21,7 +21,7 @@ FIRST_WAIT_SECONDS = 2.0
 
 
 def explained(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the compute function of an asset or a check two ways to fail on purpose.
+    """Give the compute function of an asset, a check or an op two ways to fail on purpose.
 
     A database or cache that does not answer is asked again, a few times, and the log says so. Any
     other error of the platform is permanent: it is told in its own words and never tried again.
@@ -48,7 +48,9 @@ def explained(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _translated(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Generator:
+def _translated(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext,
+) -> Generator:
     try:
         yield
     except Unavailable as error:

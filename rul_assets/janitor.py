@@ -6,7 +6,7 @@ runs (Dagster's launcher), their history in Dagster's database (``defs.housekeep
 Docker is reached through the socket proxy, which lists the ended containers of this stack's runs
 alone and removes no other. A container stays for a while, so that run monitoring can tell of what
 it died. Nobody else asks Docker all the time, so it tells Prometheus whether Docker answers. It
-imports nothing of Dagster and holds no log in memory, and so needs 30 MB.
+imports nothing of Dagster and holds no log in memory, and so needs little.
 """
 
 import argparse

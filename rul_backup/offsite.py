@@ -8,7 +8,6 @@ promises nothing that is not there, whenever it breaks off. What is there is nev
 A run that was let go here stays there: the two expire on their own.
 """
 
-import hashlib
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from rul_backup import runs
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import GONE, MANIFESTS, Sealed
 from rul_backup.stores import Shelf
-from rul_backup.streams import BLOCK_BYTES
+from rul_backup.streams import sha256_of
 from rul_core.errors import StoreError
 
 
@@ -98,8 +97,5 @@ def _refuse_another_line(local: Shelf, remote: RemoteStore, common: list[str]) -
 
 
 def _sha256(shelf: Shelf, name: str) -> str:
-    digest = hashlib.sha256()
     with shelf.reading(name) as content:
-        while block := content.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of(content)

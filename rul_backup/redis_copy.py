@@ -11,6 +11,7 @@ The protocol: https://redis.io/docs/latest/operate/oss_and_stack/management/repl
 import contextlib
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -36,7 +37,7 @@ def copied(url: str) -> Generator["Copy"]:
     """A copy of all that a Redis has.
 
     Args:
-        url: ``redis://…`` or ``unix://…``, of a user who may ``SYNC``.
+        url: ``redis://…``, ``rediss://…`` (TLS) or ``unix://…``, of a user who may ``SYNC``.
 
     Raises:
         Unavailable: Redis does not answer.
@@ -142,7 +143,13 @@ def _connected(place: URL) -> Generator[socket.socket]:
     with connection:
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(address)
-        yield connection
+        if place.drivername != "rediss":
+            yield connection
+            return
+        with ssl.create_default_context().wrap_socket(
+            connection, server_hostname=place.host
+        ) as encrypted:
+            yield encrypted
 
 
 def _send(connection: socket.socket, *words: str) -> None:

@@ -24,12 +24,12 @@ from obstore.store import ObjectStore, from_url
 from rul_backup.streams import BLOCK_BYTES, Chunks
 from rul_core.errors import SettingsError, StoreError, Unavailable
 
-PART_BYTES = 64 * 1024 * 1024
+PART_BYTES = 16 * 1024 * 1024
 SCHEMES = ("s3", "az", "gs")
 _PART = re.compile(r"\.part-(\d{6})$")
 RETRIES = 5
-_TIMEOUT = timedelta(seconds=60)
-"""Of one request; the largest is a part."""
+_TIMEOUT = timedelta(minutes=5)
+"""Of one request; the largest is a part, which a line of half a megabit takes so long for."""
 
 
 class RemoteStore:

@@ -88,6 +88,7 @@ class Run:
         self._store, self._maker, self.started_at = store, maker, now
         self.name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self._artefacts: list[Artefact] = []
+        self._sealed: Sealed | None = None
 
     def keep(self, name: str, kind: Kind, content: Readable, facts: dict[str, Any]) -> Artefact:
         """Seal one thing.
@@ -124,12 +125,14 @@ class Run:
     def seal(
         self, versions: dict[str, str], keys: Sequence[Ed25519PublicKey], now: datetime
     ) -> Sealed:
-        """Write the manifest: from now on the run is one.
+        """Write the manifest: from now on the run is one. Asked again it says the same.
 
         Raises:
             StoreError: The manifest before it is damaged, or it cannot be written; or what it takes
                 over has been let go meanwhile.
         """
+        if self._sealed is not None:
+            return self._sealed
         if not self._artefacts:
             raise StoreError(f"the run {self.name} kept nothing, so it is not sealed")
         with self._store.alone():
@@ -159,7 +162,8 @@ class Run:
             name = f"{MANIFESTS}/{manifest.number:08d}"
             with self._store.putting(name) as stored:
                 stored.write(content)
-        return Sealed(name, manifests.sha256_of(content), manifest)
+        self._sealed = Sealed(name, manifests.sha256_of(content), manifest)
+        return self._sealed
 
 
 def object_of(run: str, name: str) -> str:

@@ -3,8 +3,10 @@
 What belongs here: what turns chunks into something to read from. What does not: what they are of.
 """
 
+import hashlib
 import io
 from collections.abc import Iterator
+from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 20
 
@@ -29,3 +31,11 @@ class Chunks:
                 return b""
             self._rest = io.BytesIO(following)
         return data
+
+
+def sha256_of(stream: BinaryIO) -> str:
+    """Of all that is left in a stream, hexadecimal."""
+    digest = hashlib.sha256()
+    while block := stream.read(BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()

@@ -15,7 +15,6 @@ newest part: a store as it was last week is whole in itself. So it is held again
 elsewhere, in PostgreSQL and in the other store.
 """
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from enum import IntEnum
@@ -37,8 +36,8 @@ from rul_backup.runs import (
 )
 from rul_backup.sealing import unseal
 from rul_backup.stores import Shelf
-from rul_backup.streams import BLOCK_BYTES
-from rul_core.errors import StoreError
+from rul_backup.streams import sha256_of
+from rul_core.errors import StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
 
 
@@ -86,6 +85,9 @@ def verify(
 
     Returns:
         Every finding names its object; none is the good case.
+
+    Raises:
+        Unavailable: The store does not answer; that is no finding.
     """
     sizes = store.sizes()
     chain, findings = _chain(store, keys, sizes)
@@ -125,6 +127,8 @@ def _chain(
     for name in names:
         try:
             sealed = read(store, name, keys)
+        except Unavailable:
+            raise  # nobody knows whether it is damaged
         except StoreError as error:
             findings.append(Finding(name, str(error).partition(": ")[2] or str(error)))
             expected, before = expected + 1, None
@@ -175,6 +179,8 @@ def _gone(
         try:
             with store.reading(name) as file:
                 sha256 = manifests.read_gone(file.read(), keys)
+        except Unavailable:
+            raise
         except StoreError as error:
             findings.append(Finding(name, str(error)))
             continue
@@ -214,15 +220,14 @@ def _read(
     try:
         with store.reading(name) as file:
             if identities is None:
-                digest = hashlib.sha256()
-                while block := file.read(BLOCK_BYTES):
-                    digest.update(block)
-                if digest.hexdigest() != artefact.sums.stored_sha256:
+                if sha256_of(file) != artefact.sums.stored_sha256:
                     yield Finding(name, "is not what was written: its checksum differs")
                 return
             sums = unseal(file, _Nowhere(), identities)
             if sums != artefact.sums:
                 yield Finding(name, "is not what was kept: its checksum differs")
+    except Unavailable:
+        raise
     except (StoreError, OSError) as error:
         yield Finding(name, str(error))
 

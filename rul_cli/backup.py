@@ -36,11 +36,12 @@ def backups_of(laptop: Laptop) -> "Backups":
     return Backups(laptop.root, BackupSettings(), laptop.engine, redis_url)
 
 
-def plant_keys(laptop: Laptop) -> None:
-    """Make the keys of a laptop's backups, where nobody has made or named any."""
+def plant_keys(laptop: Laptop) -> Path:
+    """The folder of the keys of a laptop's backups; made where nobody has made or named any."""
     backups = backups_of(laptop)
-    if not backups.keys_folder.exists():
-        backups.make_keys(f"{user()}'s laptop")
+    if backups.keys_folder.exists():
+        return backups.keys_folder
+    return backups.make_keys(f"{user()}'s laptop")
 
 
 def _one_of(known: Sequence[str], given: str) -> str:

@@ -134,7 +134,7 @@ def tell(
     return outcome
 
 
-def _proof(laptop: Laptop) -> "Drilled":
+def _proof(laptop: Laptop) -> Drilled:
     """What the drill found of the newest backup.
 
     Raises:

@@ -19,7 +19,7 @@ def dev(
 ) -> None:
     """Run Dagster and the API on this laptop until Ctrl-C."""
     with opened(root) as laptop:
-        plant_keys(laptop)
+        keys = plant_keys(laptop)
         environment, logs = laptop.environment(), laptop.root / "logs"
         ports = programs.free_port(dagster_port), programs.free_port(api_port)
         with (
@@ -31,6 +31,11 @@ def dev(
             console.print(f"Dagster  http://127.0.0.1:{ports[0]}")
             console.print(f"API      http://127.0.0.1:{ports[1]}/schema")
             console.print(f"Data     {laptop.root}  (logs in {logs}); Ctrl-C stops everything.")
+            console.print(
+                f"Backups  every half hour, by the keys in {keys}; "
+                "move backup_escrow_identity into a safe.",
+                soft_wrap=True,
+            )
             try:
                 while True:
                     dagster.check()

@@ -1,4 +1,4 @@
-"""Pictures of a model as PNG bytes, for cards, reports and asset metadata.
+"""Pictures as PNG bytes, for cards, reports and asset metadata.
 
 What belongs here: drawing what was computed elsewhere. What does not: computing it, or files.
 
@@ -8,7 +8,7 @@ Universal Design", 2008: told apart with any colour vision, and never the only s
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import BytesIO
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ MARKERS = (("o", BLUE), ("s", ORANGE), ("D", RED))
 MOST_POINTS = 3000
 MOST_WHISKERS = 300
 MOST_BARS = 20
+LEAST_SPAN = timedelta(hours=1)
+"""Of an axis of times, so that one moment alone has a place on it."""
 
 
 def predicted_against_true(
@@ -278,17 +280,21 @@ def sizes_over_time(series: Mapping[str, Sequence[tuple[datetime, float]]], *, t
     """How large things were, one line each; where a line leaps, something was lost or added.
 
     Args:
-        series: By name: when (UTC), and how many megabytes.
+        series: By name, at least one: when (UTC), and how many megabytes, at least once.
         title: Above the picture.
     """
+    from matplotlib.dates import ConciseDateFormatter, date2num
+
     figure, axes = _canvas(7.0, 3.6)
     for (name, points), (marker, colour) in zip(series.items(), cycle(MARKERS), strict=False):
         times, sizes = zip(*points, strict=True)
-        axes.plot(times, sizes, marker=marker, markersize=3, color=colour, label=name)
+        axes.plot(times, sizes, marker=marker, markevery=[-1], color=colour, label=name)
+    every = [at for points in series.values() for at, _ in points]
+    axes.set_xlim(date2num(min(every) - LEAST_SPAN / 2), date2num(max(every) + LEAST_SPAN / 2))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.set_ylim(bottom=0)
     axes.set_ylabel("MB")
     axes.set_title(title, loc="left", color=INK)
-    axes.tick_params("x", rotation=20)
     _legend_below(axes)
     return _png(figure)
 

@@ -20,7 +20,7 @@ instances() { getent ahostsv4 "$service" | cut -d' ' -f1 | sort -u; }
 
 write_list() { # ADDRESSES
   servers=$(for address in $1; do echo "server $address:$port max_fails=0;"; done)
-  # Without any instance nginx must still start, and answer 502.
+  # Without any instance nginx must still start, and answer 503.
   echo "${servers:-server 127.0.0.1:1 down;}" >"$list.new" && mv "$list.new" "$list"
 }
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from rul_assets.backup import assets
+from rul_assets.failures import explained
 from rul_backup.keeping import Backups
 from rul_backup.retention import Policy
-from rul_core.errors import RulError
 
 back_up = dg.define_asset_job(
     "back_up",
@@ -41,14 +41,12 @@ prove_backups = dg.define_asset_job(
 
 
 @dg.op
+@explained
 def let_go(context: dg.OpExecutionContext, backups: dg.ResourceParam[Backups]) -> None:
     """Let runs go that need not stay, and remove what no run promises."""
     now = datetime.now(UTC)
-    try:
-        plan = backups.plan(Policy(), now)
-        went = backups.let_go(plan.drop, now)
-    except RulError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+    plan = backups.plan(Policy(), now)
+    went = backups.let_go(plan.drop, now)
     for number, reason in plan.keep.items():
         context.log.debug("%d stays: %s", number, reason)
     context.log.info("%d runs went, with %d objects", len(plan.drop), len(went))

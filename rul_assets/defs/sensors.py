@@ -5,8 +5,8 @@ training (``retraining``), what follows inside the graph (``automation``). All a
 Concept: https://docs.dagster.io/guides/automate/sensors
 
 A run is asked for once for what is new (its ``run_key``), and again when the run for it failed: the
-file is still there. What is asked and the cursor that remembers it are one result,
-so neither is there without the other.
+file is still there. What is asked and the cursor that remembers it are one result, so neither is
+there without the other.
 """
 
 import hashlib

@@ -15,6 +15,8 @@ from rul_assets.backup.definitions import defs
 from rul_backup import fingerprints
 from rul_backup.keeping import Backups, BackupSettings
 from rul_backup.verification import Level
+from rul_core.errors import Unavailable
+from rul_store import backup_rows
 from rul_store.database import begin
 from tests.backup.s3 import S3, s3, s3_server
 
@@ -233,6 +235,25 @@ def test_a_snapshot_that_fails_leaves_no_run(keeper: Keeper, monkeypatch: pytest
     assert "127.0.0.1:9 does not answer" in why(keeper.run("back_up", fails=True))
     assert keeper.backups.there() == []
     assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+
+
+def test_a_manifest_that_could_not_be_written_down_at_once_is_written_once(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+):
+    record, left = backup_rows.record, [1]
+
+    def fails_at_first(*args) -> None:
+        if left:
+            left.pop()
+            raise Unavailable("PostgreSQL is away")
+        record(*args)
+
+    monkeypatch.setattr(backup_rows, "record", fails_at_first)
+    monkeypatch.setattr("rul_assets.failures.FIRST_WAIT_SECONDS", 0.01)
+    keeper.run("back_up")
+    assert left == []
+    assert [found.sealed.manifest.number for found in keeper.backups.there()] == [1]
+    assert [one.number for one in backup_rows.known(keeper.backups._engine, "local")] == [1]
 
 
 def test_every_half_hour_is_half_an_hour_and_every_job_has_a_schedule():

@@ -52,7 +52,8 @@ class S3(NamedTuple):
         return RemoteStore.at(f"s3://{BUCKET}/{prefix}", self.options())
 
 
-def _certificates(folder: Path) -> None:
+def certify(folder: Path) -> None:
+    """Make an authority, and a server of this machine that it vouches for."""
     now = datetime.now(UTC)
 
     def signed(name: str, key: ec.EllipticCurvePrivateKey, by: tuple | None) -> x509.Certificate:
@@ -89,7 +90,7 @@ def _certificates(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[S3]:
     folder = tmp_path_factory.mktemp("s3")
-    _certificates(folder)
+    certify(folder)
     (folder / "data" / BUCKET).mkdir(parents=True)
     (program,) = Path(sys.prefix, "embedded-rclone").glob("rclone-*/rclone")
     with socket.socket() as probe:

@@ -240,7 +240,29 @@ def test_a_place_or_an_option_that_is_none_is_named_and_no_secret_is(
         RemoteStore.at(url, options)
 
 
-def test_azure_is_reached_by_the_same_interface():
+def test_a_place_in_azure_is_taken_too_and_one_without_an_account_is_not():
     options = '{"account_name": "plant", "account_key": "a2V5"}'
     store = RemoteStore.at("az://backups/plant", options)
     assert str(store) == "az://backups/plant"
+    with pytest.raises(SettingsError, match="Account must be specified"):
+        RemoteStore.at("az://backups/plant", "")
+
+
+def test_a_store_that_does_not_answer_is_no_damage(
+    local: FolderStore, far: RemoteStore, plant: Keys, monkeypatch: pytest.MonkeyPatch
+):
+    keep(local, plant, 0)
+    runs.let_go(local, keep(local, plant, 1), plant.maker.signing_key)
+    bring(local, far, plant.verify)
+    get = obstore.get
+
+    for folder in ("manifests/", "gone/", "runs/"):
+
+        def breaks(store: Any, path: str, folder: str = folder) -> Any:
+            if path.startswith(folder):
+                raise OSError("the line is gone")
+            return get(store, path)
+
+        monkeypatch.setattr(obstore, "get", breaks)
+        with pytest.raises(Unavailable, match=f"{folder}.* cannot be reached: the line is gone"):
+            look(far, plant, Level.STORED)

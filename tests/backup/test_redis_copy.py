@@ -2,9 +2,10 @@
 
 import io
 import socket
+import ssl
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rul_backup.stores import FolderStore
 from rul_core.errors import SettingsError, StoreError, Unavailable
 
 from .conftest import Keys
+from .s3 import certify
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 
@@ -74,20 +76,41 @@ def test_a_password_is_asked_for_and_a_user_who_may_not_is_told(redis_url: str):
 
 
 @contextmanager
-def answering(told: bytes) -> Generator[str]:
+def answering(told: bytes, context: ssl.SSLContext | None = None) -> Generator[str]:
     """Something that is no Redis: says this to whoever asks, and closes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
             connection, _ = server.accept()
-            with connection:
+            with connection, suppress(ssl.SSLError):  # who does not trust it goes away
+                if context:
+                    connection = context.wrap_socket(connection, server_side=True)
                 connection.recv(1000)
                 connection.sendall(told)
+                connection.close()
 
         thread = threading.Thread(target=answer)
         thread.start()
-        yield f"redis://127.0.0.1:{server.getsockname()[1]}"
+        yield f"redis{'s' if context else ''}://127.0.0.1:{server.getsockname()[1]}"
         thread.join()
+
+
+def test_over_tls_it_is_asked_only_where_its_certificate_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    certify(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    with answering(b"$9\r\nREDIS0011", context) as url, redis_copy.copied(url) as copy:
+        assert copy.read() == b"REDIS0011"
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with (
+        answering(b"$9\r\nREDIS0011", context) as url,
+        pytest.raises(Unavailable, match="certificate verify failed"),
+        redis_copy.copied(url),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
 import numpy as np
@@ -56,12 +57,33 @@ def bands() -> tuple[scoring.BandReport, ...]:
     return scoring.evaluate(TRUE, PREDICTED, bands=named, open_above_cycles=125, repeats=5).bands
 
 
+def sizes(runs: int, names: int = 3) -> bytes:
+    start = datetime(2026, 11, 20, tzinfo=UTC)
+    times = [start + timedelta(minutes=30 * run) for run in range(runs)]
+    series = {
+        f"thing {name}": [(at, 10.0 * name + run / 100) for run, at in enumerate(times)]
+        for name in range(1, names + 1)
+    }
+    return pictures.sizes_over_time(series, title="What runs kept")
+
+
+@pytest.mark.parametrize("runs", [1, 2, 300])
+def test_each_thing_has_a_line_of_its_own_colour_and_a_first_run_is_seen_too(runs: int):
+    of_one, of_three = sizes(runs, names=1), sizes(runs)
+    for colour in (pictures.ORANGE, pictures.RED):
+        assert amount(of_one, colour) == 0
+        assert amount(of_three, colour) > 20
+    assert amount(of_one, pictures.BLUE) > 20
+
+
 def test_every_picture_is_a_readable_png_of_a_readable_size():
     for png in (
         scatter(cap_cycles=125.0),
         pictures.fan_of_one_life(life(), end_cycle=100.0, cap_cycles=125.0, unit="engine 7"),
         pictures.importance({"sensor_1": 0.7, "age": 0.3}),
         pictures.coverage(bands()),
+        sizes(1),
+        sizes(1500),
     ):
         height, width, _ = pixels(png).shape
         assert 700 <= width <= 1000
@@ -74,6 +96,7 @@ def test_the_same_data_give_the_same_bytes_also_in_many_threads_at_once():
         "scatter": scatter,
         "fan": lambda: pictures.fan_of_one_life(life(), end_cycle=100.0),
         "coverage": lambda: pictures.coverage(bands()),
+        "sizes": lambda: sizes(20),
     }
     alone = {name: draw() for name, draw in drawn.items()}
     with ThreadPoolExecutor(6) as pool:
