@@ -14,20 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-import sqlalchemy as sa
 from pyrage import x25519
 from sqlalchemy.engine import make_url
 
-from rul_backup import fingerprints, programs, redis_copy
+from rul_backup import fingerprints, programs, redis_copy, scratch
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.sealing import unseal
 from rul_backup.stores import Shelf
 from rul_core.errors import StoreError
 from rul_store import files
-from rul_store.database import begin, connect, create_database
-
-SCRATCH = "rul_drill"
+from rul_store.database import begin, connect
 
 
 class Restored(NamedTuple):
@@ -39,24 +36,27 @@ class Restored(NamedTuple):
 
 
 def prove_databases(
-    store: Shelf, run: Sealed, url: str, identities: Sequence[x25519.Identity]
+    store: Shelf,
+    run: Sealed,
+    identities: Sequence[x25519.Identity],
+    folder: Path | None = None,
 ) -> list[Restored]:
-    """Restore every database of a run into a scratch one, compare, and remove that again.
+    """Restore every database of a run into a PostgreSQL of its own, and compare.
 
     Args:
         store: Has the run.
         run: Which.
-        url: Of any database on the server where it is tried, of a user who may make databases.
         identities: By which it is decrypted.
+        folder: Where that PostgreSQL's data lie meanwhile.
 
     Raises:
-        StoreError: The run has no database, it is damaged, ``pg_restore`` fails, or a scratch
-            database of an earlier drill is in the way and used by somebody.
+        StoreError: The run has no database, it is damaged, or ``pg_restore`` fails.
+        SettingsError: PostgreSQL's programs are not here.
     """
     kept = [one for one in run.manifest.artefacts if one.kind is Kind.POSTGRES]
     if not kept:
         raise StoreError(f"the run {run.manifest.run} has no database; choose another")
-    return [_prove(store, run, artefact, url, identities) for artefact in kept]
+    return [_prove(store, run, artefact, identities, folder) for artefact in kept]
 
 
 def prove_redis(store: Shelf, run: Sealed, identities: Sequence[x25519.Identity]) -> list[Restored]:
@@ -76,12 +76,16 @@ def prove_redis(store: Shelf, run: Sealed, identities: Sequence[x25519.Identity]
 
 
 def _prove(
-    store: Shelf, run: Sealed, artefact: Artefact, url: str, identities: Sequence[x25519.Identity]
+    store: Shelf,
+    run: Sealed,
+    artefact: Artefact,
+    identities: Sequence[x25519.Identity],
+    folder: Path | None,
 ) -> Restored:
     started = time.monotonic()
-    with _scratch(url) as scratch:
-        restore_database(store, run, artefact, scratch, identities)
-        engine = connect(scratch)
+    with scratch.server(artefact.facts["server"], folder) as url:
+        restore_database(store, run, artefact, url, identities)
+        engine = connect(url)
         try:
             with begin(engine) as connection:
                 found = fingerprints.of_database(connection)
@@ -206,23 +210,3 @@ def _refuse_content(url: str) -> int:
             f"{found[0]} the first); restore into an empty one"
         )
     return server
-
-
-@contextmanager
-def _scratch(url: str) -> Generator[str]:
-    """A database of its own beside the one named, gone afterwards."""
-    _drop(url)
-    scratch = create_database(url, SCRATCH)
-    try:
-        yield scratch
-    finally:
-        _drop(url)
-
-
-def _drop(url: str) -> None:
-    engine = connect(url).execution_options(isolation_level="AUTOCOMMIT")
-    try:
-        with begin(engine) as connection:
-            connection.execute(sa.text(f"DROP DATABASE IF EXISTS {SCRATCH}"))
-    finally:
-        engine.dispose()

@@ -48,6 +48,11 @@ class BackupSettings(Settings):
         description="the folder of key files that `rul backup keys` makes; backup-keys/ in the "
         "data root unless given",
     )
+    backup_scratch: Path | None = Field(
+        default=None,
+        description="the folder in which drills restore; the system's for temporary files unless "
+        "given",
+    )
     backup_offsite: str | None = Field(
         default=None, description="s3://bucket/prefix or az://container/prefix"
     )
@@ -81,6 +86,7 @@ class Backups:
         self._root, self._engine, self._redis_url = root, engine, redis_url
         self.keys_folder = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
+        self._scratch = settings.backup_scratch
         self._offsite = settings.backup_offsite
         self._offsite_options = settings.backup_offsite_options
 
@@ -214,7 +220,7 @@ class Backups:
     def prove(
         self, run: str | None, now: datetime, store: str = LOCAL
     ) -> tuple[Sealed, RestoreProof]:
-        """Restore a run's database beside the live one, compare, and write down what was found.
+        """Restore a run where nothing is lost by it, compare, and write down what was found.
 
         Args:
             run: Which; the newest unless given.
@@ -226,7 +232,7 @@ class Backups:
         """
         sealed, shelf = self.find(run, store), self.shelf(store)
         identities = self._identities()
-        found = drill.prove_databases(shelf, sealed, self._url, identities)
+        found = drill.prove_databases(shelf, sealed, identities, self._scratch)
         found += drill.prove_redis(shelf, sealed, identities)
         proof = RestoreProof(
             number=sealed.manifest.number,

@@ -176,7 +176,7 @@ def drill(
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
-    """Restore a run's database beside the live one and compare. Ends with 1 where it differs."""
+    """Restore a run into servers of its own and compare. Ends with 1 where it differs."""
     with _backups(root) as backups:
         sealed, proof = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
     if json:

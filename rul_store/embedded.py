@@ -151,8 +151,7 @@ class EmbeddedServers:
     def _home(self, name: str) -> Path:
         home = self.folder / name
         home.mkdir(mode=0o700, exist_ok=True)
-        if os.geteuid() == 0:
-            os.chown(home, *_nobody())
+        give_to_nobody(home)
         return home
 
     def _make_sockets_folder(self, owner: int) -> None:
@@ -179,7 +178,7 @@ class EmbeddedServers:
 
     def _run(self, command: Sequence[str | Path], log: Path | None = None) -> None:
         program = Path(command[0])
-        prefix, identity = _drop_root(program, self.folder)
+        prefix, identity = without_root(program, self.folder)
         done = subprocess.run(  # noqa: S603 - programs of our own environment
             [*prefix, *command],
             capture_output=True,
@@ -219,8 +218,24 @@ def _nobody() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _drop_root(program: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
+def give_to_nobody(folder: Path) -> None:
+    """Where root is at work, make the folder the user's as whom ``without_root`` starts things."""
+    if os.geteuid() == 0:
+        os.chown(folder, *_nobody())
+
+
+def without_root(program: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
     """What turns root into nobody for one command: PostgreSQL refuses to run as root.
+
+    Args:
+        program: That is run.
+        folder: In which it works.
+
+    Returns:
+        What goes before the command, and arguments for ``subprocess``.
+
+    Raises:
+        StoreError: Nobody may not come there, and ``setpriv`` is missing.
 
     Where nobody may not go (a project under ``/root``) the command keeps one right of root, to
     pass folders and read files; changing the folders' modes would open them to everybody.

@@ -36,7 +36,7 @@ look_at_backups = dg.define_asset_job(
 prove_backups = dg.define_asset_job(
     "prove_backups",
     selection=dg.AssetSelection.assets(assets.restore_drill),
-    description="Restore the newest backup beside what lives, and compare.",
+    description="Restore the newest backup into servers of its own, and compare.",
 )
 
 

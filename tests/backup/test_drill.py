@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from rul_backup import drill, fingerprints, programs, snapshots
+from rul_backup import scratch as scratch_server
 from rul_backup.manifest import Kind
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
@@ -31,8 +32,8 @@ def kept(store: FolderStore, plant: Keys, url: str) -> Sealed:
     return run.seal({"rul": "0.1.0"}, plant.verify, NOW)
 
 
-def prove(store: FolderStore, plant: Keys, run: Sealed, url: str) -> tuple[str, ...]:
-    (proof,) = drill.prove_databases(store, run, url, plant.identities)
+def prove(store: FolderStore, plant: Keys, run: Sealed) -> tuple[str, ...]:
+    (proof,) = drill.prove_databases(store, run, plant.identities)
     return proof.differences
 
 
@@ -64,7 +65,7 @@ def test_what_is_restored_is_what_was_there_while_others_went_on_writing(
     rows = [run.manifest.artefacts[0].facts["tables"]["public.units"]["rows"] for run in runs]
     assert 0 <= rows[0] < rows[1] < rows[2]
     for run in runs:
-        assert prove(store, plant, run, database_url) == ()
+        assert prove(store, plant, run) == ()
 
 
 @pytest.fixture
@@ -212,6 +213,43 @@ def test_what_pg_restore_says_is_told_also_where_it_ends_before_its_input(
         drill.restore_database(store, run, run.manifest.artefacts[0], scratch(), plant.identities)
 
 
+def test_a_drill_leaves_nothing_where_it_restored(
+    store: FolderStore, plant: Keys, database_url: str, tmp_path: Path
+):
+    run = kept(store, plant, database_url)
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    folder.chmod(0o711)
+    artefact = run.manifest.artefacts[0]
+    with scratch_server.server(artefact.facts["server"], folder) as url:
+        seen = list(folder.iterdir())
+        drill.restore_database(store, run, artefact, url, plant.identities)
+    assert len(seen) == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_drill_without_room_says_so(tmp_path: Path):
+    with (
+        pytest.raises(StoreError, match=r"the folder .*/nowhere, in which drills restore"),
+        scratch_server.server(15, tmp_path / "nowhere"),
+    ):
+        pass
+    with (
+        pytest.raises(SettingsError, match="initdb of PostgreSQL 99 or newer is not here"),
+        scratch_server.server(99, tmp_path),
+    ):
+        pass
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(scratch_server, "_OPTIONS", "-c no_such_setting=1")
+    with (
+        pytest.raises(StoreError, match=r"pg_ctl ended with 1: .*no_such_setting"),
+        scratch_server.server(15),
+    ):
+        pass
+
+
 def test_a_program_that_is_nowhere_is_told():
     told = r"pg_nothing of PostgreSQL 15 or newer is not here; install PostgreSQL's client"
     with pytest.raises(SettingsError, match=told):
@@ -220,13 +258,11 @@ def test_a_program_that_is_nowhere_is_told():
         programs.path_of("pg_dump", 99)
 
 
-def test_a_run_without_a_database_proves_nothing(
-    store: FolderStore, plant: Keys, database_url: str, tmp_path: Path
-):
+def test_a_run_without_a_database_proves_nothing(store: FolderStore, plant: Keys, tmp_path: Path):
     run = Run(store, plant.maker, NOW)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "a").write_text("a")
     assert snapshots.keep_models(run, tmp_path).kind is Kind.MODELS
     sealed = run.seal({}, plant.verify, NOW)
     with pytest.raises(StoreError, match="has no database; choose another"):
-        drill.prove_databases(store, sealed, database_url, plant.identities)
+        drill.prove_databases(store, sealed, plant.identities)

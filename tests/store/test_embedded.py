@@ -123,7 +123,7 @@ def test_a_plain_user_starts_them_too(open_folder: Path):
         with EmbeddedServers(Path(sys.argv[1]), durable=False) as servers:
             print(os.geteuid(), (servers.folder / "postgres").stat().st_uid)
     """)
-    prefix, identity = embedded._drop_root(Path(sys.executable).resolve(), folder)
+    prefix, identity = embedded.without_root(Path(sys.executable).resolve(), folder)
     done = subprocess.run(
         [*prefix, sys.executable, "-B", "-c", script, folder],
         capture_output=True, text=True, check=False, **identity,
