@@ -39,20 +39,47 @@ class NewKeys(NamedTuple):
 
 def make() -> NewKeys:
     """New keys of a system."""
-    identity, escrow = x25519.Identity.generate(), x25519.Identity.generate()
-    signing = Ed25519PrivateKey.generate()
+    day, escrow, signing = new_identity(), new_identity(), new_signing_key()
     return NewKeys(
-        identity=f"{identity}\n",
-        escrow_identity=f"{escrow}\n",
-        recipients=f"# daily\n{identity.to_public()}\n# escrow\n{escrow.to_public()}\n",
-        signing_key=signing.private_bytes(
+        identity=day,
+        escrow_identity=escrow,
+        recipients=recipients_of(day, escrow),
+        signing_key=signing,
+        verify_key=verify_key_of(signing),
+    )
+
+
+def new_identity() -> str:
+    """The text of a new identity's file."""
+    return f"{x25519.Identity.generate()}\n"
+
+
+def recipients_of(day: str, escrow: str) -> str:
+    """The text of the recipients' file, of the texts of both identities' files."""
+    of_day, of_escrow = (x25519.Identity.from_str(text.strip()) for text in (day, escrow))
+    return f"# daily\n{of_day.to_public()}\n# escrow\n{of_escrow.to_public()}\n"
+
+
+def new_signing_key() -> str:
+    """The text of a new signing key's file."""
+    return (
+        Ed25519PrivateKey.generate()
+        .private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
-        ).decode(),
-        verify_key=signing.public_key()
+        )
+        .decode()
+    )
+
+
+def verify_key_of(signing: str) -> str:
+    """The text of the verifying key's file, of the text of the signing key's."""
+    key = serialization.load_pem_private_key(signing.encode(), password=None)
+    return (
+        key.public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        .decode(),
+        .decode()
     )
 
 

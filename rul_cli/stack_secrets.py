@@ -28,13 +28,15 @@ FOLDER_MODE = 0o700
 SERVING, ASSETS, POSTGRES, REDIS, NGINX = 10001, 10002, 999, 999, 101
 NOBODY, REDIS_EXPORTER, GRAFANA = 65534, 59000, 472
 ROLES = (
-    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "dagster", "postgres_exporter",
+    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
+    "dagster", "postgres_exporter",
 )  # fmt: skip
 """Of PostgreSQL; what each may do is set where they are made (``rul_store.provisioning``)."""
 
 _REDIS_RULES = {
     "serving": "~* &* +@all -@admin -@dangerous +info",
     "assets": "~* &* +@all -@admin -@dangerous +info",
+    "backup": "-@all +sync",
     "exporter": "-@all +ping +info +config|get +slowlog|len +slowlog|get +latency|latest "
     "+latency|histogram +client|setname",
 }
@@ -61,13 +63,13 @@ class Made:
         Raises:
             SettingsError: The content is not of this form.
         """
-        inner = text.rstrip("\n")
-        if not (inner.startswith(self.before) and inner.endswith(self.after)):
+        inner, after = text.rstrip("\n"), self.after.rstrip("\n")
+        if not (inner.startswith(self.before) and inner.endswith(after)):
             raise SettingsError(
                 f"the secret file {self.name} does not begin with {self.before!r} and end with "
                 f"{self.after!r}; correct it, or remove it and what follows from it"
             )
-        return inner[len(self.before) : len(inner) - len(self.after)]
+        return inner[len(self.before) : len(inner) - len(after)]
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,35 @@ def _admin_key() -> str:
     from rul_store import keys
 
     return keys.generate()
+
+
+def _backup_identity() -> str:
+    from rul_backup import keys
+
+    return keys.new_identity().strip()
+
+
+def _backup_signing_key() -> str:
+    from rul_backup import keys
+
+    return keys.new_signing_key().strip()
+
+
+def _backup_recipients(day: str, escrow: str) -> str:
+    from rul_backup import keys
+
+    return keys.recipients_of(day, escrow)
+
+
+def _backup_verify_key(signing: str) -> str:
+    from rul_backup import keys
+
+    return keys.verify_key_of(signing)
+
+
+def _backup_system(signing: str) -> str:
+    """A name that no other platform has."""
+    return f"rul-{hashlib.sha256(_backup_verify_key(signing).encode()).hexdigest()[:8]}\n"
 
 
 def _database_url(role: str) -> str:
@@ -158,14 +189,22 @@ FILES: tuple[Made | Follows | Begun, ...] = (
     Made("serving_database_url", SERVING, _database_url("rul_serving"), _RUL),
     Made("assets_database_url", ASSETS, _database_url("rul_assets"), _RUL),
     Made("operator_database_url", ASSETS, _database_url("rul_operator"), _RUL),
+    Made("backup_database_url", ASSETS, _database_url("rul_backup"), _RUL),
+    Made("drill_database_url", ASSETS, _database_url("rul_drill"), _RUL),
     Made("dagster_pgpass", ASSETS, "postgres:5432:dagster:dagster:"),
     Made("postgres_exporter_password", NOBODY),
     Made("serving_redis_url", SERVING, "redis://serving:", "@redis:6379/0"),
     Made("assets_redis_url", ASSETS, "redis://assets:", "@redis:6379/0"),
+    Made("backup_redis_url", ASSETS, "redis://backup:", "@redis:6379/0"),
     Made("redis_exporter_password", REDIS_EXPORTER, '{"redis://exporter@redis:6379": "', '"}'),
     Made("admin_api_key", SERVING, generate=_admin_key),
     Made("grafana_admin_password", GRAFANA),
     Begun("alert_receivers", NOBODY, RECEIVERS),
+    Made("backup_signing_key", ASSETS, after="\n", generate=_backup_signing_key),
+    Made("backup_identity", ASSETS, after="\n", generate=_backup_identity),
+    Made("backup_escrow_identity", None, after="\n", generate=_backup_identity),
+    Begun("backup_offsite_options", ASSETS, "{}\n"),
+    Begun("drill_offsite_options", ASSETS, "{}\n"),
     Made("dagster_operator_password", None),
     Made("dagster_viewer_password", None),
     Follows(
@@ -182,6 +221,8 @@ FILES: tuple[Made | Follows | Begun, ...] = (
             "serving_database_url",
             "assets_database_url",
             "operator_database_url",
+            "backup_database_url",
+            "drill_database_url",
             "dagster_pgpass",
             "postgres_exporter_password",
         ),
@@ -190,9 +231,17 @@ FILES: tuple[Made | Follows | Begun, ...] = (
     Follows(
         "redis_users",
         REDIS,
-        ("serving_redis_url", "assets_redis_url", "redis_exporter_password"),
+        ("serving_redis_url", "assets_redis_url", "backup_redis_url", "redis_exporter_password"),
         _redis_users,
     ),
+    Follows(
+        "backup_recipients",
+        ASSETS,
+        ("backup_identity", "backup_escrow_identity"),
+        _backup_recipients,
+    ),
+    Follows("backup_verify_key", ASSETS, ("backup_signing_key",), _backup_verify_key),
+    Follows("backup_system", ASSETS, ("backup_signing_key",), _backup_system),
     Follows("dagster_operators", NGINX, ("dagster_operator_password",), _htpasswd("operator")),
     Follows(
         "dagster_viewers",

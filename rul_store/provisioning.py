@@ -24,6 +24,8 @@ WATCHERS = ("postgres_exporter",)
 """May read the server's statistics, and no table."""
 OPERATORS = ("rul_operator",)
 """May what serving and the assets may: people's command line."""
+KEEPERS = (Group.BACKUP,)
+"""Read every table, to keep it."""
 DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), "dagster": ("dagster", ())}
 """Each database: its owner, and who else may connect."""
 
@@ -66,8 +68,11 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
                 )
             for role in WATCHERS:
                 connection.exec_driver_sql(f"GRANT pg_monitor TO {_quote(role)}")
+            for role in KEEPERS:
+                connection.exec_driver_sql(f"GRANT pg_read_all_data TO {_quote(role)}")
             for role in OPERATORS:
-                connection.exec_driver_sql(f"GRANT {', '.join(Group)} TO {_quote(role)}")
+                for group in (Group.SERVING, Group.ASSETS):
+                    connection.exec_driver_sql(f"GRANT {group} TO {_quote(role)}")
         for name, (owner, others) in DATABASES.items():
             create_database(admin_url, name)
             with begin(admin) as connection:

@@ -13,6 +13,9 @@ class Group(StrEnum):
 
     SERVING = "rul_serving"
     ASSETS = "rul_assets"
+    BACKUP = "rul_backup"
+    """Besides, its users in the stack read everything, to keep it."""
+    DRILL = "rul_drill"
 
 
 class Rights(NamedTuple):
@@ -20,10 +23,17 @@ class Rights(NamedTuple):
 
     serving: tuple[str, ...]
     assets: tuple[str, ...]
+    backup: tuple[str, ...] = ()
+    drill: tuple[str, ...] = ()
 
     def of(self, group: Group) -> tuple[str, ...]:
         """Those of one group."""
-        return self.serving if group is Group.SERVING else self.assets
+        return {
+            Group.SERVING: self.serving,
+            Group.ASSETS: self.assets,
+            Group.BACKUP: self.backup,
+            Group.DRILL: self.drill,
+        }[group]
 
 
 NOTHING: tuple[str, ...] = ()
@@ -54,9 +64,9 @@ RIGHTS = {
     "advisories": Rights(KEEP, KEEP),
     "advisory_events": Rights(APPEND, APPEND),
     "verdicts": Rights(APPEND, READ),
-    "backup_runs": Rights(READ, APPEND),
-    "backup_proofs": Rights(READ, APPEND),
-    "rul_version": Rights(READ, READ),
+    "backup_runs": Rights(READ, READ, backup=APPEND, drill=READ),
+    "backup_proofs": Rights(READ, READ, backup=READ, drill=APPEND),
+    "rul_version": Rights(READ, READ, backup=READ, drill=READ),
 }
 """Every table; a test holds it against the catalogue. Nobody but the owner truncates or alters."""
 SEQUENCES = {"readings_ingested_seq_seq": Rights(READ, NOTHING)}

@@ -26,9 +26,6 @@ WEEK = timedelta(days=7)
 EVERY_HALF_HOUR = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(minutes=60), warn_window=timedelta(minutes=45)
 )
-EVERY_DAY = dg.FreshnessPolicy.time_window(
-    fail_window=timedelta(hours=26), warn_window=timedelta(hours=25)
-)
 _COMMON: dict[str, Any] = {
     "group_name": reports.Group.BACKUPS,
     "owners": reports.OWNERS,
@@ -182,46 +179,6 @@ def _looked_at(backups: Backups, level: Level, store: str) -> dg.AssetCheckResul
             "seconds": time.monotonic() - started,
             "findings": [f"{one.object}: {one.problem}" for one in found.findings],
         },
-    )
-
-
-@dg.asset(
-    deps=[backup_manifest, offsite_copy],
-    kinds={"postgres", "redis"},
-    freshness_policy=EVERY_DAY,
-    check_specs=[
-        dg.AssetCheckSpec(
-            "what_is_restored_is_what_was_kept",
-            asset="restore_drill",
-            description="Every table of the restored database has the rows and sum, every sequence "
-            "the place, that it had when it was kept; a Redis starts from its copy.",
-        )
-    ],
-    **_COMMON,
-)
-@explained
-def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[Backups]):
-    """The newest run, restored where nothing is lost by it, and compared with what was kept.
-
-    From beyond the machine alone, where there is such a store: that is what a loss would leave.
-    """
-    store = OFF_SITE if backups.goes_off_site else LOCAL
-    sealed, proof = backups.prove(None, datetime.now(UTC), store)
-    return dg.MaterializeResult(
-        metadata={
-            "run": sealed.manifest.run,
-            "store": store,
-            "seconds": proof.seconds,
-            "recovery_point": sealed.manifest.started_at.isoformat(),
-            "tables": sum(len(one.facts.get("tables", ())) for one in sealed.manifest.artefacts),
-        },
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="what_is_restored_is_what_was_kept",
-                passed=not proof.differences,
-                metadata={"differences": list(proof.differences)},
-            )
-        ],
     )
 
 

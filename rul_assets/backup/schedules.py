@@ -33,11 +33,6 @@ look_at_backups = dg.define_asset_job(
     ),
     description="See that every object of every backup is what was written.",
 )
-prove_backups = dg.define_asset_job(
-    "prove_backups",
-    selection=dg.AssetSelection.assets(assets.restore_drill),
-    description="Restore the newest backup into servers of its own, and compare.",
-)
 
 
 @dg.op
@@ -70,22 +65,8 @@ def _when(job: object, cron: str) -> dg.ScheduleDefinition:
     )
 
 
-@dg.schedule(
-    job=prove_backups,
-    cron_schedule="43 3 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-def prove_backups_every_night(backups: dg.ResourceParam[Backups]) -> dg.RunRequest | dg.SkipReason:
-    """Where there is a backup."""
-    if not backups.there():
-        return dg.SkipReason("there is no backup yet")
-    return dg.RunRequest()
-
-
 SCHEDULES = [
     _when(back_up, "7,37 * * * *"),
     _when(look_at_backups, "22 * * * *"),
-    prove_backups_every_night,
     _when(let_backups_go, "12 4 * * *"),
 ]

@@ -10,8 +10,7 @@ import redis
 import sqlalchemy as sa
 
 from rul_assets import laptop
-from rul_assets.backup import assets, schedules
-from rul_assets.backup.definitions import defs
+from rul_assets.backup import assets, definitions, drill, schedules
 from rul_backup import fingerprints
 from rul_backup.keeping import Backups, BackupSettings
 from rul_backup.verification import Level
@@ -36,7 +35,7 @@ class Keeper:
 
     def __init__(self, backups: Backups, instance: dg.DagsterInstance) -> None:
         self.backups, self.instance = backups, instance
-        self._definitions = defs()
+        self._definitions = dg.Definitions.merge(definitions.defs(), drill.defs())
 
     def run(self, job: str, *, fails: bool = False) -> dg.ExecuteInProcessResult:
         """Run a job."""
@@ -168,7 +167,7 @@ def test_no_drill_is_asked_for_before_there_is_a_backup(keeper: Keeper):
         with dg.build_schedule_context(
             instance=keeper.instance, resources={"backups": keeper.backups}
         ) as context:
-            return schedules.prove_backups_every_night(context)
+            return drill.prove_backups_every_night(context)
 
     assert isinstance(asked(), dg.SkipReason)
     keeper.run("back_up")
@@ -257,12 +256,13 @@ def test_a_manifest_that_could_not_be_written_down_at_once_is_written_once(
 
 
 def test_every_half_hour_is_half_an_hour_and_every_job_has_a_schedule():
-    found = defs()
-    jobs = {schedule.job_name: schedule for schedule in schedules.SCHEDULES}
-    assert jobs.keys() == {job.name for job in found.jobs or ()}
+    found = [*(definitions.defs().jobs or ()), *(drill.defs().jobs or ())]
+    every = [*schedules.SCHEDULES, drill.prove_backups_every_night]
+    jobs = {schedule.job_name: schedule for schedule in every}
+    assert jobs.keys() == {job.name for job in found}
     assert {one.default_status for one in jobs.values()} == {dg.DefaultScheduleStatus.RUNNING}
     assert jobs["back_up"].cron_schedule == "7,37 * * * *"
-    for asset in (assets.postgres_snapshot, assets.backup_manifest, assets.restore_drill):
+    for asset in (assets.postgres_snapshot, assets.backup_manifest, drill.restore_drill):
         assert next(iter(asset.specs)).freshness_policy is not None
 
 

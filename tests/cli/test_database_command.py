@@ -16,7 +16,8 @@ from rul_store.database import begin, connect
 from rul_store.embedded import EmbeddedServers
 
 ROLES = (
-    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "dagster", "postgres_exporter",
+    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
+    "dagster", "postgres_exporter",
 )  # fmt: skip
 
 

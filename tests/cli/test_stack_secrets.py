@@ -4,12 +4,16 @@ import base64
 import hashlib
 import json
 import os
+import re
 import stat
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from rul_backup import keys as backup_keys
+from rul_backup.sealing import seal, unseal
 from rul_cli import secrets, stack_secrets
 from rul_cli.main import app
 from rul_core.errors import SettingsError
@@ -86,6 +90,8 @@ def test_the_roles_are_those_that_the_addresses_name(folder):
         ("serving_database_url", "rul_serving"),
         ("assets_database_url", "rul_assets"),
         ("operator_database_url", "rul_operator"),
+        ("backup_database_url", "rul_backup"),
+        ("drill_database_url", "rul_drill"),
     ):
         assert found[name] == f"postgresql://{role}:{roles[role]}@postgres:5432/rul"
     assert found["dagster_pgpass"] == f"postgres:5432:dagster:dagster:{roles['dagster']}"
@@ -98,6 +104,28 @@ def test_redis_has_hashes_and_lets_nobody_in_without_a_name(folder):
     assert "user default off" in users.splitlines()
     assert f"user assets on #{hashlib.sha256(password.encode()).hexdigest()} " in users
     assert password not in users
+
+
+def test_either_identity_alone_opens_what_is_made_for_the_recipients(folder, tmp_path):
+    for name in ("backup_identity", "backup_escrow_identity"):
+        sealed, opened = BytesIO(), BytesIO()
+        seal(BytesIO(b"kept"), sealed, backup_keys.recipients(folder / "backup_recipients"))
+        sealed.seek(0)
+        unseal(sealed, opened, backup_keys.identities(folder / name))
+        assert opened.getvalue() == b"kept"
+    told = b"told"
+    signed = backup_keys.signing_key(folder / "backup_signing_key").sign(told)
+    for key in backup_keys.verify_keys(folder / "backup_verify_key"):
+        key.verify(signed, told)  # raises where it does not fit
+    assert re.fullmatch(r"rul-[0-9a-f]{8}\n", read(folder)["backup_system"])
+
+
+def test_recipients_that_are_lost_are_made_of_the_identities(folder):
+    before = read(folder)
+    for name in ("backup_recipients", "backup_verify_key", "backup_system"):
+        (folder / name).unlink()
+    stack_secrets.make_missing(folder)
+    assert read(folder) == before
 
 
 def test_nginx_has_salted_hashes_that_fit_the_passwords(folder):

@@ -16,7 +16,8 @@ from rul_store.embedded import EmbeddedServers
 from rul_store.provisioning import ProvisioningSettings, provision
 
 ROLES = (
-    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "dagster", "postgres_exporter",
+    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
+    "dagster", "postgres_exporter",
 )  # fmt: skip
 FIRST = {role: f"first password of {role}" for role in ROLES}
 
