@@ -65,7 +65,7 @@ RIGHTS = {
     "advisory_events": Rights(APPEND, APPEND),
     "verdicts": Rights(APPEND, READ),
     "backup_runs": Rights(READ, READ, backup=APPEND, drill=READ),
-    "backup_proofs": Rights(READ, READ, backup=READ, drill=APPEND),
+    "backup_proofs": Rights(READ, READ, backup=APPEND, drill=APPEND),
     "rul_version": Rights(READ, READ, backup=READ, drill=READ),
 }
 """Every table; a test holds it against the catalogue. Nobody but the owner truncates or alters."""

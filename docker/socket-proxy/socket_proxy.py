@@ -13,7 +13,8 @@ what was understood: a field that is not known here never reaches Docker, howeve
 says that it bears this stack's label. Standard library alone: this program is trusted most.
 
 ``POLICY`` in the environment is JSON: ``stack`` and, by name, ``locations`` with the ``image``,
-``network``, ``user``, ``binds``, ``memory``, ``nano_cpus`` and ``pids`` of their runs.
+``networks``, ``user``, ``binds``, ``memory``, ``nano_cpus`` and ``pids`` of their runs. A container
+is made in the first of its networks, and may join the others before it starts.
 """
 
 import argparse
@@ -44,13 +45,15 @@ LONGEST_STOP_SECONDS = 60
 TMPFS = re.compile(r"size=\d{1,4}m,mode=1777,noexec,nosuid,nodev")
 MOST_TMPFS_MIB = 1024
 ENVIRONMENT = re.compile(
-    r"(?:DAGSTER|RUL|OMP|OPENBLAS|MKL|NUMBA|POLARS)_[A-Z_]+=.*|PGPASSFILE=.*", re.S
+    r"(?:DAGSTER|RUL|OMP|OPENBLAS|MKL|NUMBA|POLARS)_[A-Z_]+=.*|(?:PGPASSFILE|SSL_CERT_FILE)=.*",
+    re.S,
 )
 COMMANDS = (["dagster", "api", "execute_run"], ["dagster", "api", "resume_run"])
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _VERSION = r"(?:/v1\.[0-9]{1,2})"
 _ID = r"(?P<id>[0-9a-f]{64})"
+_NETWORK = r"(?P<network>[\w.-]{1,128})"
 
 
 class Refused(Exception):
@@ -66,7 +69,7 @@ class Location:
     """What the runs of a code location may have."""
 
     image: str
-    network: str
+    networks: tuple[str, ...]
     user: str
     binds: tuple[str, ...]
     memory_bytes: int
@@ -93,7 +96,7 @@ class Policy:
             locations = {
                 name: Location(
                     image=str(one["image"]),
-                    network=str(one["network"]),
+                    networks=tuple(str(network) for network in one["networks"]),
                     user=str(one["user"]),
                     binds=tuple(str(bind) for bind in one["binds"]),
                     memory_bytes=size(one["memory"]),
@@ -112,6 +115,8 @@ class Policy:
         for name, one in locations.items():
             if not re.fullmatch(r"[1-9]\d{3,8}:[1-9]\d{3,8}", one.user):
                 raise ValueError(f"POLICY: the user of {name} is {one.user!r}, not one over 999")
+            if not one.networks or not all(re.fullmatch(r"[\w.-]+", n) for n in one.networks):
+                raise ValueError(f"POLICY: the networks of {name} are {one.networks!r}, not names")
             foreign = [
                 bind for bind in one.binds if not re.fullmatch(r"[\w.-]+:/[\w./-]+:r[ow]", bind)
             ]
@@ -165,7 +170,7 @@ def checked_container(body: bytes, policy: Policy) -> dict[str, Any]:
     # docker-py 7 names the network beside EndpointsConfig, where Docker does not look for it.
     endpoints = _object(networking.pop("EndpointsConfig", {}) or {}, "EndpointsConfig")
     for network, settings in (*endpoints.items(), *networking.items()):
-        if network != location.network or settings:
+        if network != location.networks[0] or settings:
             raise Refused(f"the network {network!r}, or what is set of it, is not the location's")
     return {
         "Image": image,
@@ -176,7 +181,7 @@ def checked_container(body: bytes, policy: Policy) -> dict[str, Any]:
         "Healthcheck": {"Test": ["NONE"]},
         "Volumes": {point: {} for point in volumes},
         "HostConfig": _checked_host(host, location),
-        "NetworkingConfig": {"EndpointsConfig": {location.network: {}}},
+        "NetworkingConfig": {"EndpointsConfig": {location.networks[0]: {}}},
     }
 
 
@@ -203,7 +208,7 @@ def _checked_host(host: dict[str, Any], location: Location) -> dict[str, Any]:
     binds, tmpfs = _taken(host, "Binds", list, []), _taken(host, "Tmpfs", dict, {})
     log = _taken(host, "LogConfig", dict, {})
     demanded = {
-        "NetworkMode": (_taken(host, "NetworkMode", str), location.network),
+        "NetworkMode": (_taken(host, "NetworkMode", str), location.networks[0]),
         "ReadonlyRootfs": (_taken(host, "ReadonlyRootfs", bool), True),
         "CapDrop": (_taken(host, "CapDrop", list), ["ALL"]),
         "SecurityOpt": (_taken(host, "SecurityOpt", list), ["no-new-privileges:true"]),
@@ -329,6 +334,8 @@ class Guard(BaseHTTPRequestHandler):
         ("GET", re.compile(rf"(?P<version>{_VERSION})/containers/json"), "_list"),
         ("GET", re.compile(rf"(?P<version>{_VERSION})/containers/{_ID}/json"), "_look"),
         ("GET", re.compile(rf"(?P<version>{_VERSION})/containers/{_ID}/logs"), "_logs"),
+        ("GET", re.compile(rf"(?P<version>{_VERSION})/networks/{_NETWORK}"), "_network"),
+        ("POST", re.compile(rf"(?P<version>{_VERSION})/networks/{_NETWORK}/connect"), "_join"),
         ("POST", re.compile(rf"(?P<version>{_VERSION})/containers/{_ID}/start"), "_start"),
         ("POST", re.compile(rf"(?P<version>{_VERSION})/containers/{_ID}/stop"), "_stop"),
         ("DELETE", re.compile(rf"(?P<version>{_VERSION})/containers/{_ID}"), "_remove"),
@@ -395,6 +402,47 @@ class Guard(BaseHTTPRequestHandler):
         self._own(found, ended=True)
         query = "stdout=1&stderr=1&timestamps=1&tail=100000"
         self._relay("GET", f"{self._container(found)}/logs?{query}", most=MOST_LOG_BYTES)
+
+    def _network(self, found: dict[str, str], _query: Any, _body: bytes) -> None:
+        told = self._named(found)
+        answer = {"Id": told["Id"], "Name": told["Name"]}  # and not who else is in it
+        self._send(200, "application/json", json.dumps(answer).encode())
+
+    def _join(self, found: dict[str, str], query: Any, body: bytes) -> None:
+        asked = _object(_json(body), "the body")
+        container = _taken(asked, "Container", str)
+        _nothing_else(dict(_taken(asked, "EndpointConfig", dict, {})), "EndpointConfig.")
+        _nothing_else(asked, "")
+        if query or not re.fullmatch(_ID, container):
+            raise Refused("a network takes a container's whole id, and nothing else")
+        told = self._own({**found, "id": container})
+        location = self._policy.locations[told["Config"]["Labels"][LOCATION_LABEL]]
+        network = self._named(found)
+        if network["Name"] not in location.networks or told["State"]["Status"] != "created":
+            raise Refused(f"the container may not join {network['Name']!r}, or not any more")
+        self._relay(
+            "POST",
+            f"{found['version']}/networks/{network['Id']}/connect",
+            json.dumps({"Container": container}).encode(),
+        )
+
+    def _named(self, found: dict[str, str]) -> dict[str, Any]:
+        """What Docker says of a network, if it is one of those that runs may have.
+
+        Raises:
+            Gone: There is none of that name or id.
+            Refused: It is another.
+        """
+        status, _, body = self._ask("GET", f"{found['version']}/networks/{found['network']}")
+        if status == 404:
+            raise Gone(f"network {found['network']} not found")
+        if status != 200:
+            raise http.client.HTTPException(f"status {status} for a network")
+        told = _object(json.loads(body), "the network")
+        allowed = {name for one in self._policy.locations.values() for name in one.networks}
+        if told["Name"] not in allowed or not re.fullmatch(_ID, told["Id"]):
+            raise Refused(f"the network {told['Name']!r} is none of a run's")
+        return told
 
     def _start(self, found: dict[str, str], query: Any, body: bytes) -> None:
         if query or body not in (b"", b"{}", b"null"):

@@ -17,12 +17,13 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 OWN, STRANGER = "a" * 64, "b" * 64
+NETWORKS = {"rul_backend": "c" * 64, "rul_egress": "d" * 64, "bridge": "e" * 64}
 POLICY: dict[str, Any] = {
     "stack": "rul",
     "locations": {
         "rul": {
             "image": "rul-assets:dev",
-            "network": "rul_backend",
+            "networks": ["rul_backend", "rul_egress"],
             "user": "10002:10000",
             "binds": ["rul_training_data:/data:rw", "rul_run_secrets:/run/secrets:ro"],
             "memory": "4g",
@@ -60,6 +61,12 @@ class FakeDocker:
         place = path.partition("?")[0]
         if place.endswith("/containers/create"):
             return 201, {"Id": OWN, "Warnings": []}
+        if "/networks/" in place and method == "GET":
+            asked = place.rpartition("/")[2]
+            for name, identity in NETWORKS.items():
+                if asked in {name, identity}:
+                    return 200, {"Id": identity, "Name": name, "Containers": {OWN: {}}}
+            return 404, {"message": "no such network"}
         for identity in (OWN, STRANGER):
             if place.endswith(f"/{identity}/json"):
                 mine = {"rul.stack": "rul", "rul.location": "rul", "dagster/run_id": "1"}

@@ -3,6 +3,7 @@
 ``make stack-test`` looks at the same in the running containers.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 TEXT = (PROJECT / "compose.yaml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONE_SHOT = {"migrate", "run-secrets", "rul"}
+ONE_SHOT = {"migrate", "run-secrets", "rul", "rul-backup"}
 each_service = pytest.mark.parametrize("name", SERVICES)
 
 
@@ -144,7 +145,8 @@ def test_the_documents_have_every_service_with_its_networks_and_user():
         name: (set(s.get("networks", ())), s["user"].partition(":")[0])
         for name, s in SERVICES.items()
     }
-    assert rows.pop("run") == ({"backend"}, "10002")
+    for run in ("run", "run of backup", "run of drill"):
+        assert rows.pop(run) == ({"backend"}, "10002")
     assert rows == described
 
 
@@ -159,12 +161,62 @@ def test_the_small_profile_changes_what_there_is():
     assert set(variables("docker/two-cores.env")) <= set(defaults())
 
 
-def test_what_a_run_may_mount_is_the_same_for_who_asks_and_for_the_guard():
-    asked = re.search(r'"volumes": (\[[^\]]*\])', TEXT)
-    allowed = re.search(r'"binds": (\[[^\]]*\])', TEXT)
-    assert asked is not None
-    assert allowed is not None
-    assert yaml.safe_load(asked[1]) == yaml.safe_load(allowed[1])
+def test_what_a_run_may_have_is_the_same_for_who_asks_and_for_the_guard():
+    policy = json.loads(filled(SERVICES["socket-proxy"]["environment"]["POLICY"]))
+    asked = {}
+    for service in SERVICES.values():
+        environment = service.get("environment") or {}
+        if context := environment.get("DAGSTER_CONTAINER_CONTEXT"):
+            told = json.loads(filled(context))["docker"]
+            kwargs = told["container_kwargs"]
+            asked[kwargs["labels"]["rul.location"]] = {
+                "image": filled(environment["DAGSTER_CURRENT_IMAGE"]),
+                "networks": told["networks"],
+                "binds": kwargs["volumes"],
+                "memory": kwargs["mem_limit"],
+                "nano_cpus": kwargs["nano_cpus"],
+                "pids": kwargs["pids_limit"],
+                "user": SERVICES["dagster-code"]["user"],
+            }
+    assert asked == policy["locations"]
+    assert set(asked) == {"rul", "backup", "drill"}
+
+
+def test_who_makes_backups_cannot_read_them_and_nothing_that_stays_up_can(tmp_path):
+    holders = {
+        name
+        for name, service in SERVICES.items()
+        for secret in service.get("secrets", ())
+        if (secret["source"] if isinstance(secret, dict) else secret) == "backup_identity"
+    }
+    assert holders == {"run-secrets", "rul-backup"} <= ONE_SHOT
+    script = SERVICES["run-secrets"]["command"][-1].replace("$$", "$")
+    source, to = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    for secret in SERVICES["run-secrets"]["secrets"]:
+        (source / secret).write_text(secret)
+    for location in ("runs", "backup", "drill"):
+        (to / location).mkdir(parents=True)
+        (to / location / "of_before").write_text("gone")
+    script = script.replace("/run/secrets", str(source)).replace("/run-secrets", str(to))
+    subprocess.run(["/bin/sh", "-euc", script], check=True)
+    given = {
+        path.name: {file.name: file.read_text() for file in path.iterdir()} for path in to.iterdir()
+    }
+    assert given["runs"].keys() == {"assets_database_url", "assets_redis_url", "dagster_pgpass"}
+    assert given["backup"]["database_url"] == "backup_database_url"
+    assert given["drill"]["database_url"] == "drill_database_url"
+    assert given["drill"]["offsite_options"] == "drill_offsite_options"
+    assert "backup_identity" not in given["backup"]
+    assert not {"backup_signing_key", "redis_url"} & given["drill"].keys()
+    assert {oct(path.stat().st_mode & 0o777) for path in to.rglob("*/*")} == {"0o400"}
+
+
+def filled(text: str) -> str:
+    """With the defaults of its variables, as for a project of the name rul with a store beyond."""
+    text = text.replace("${COMPOSE_PROJECT_NAME}", "rul")
+    text = re.sub(r"\$\{STACK_BACKUP_OFFSITE:\+([^}]*)\}", r"\1", text)
+    return re.sub(r"\$\{STACK_[A-Z_]+:-([^}]*)\}", r"\1", text)
 
 
 def test_a_container_s_file_passes_the_linter():

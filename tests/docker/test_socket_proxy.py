@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import docker
 
-from .conftest import OWN, POLICY, STRANGER
+from .conftest import NETWORKS, OWN, POLICY, STRANGER
 
 CREATE = "/v1.41/containers/create"
 RUN: dict[str, Any] = {
@@ -421,11 +421,58 @@ def test_whatever_is_put_in_the_host_s_part_a_run_stays_confined(socket_proxy, n
     assert 0 < host["Memory"] <= 4 * 1024**3
 
 
+EGRESS = NETWORKS["rul_egress"]
+
+
+def test_a_run_joins_the_other_networks_of_its_location_before_it_starts(ask, fake_docker):
+    fake_docker[0].state = "created"
+    assert ask("GET", "/v1.41/networks/rul_egress") == (200, {"Id": EGRESS, "Name": "rul_egress"})
+    body = {"Container": OWN, "EndpointConfig": {}}
+    assert ask("POST", f"/v1.41/networks/{EGRESS}/connect", body)[0] == 200
+    assert fake_docker[0].writes() == [
+        ("POST", f"/v1.41/networks/{EGRESS}/connect", {"Container": OWN})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "body", "state", "status", "told"),
+    [
+        ("bridge", {"Container": OWN}, "created", 403, "none of a run's"),
+        (NETWORKS["bridge"], {"Container": OWN}, "created", 403, "none of a run's"),
+        ("nowhere", {"Container": OWN}, "created", 404, "not found"),
+        ("rul_egress", {"Container": STRANGER}, "created", 403, "no run of this stack"),
+        ("rul_egress", {"Container": OWN}, "running", 403, "or not any more"),
+        ("rul_egress", {"Container": "postgres"}, "created", 403, "whole id"),
+        ("rul_egress", {"Container": [OWN]}, "created", 403, "Container is no str"),
+        ("rul_egress", {"Container": OWN, "Force": True}, "created", 403, "Force may not be set"),
+        (
+            "rul_egress",
+            {"Container": OWN, "EndpointConfig": {"Aliases": ["postgres"]}},
+            "created",
+            403,
+            "Aliases may not be set",
+        ),
+    ],
+)
+def test_nobody_joins_another_network_or_another_s_name(
+    ask, fake_docker, network, body, state, status, told
+):
+    fake_docker[0].state = state
+    answered, said = ask("POST", f"/v1.41/networks/{network}/connect", body)
+    assert (answered, told in said["message"]) == (status, True), said
+    assert fake_docker[0].writes() == []
+
+
+def test_of_other_networks_nothing_is_told(ask):
+    assert ask("GET", "/v1.41/networks/bridge")[0] == 403
+    assert ask("GET", "/v1.41/networks")[0] == 403
+
+
 def test_what_one_location_may_is_not_what_another_may(socket_proxy):
     drill = {
         **POLICY["locations"]["rul"],
         "image": "rul-drill:dev",
-        "network": "rul_drill",
+        "networks": ["rul_drill"],
         "user": "10004:10000",
         "binds": ["rul_backups:/backups:ro"],
         "memory": "1g",
@@ -438,7 +485,7 @@ def test_what_one_location_may_is_not_what_another_may(socket_proxy):
         "Labels": {**RUN["Labels"], "rul.location": "drill"},
         "HostConfig": {
             **RUN["HostConfig"],
-            "NetworkMode": drill["network"],
+            "NetworkMode": drill["networks"][0],
             "Binds": drill["binds"],
             **dict.fromkeys(("Memory", "MemorySwap", "MemoryReservation"), 1024**3),
         },
@@ -464,6 +511,7 @@ def test_what_one_location_may_is_not_what_another_may(socket_proxy):
         ({"stack": ""}, "names no stack"),
         ({"locations": {}}, "no location"),
         ({"locations": {"rul": {**POLICY["locations"]["rul"], "user": "0:0"}}}, "user of rul"),
+        ({"locations": {"rul": {**POLICY["locations"]["rul"], "networks": []}}}, "networks of rul"),
         (
             {"locations": {"rul": {**POLICY["locations"]["rul"], "binds": ["/:/host:rw"]}}},
             "/:/host",

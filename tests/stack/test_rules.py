@@ -107,8 +107,26 @@ TAKEN, TAKEN_ELSEWHERE = (
     for fleet in ("pumps", "fans")
 )
 WALKED, INTACT = "rul_audit_chain_walked_timestamp_seconds", "rul_audit_chain_intact"
-TOLD = "0+15x600"
-"""A moment that is always now."""
+NEWEST, NEWEST_AWAY = (
+    f'rul_backup_newest_timestamp_seconds{{store="{store}",instance="a"}}'
+    for store in ("local", "off-site")
+)
+PROVEN, PROVEN_AWAY = (
+    f'rul_backup_proven_timestamp_seconds{{store="{store}",instance="a"}}'
+    for store in ("local", "off-site")
+)
+LOOKED_AT, ANOTHER_CHECK = (
+    f'rul_dagster_asset_check_timestamp_seconds{{asset="backup_manifest",check="{check}"}}'
+    for check in ("every_object_is_what_was_written", "nothing_has_shrunk")
+)
+BROUGHT, SEALED = (
+    f'rul_dagster_asset_last_success_timestamp_seconds{{asset="{asset}"}}'
+    for asset in ("offsite_copy", "backup_manifest")
+)
+DRILL_SECONDS = 'rul_backup_drill_duration_seconds{store="local",instance="a"}'
+DIFFERENCES = 'rul_backup_drill_differences{store="local",instance="a"}'
+TOLD = "0+15xN"
+"""A moment that is always now, for as long as is looked."""
 MEMORY = ("node_memory_MemAvailable_bytes", "node_memory_MemTotal_bytes")
 API = ('up{job="api",instance="a"}', 'up{job="api",instance="b"}')
 DAGSTER = 'rul_dagster_service_up{service="dagster-code"}'
@@ -192,6 +210,46 @@ CASES = {
         3600 + STEP_SECONDS + 300,
         bears='fleet="pumps"',
     ),
+    "BackupDamaged": Case(
+        {failed("every_object_is_what_was_written"): 1},
+        ({failed("every_object_is_what_was_written"): 0}, {failed("another"): 1}),
+        300,
+        bears='check="every_object_is_what_was_written"',
+    ),
+    "BackupDamaged, beyond the machine": Case(
+        {failed("every_object_is_there"): 1}, (), 300, bears='check="every_object_is_there"'
+    ),
+    "RestoreDrillFailed": Case({DIFFERENCES: 1}, ({DIFFERENCES: 0},), 300, bears='store="local"'),
+    "BackupMissed": Case(
+        {NEWEST: 0, NEWEST_AWAY: TOLD}, ({NEWEST: TOLD},), 3600 + STEP_SECONDS + 300
+    ),
+    "NoBackup": Case({NEWEST_AWAY: TOLD}, ({NEWEST: TOLD},), 3600, bears='store="local"'),
+    "NoBackup, any more": Case(
+        {NEWEST: "0x8 stale"}, (), 9 * STEP_SECONDS + 3600 + 3600, bears='store="local"'
+    ),
+    "BackupShrunk": Case(
+        {failed("nothing_has_shrunk"): 1},
+        ({failed("nothing_has_shrunk"): 0}, {failed("another"): 1}),
+        300,
+    ),
+    "BackupsUnverified": Case(
+        {LOOKED_AT: 0, ANOTHER_CHECK: TOLD}, ({LOOKED_AT: TOLD},), 9000 + STEP_SECONDS + 300
+    ),
+    "OffsiteLags": Case({BROUGHT: 0, SEALED: TOLD}, ({BROUGHT: TOLD},), 7200 + STEP_SECONDS + 300),
+    "RestoreDrillOverdue": Case(
+        {PROVEN: 0}, ({PROVEN: 0, PROVEN_AWAY: TOLD},), 26 * 3600 + STEP_SECONDS + 300
+    ),
+    "NoRestoreDrill": Case({NEWEST: TOLD}, ({NEWEST: TOLD, PROVEN_AWAY: 0},), 26 * 3600),
+    "RestoreDrillSlow": Case(
+        {DRILL_SECONDS: 901}, ({DRILL_SECONDS: 900},), 300, bears='store="local"'
+    ),
+    "RestoreDrillPassed": Case(
+        {PROVEN: f"{UNREAD * 80}1200x400"},
+        ({PROVEN: f"{UNREAD * 80}300x400"},),
+        80 * STEP_SECONDS,
+        900,
+        'store="local"',
+    ),
     "JanitorFails": Case({DONE: 0}, ({DONE: TOLD},), 1800 + STEP_SECONDS + 300),
     "RunQueueStuck": Case(
         {"rul_dagster_run_queue_oldest_seconds": 1810},
@@ -231,7 +289,7 @@ CASES = {
     ),
     "Watchdog": Case({}, (), 0),
 }
-ALWAYS = {"ApiDown", "AuditUnwalked", "Watchdog"}
+ALWAYS = {"ApiDown", "AuditUnwalked", "NoBackup", "Watchdog"}
 """These fire where no series is there at all."""
 
 
@@ -271,12 +329,18 @@ def group(
 ) -> dict[str, Any]:
     """Whether an alert fires at some moments, or has ever done so until then."""
     firing = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
+    steps = max(at for at, _ in told) // STEP_SECONDS + 1
     firing = f"count({f'count_over_time({firing}[1d])' if ever else firing}) or vector(0)"
     return {
         "name": title,
         "interval": f"{STEP_SECONDS}s",
         "input_series": [
-            {"series": name, "values": value if isinstance(value, str) else f"{value!r}x600"}
+            {
+                "series": name,
+                "values": (value if isinstance(value, str) else f"{value!r}xN").replace(
+                    "xN", f"x{steps}"
+                ),
+            }
             for name, value in series.items()
         ],
         "promql_expr_test": [

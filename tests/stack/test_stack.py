@@ -191,6 +191,7 @@ def test_the_images_hold_no_build_tools_and_not_each_other_s_framework(stack: St
     for service, absent in (
         ("api", ("dagster", "hatchling", "pip")),
         ("dagster-code", ("litestar", "hatchling", "pip")),
+        ("dagster-backup", ("litestar", "hatchling", "pip")),
     ):
         code = (
             "import importlib.util, shutil, json;"
@@ -372,7 +373,9 @@ def test_a_run_at_work_has_no_rights_and_reaches_what_the_documents_allow(stack:
             if run["State"]["Running"]:
                 pid = run["State"]["Pid"]
                 try:
-                    wrong = [*rights(pid), *misled(stack, "run", pid)]
+                    location = run["Config"]["Labels"]["rul.location"]
+                    row = "run" if location == "rul" else f"run of {location}"
+                    wrong = [*rights(pid), *misled(stack, row, pid)]
                 except (OSError, subprocess.CalledProcessError):
                     continue  # it ended meanwhile
                 if Path(f"/proc/{pid}").exists():  # of one that ended nothing is known
@@ -462,6 +465,110 @@ def test_containers_of_ended_runs_are_removed_once_their_logs_are_kept(stack: St
         "exec", "-T", "dagster-janitor", "grep", "-l", "RUN_SUCCESS", "-r",
         "/opt/dagster/logs/containers",
     )  # fmt: skip
+
+
+# --- backups
+def launch(stack: Stack, location: str, job: str) -> None:
+    """Start a run."""
+    stack.compose(
+        "exec", "-T", "dagster-daemon", "dagster", "job", "launch", "--workspace",
+        "/opt/dagster/workspace.yaml", "--location", location, "--job", job,
+    )  # fmt: skip
+
+
+def rul_backup(stack: Stack, *arguments: str) -> tuple[int, Any]:
+    """The command for people; its status, and what it printed."""
+    done = subprocess.run(
+        ["docker", "compose", "run", "--rm", "-T", "rul-backup", "backup", *arguments],
+        cwd=PROJECT, env=stack.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, _json_of(done.stdout) or done.stdout + done.stderr
+
+
+def _json_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def in_backups(stack: Stack, script: str) -> str:
+    """What a shell says that has the volume of backups."""
+    return stack.run(
+        "docker", "run", "--rm", "--network=none", "--user=10002:10000", "--entrypoint=sh",
+        f"--volume={NAME}_backups:/backups",
+        stack.config["services"]["dagster-backup"]["image"], "-euc", script,
+    )  # fmt: skip
+
+
+def succeeded(stack: Stack, job: str) -> int:
+    query = f"SELECT count(*) FROM runs WHERE pipeline_name = '{job}' AND status = 'SUCCESS'"
+    return int(stack.sql("dagster", query)[0])
+
+
+def errors_of(stack: Stack, job: str) -> list[str]:
+    """Why runs of a job failed, as they said it."""
+    return stack.sql(
+        "dagster",
+        "SELECT event FROM event_logs JOIN runs USING (run_id) WHERE dagster_event_type IN "
+        f"('STEP_FAILURE', 'RUN_FAILURE', 'ENGINE_EVENT') AND pipeline_name = '{job}' "
+        "AND runs.status = 'FAILURE'",
+    )
+
+
+def test_backups_are_made_looked_at_and_proved_by_runs_with_rights_of_their_own(stack: Stack):
+    for location, job in (
+        ("backup", "back_up"), ("backup", "look_at_backups"), ("drill", "prove_backups"),
+        ("backup", "let_backups_go"),
+    ):  # fmt: skip
+        before = succeeded(stack, job)
+        launch(stack, location, job)
+        looked = False
+        deadline = time.monotonic() + RUN_SECONDS
+        while succeeded(stack, job) == before:
+            assert errors_of(stack, job) == []
+            assert time.monotonic() < deadline, f"{job} did not succeed"
+            for run in stack.runs():
+                named = run["Config"]["Labels"]["rul.location"]
+                if named == location and run["State"]["Running"] and not looked:
+                    with suppress(OSError, subprocess.CalledProcessError):  # it ended meanwhile
+                        pid = run["State"]["Pid"]
+                        wrong = [*rights(pid), *misled(stack, f"run of {location}", pid)]
+                        if Path(f"/proc/{pid}").exists():
+                            assert wrong == []
+                            looked = True
+            time.sleep(0.5)
+        assert looked, f"no run of {job} was seen at work"
+    checks = stack.sql(
+        "dagster", "SELECT check_name, execution_status FROM asset_check_executions WHERE "
+        "execution_status <> 'PLANNED' ORDER BY 1",
+    )  # fmt: skip
+    assert {
+        "what_is_restored_is_what_was_kept,SUCCEEDED", "every_object_is_what_was_written,SUCCEEDED",
+    } <= {*checks}  # fmt: skip
+    status, told = stack.ask("/v1/system/backups")
+    assert status == 200, told
+    (store,) = told["stores"]
+    assert store["last_proven"]["differences"] == []
+
+
+def test_people_list_and_verify_backups_and_damage_is_named(stack: Stack):
+    status, listed = rul_backup(stack, "list", "--json")
+    assert status == 0, listed
+    kept = {one["name"]: one for one in listed[-1]["manifest"]["artefacts"]}
+    assert set(kept) == {"platform.dump", "redis.rdb", "models.tar"}
+    assert kept["platform.dump"]["facts"]["tables"]["public.readings"]["rows"] >= 0
+    assert kept["models.tar"]["facts"]["files"] > 0
+    status, found = rul_backup(stack, "verify", "--level", "content", "--json")
+    assert (status, found["findings"]) == (0, [])
+    run = kept["redis.rdb"]["run"] or listed[-1]["manifest"]["run"]
+    place = f"/backups/runs/{run}/redis.rdb.zst.age"
+    in_backups(stack, f"cp {place} /backups/.aside && printf x >> {place}")
+    status, found = rul_backup(stack, "verify", "--json")
+    assert status == 1
+    assert [one["object"] for one in found["findings"]] == [place.removeprefix("/backups/")]
+    in_backups(stack, f"mv /backups/.aside {place}")
+    assert rul_backup(stack, "verify")[0] == 0
 
 
 # --- the door
