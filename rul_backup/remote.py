@@ -50,7 +50,9 @@ class RemoteStore:
         Args:
             url: ``s3://bucket/prefix`` or ``az://container/prefix``.
             options: JSON: ``endpoint``, ``region``, ``access_key_id``, ``secret_access_key``, or
-                ``account_name`` and ``account_key``, and what else ``obstore`` knows of a store.
+                ``account_name`` and ``account_key``, and what else ``obstore`` knows of a store;
+                ``authority``, the certificate (PEM) of who vouches for its server, where no public
+                one does.
 
         Raises:
             SettingsError: The address or an option is none.
@@ -63,10 +65,12 @@ class RemoteStore:
         try:
             told = json.loads(options or "{}")
             config = {str(name): str(value) for name, value in told.items()}
+            authority = config.pop("authority", None)
+            trusted = {} if authority is None else {"root_certificate": authority}
             objects = from_url(
                 url,
                 config=cast("Any", config),
-                client_options={"timeout": _TIMEOUT},
+                client_options=cast("Any", {"timeout": _TIMEOUT, **trusted}),
                 retry_config={"max_retries": RETRIES, "retry_timeout": 2 * _TIMEOUT},
             )
         except (ValueError, AttributeError, exceptions.BaseError) as error:

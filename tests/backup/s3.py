@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +24,16 @@ BUCKET = "backups"
 HOST = "127.0.0.1"
 
 
+KEY, SECRET = "keeper", "s3cret"
+
+
+def options(endpoint: str, **others: str) -> str:
+    """As RUL_BACKUP_OFFSITE_OPTIONS has them."""
+    told = {"endpoint": endpoint, "region": "us-east-1", "access_key_id": KEY,
+            "secret_access_key": SECRET}  # fmt: skip
+    return json.dumps(told | others)
+
+
 class S3(NamedTuple):
     """What speaks S3."""
 
@@ -34,9 +45,7 @@ class S3(NamedTuple):
 
     def options(self, **others: str) -> str:
         """As RUL_BACKUP_OFFSITE_OPTIONS has them."""
-        told = {"endpoint": self.endpoint, "region": "us-east-1", "access_key_id": "keeper",
-                "secret_access_key": "s3cret"}  # fmt: skip
-        return json.dumps(told | others)
+        return options(**{"endpoint": self.endpoint, **others})
 
     def spoil(self, path: Path, content: bytes | None) -> None:
         """Put a file behind its back, or take it away, and wait until it has seen that."""
@@ -52,8 +61,8 @@ class S3(NamedTuple):
         return RemoteStore.at(f"s3://{BUCKET}/{prefix}", self.options())
 
 
-def certify(folder: Path) -> None:
-    """Make an authority, and a server of this machine that it vouches for."""
+def certify(folder: Path, host: str = HOST) -> tuple[str, str]:
+    """Make an authority, and a server at an address that it vouches for; give rclone's options."""
     now = datetime.now(UTC)
 
     def signed(name: str, key: ec.EllipticCurvePrivateKey, by: tuple | None) -> x509.Certificate:
@@ -70,7 +79,7 @@ def certify(folder: Path) -> None:
             .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
         )
         if by:
-            names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))])
+            names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
             builder = builder.add_extension(names, critical=False)
         return builder.sign(issuer_key, hashes.SHA256())
 
@@ -85,38 +94,44 @@ def certify(folder: Path) -> None:
             pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
     )
+    return f"--cert={folder / 'server.pem'}", f"--key={folder / 'server.key'}"
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[S3]:
-    folder = tmp_path_factory.mktemp("s3")
-    certify(folder)
+@contextmanager
+def serving(folder: Path, host: str, *options: str | Path, port: int = 0) -> Generator[int]:
+    """rclone's S3 server of ``data/`` in a folder; its port on an address of this machine."""
     (folder / "data" / BUCKET).mkdir(parents=True)
     (program,) = Path(sys.prefix, "embedded-rclone").glob("rclone-*/rclone")
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
         port = probe.getsockname()[1]
     command = [
-        program, "serve", "s3", "--auth-key=keeper,s3cret", f"--addr={HOST}:{port}",
-        f"--cert={folder / 'server.pem'}", f"--key={folder / 'server.key'}", "--config=",
-        "--dir-cache-time=20ms",
-        folder / "data",
+        program, "serve", "s3", f"--auth-key={KEY},{SECRET}", f"--addr={host}:{port}",
+        "--config=", "--dir-cache-time=20ms", *options, folder / "data",
     ]  # fmt: skip
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as process,
     ):
         try:
-            _wait(port, folder / "log")
-            yield S3(f"https://{HOST}:{port}", folder / "data" / BUCKET, folder / "authority.pem")
+            _wait(host, port, folder / "log")
+            yield port
         finally:
             process.kill()
 
 
-def _wait(port: int, log: Path) -> None:
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[S3]:
+    folder = tmp_path_factory.mktemp("s3")
+    with serving(folder, HOST, *certify(folder)) as port:
+        yield S3(f"https://{HOST}:{port}", folder / "data" / BUCKET, folder / "authority.pem")
+
+
+def _wait(host: str, port: int, log: Path) -> None:
     for _ in range(200):
         try:
-            socket.create_connection((HOST, port), 1).close()
+            socket.create_connection((host, port), 1).close()
         except OSError:
             time.sleep(0.1)
         else:

@@ -19,6 +19,7 @@ from rul_backup.stores import FolderStore
 from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError, Unavailable
 
+from . import s3 as s3_module
 from .conftest import Keys
 from .s3 import S3, s3, s3_server
 
@@ -74,6 +75,17 @@ def test_what_is_brought_is_what_is_here_and_is_brought_once(
     keep(local, plant, 3)
     assert bring(local, far, plant.verify).runs == 1
     assert [one.manifest.number for one in runs.there(far, plant.verify)] == [1, 2, 3, 4]
+
+
+def test_an_authority_of_ones_own_is_named_in_the_options(s3_server: S3, place, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    url = f"s3://{s3_module.BUCKET}/{place}"
+    with pytest.raises(Unavailable):
+        RemoteStore.at(url, s3_server.options()).sizes()
+    named = s3_server.options(authority=s3_server.authority.read_text())
+    assert RemoteStore.at(url, named).sizes() == {}
+    with pytest.raises(SettingsError, match="OPTIONS cannot be used for s3://"):
+        RemoteStore.at(url, s3_server.options(authority="nobody"))
 
 
 def test_what_broke_off_goes_on_at_the_part_where_it_broke(

@@ -5,18 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from .engine import Stack
+from tests.backup import s3
+
+from .engine import OFFSITE_PORT, WEBHOOK, Stack
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     made = Stack(tmp_path_factory.mktemp("stack") / "secrets")
     remove(made)
-    made.tell_of_critical_alerts()
+    beyond = tmp_path_factory.mktemp("beyond")
+    certificates = s3.certify(beyond, WEBHOOK[0])
+    made.begin_secrets((beyond / "authority.pem").read_text())
     rul = str(Path(__file__).parents[2] / ".venv" / "bin" / "rul")
     made.run(rul, "secrets", "init", "--to", str(made.secrets))
     made.run(rul, "stack", "check", "--secrets", str(made.secrets)) if not made.left_out else None
-    yield made
+    with s3.serving(beyond, "0.0.0.0", *certificates, port=OFFSITE_PORT):  # noqa: S104 - its address comes with the stack
+        yield made
     remove(made)
 
 

@@ -24,11 +24,14 @@ from typing import Any
 
 import yaml
 
+from tests.backup import s3
+
 PROJECT = Path(__file__).parents[2]
 NAME = "rul-test"
 HTTP_PORT, PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT = 18080, 19090, 19093, 13000
 WEBHOOK = ("10.213.4.1", 19099)
 """Where this machine is in the network from which Alertmanager calls out."""
+OFFSITE_PORT = 19100
 SETTINGS = {
     "COMPOSE_PROJECT_NAME": NAME,
     "STACK_HTTP_ADDRESS": "127.0.0.1",
@@ -45,6 +48,7 @@ SETTINGS = {
     "STACK_HEALTH_INTERVAL": "5s",
     "STACK_HEALTH_TIMEOUT": "30s",  # other work may share the machine
     "STACK_HEALTH_START_PERIOD": "170s",
+    "STACK_BACKUP_OFFSITE": "s3://backups/stack",
     "STACK_RETRAIN_COOL_DOWN_SECONDS": "0",
     "STACK_LEARNING_ITERATIONS": "60",
     "STACK_KEEP_ENDED_RUNS_SECONDS": "60",
@@ -252,15 +256,25 @@ class Stack:
         names = self.run("docker", "ps", "-aq", f"--filter=label=rul.stack={NAME}").split()
         return json.loads(self.run("docker", "inspect", *names)) if names else []
 
-    def tell_of_critical_alerts(self) -> None:
-        """Name the webhook as who is told, before the other secrets are made."""
+    def begin_secrets(self, authority: str) -> None:
+        """Write what people write: the webhook is told of alerts, and backups have keys for S3.
+
+        Args:
+            authority: Vouches for the S3 server.
+        """
         host, port = WEBHOOK
         critical = {"name": "critical", "webhook_configs": [{"url": f"http://{host}:{port}/"}]}
         others = [{"name": name} for name in ("warning", "info", "watchdog")]
         self.secrets.mkdir(mode=0o700)
-        file = self.secrets / "alert_receivers"
-        file.write_text(yaml.safe_dump({"receivers": [critical, *others]}))
-        file.chmod(0o400)
+        keys = s3.options(f"https://{host}:{OFFSITE_PORT}", authority=authority)
+        for name, text in (
+            ("alert_receivers", yaml.safe_dump({"receivers": [critical, *others]})),
+            ("backup_offsite_options", keys),
+            ("drill_offsite_options", keys),
+        ):
+            file = self.secrets / name
+            file.write_text(text)
+            file.chmod(0o400)
 
     def secret(self, name: str) -> str:
         """What is in a secret file."""

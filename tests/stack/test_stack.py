@@ -433,7 +433,8 @@ def test_run_containers_are_hardened_and_bear_no_secret(stack: Stack):
         assert run["Config"]["User"] == "10002:10000"
         assert 0 < host["Memory"] == host["MemorySwap"]
         assert host["NanoCpus"] > 0
-        assert set(run["NetworkSettings"]["Networks"]) == {f"{NAME}_backend"}
+        beyond = {f"{NAME}_egress"} if run["Config"]["Labels"]["rul.location"] != "rul" else set()
+        assert set(run["NetworkSettings"]["Networks"]) == {f"{NAME}_backend"} | beyond
 
 
 def test_a_file_in_the_landing_volume_makes_the_sensor_retrain(stack: Stack):
@@ -548,8 +549,10 @@ def test_backups_are_made_looked_at_and_proved_by_runs_with_rights_of_their_own(
     } <= {*checks}  # fmt: skip
     status, told = stack.ask("/v1/system/backups")
     assert status == 200, told
-    (store,) = told["stores"]
-    assert store["last_proven"]["differences"] == []
+    stores = {store["store"]: store for store in told["stores"]}
+    assert stores.keys() == {"local", "off-site"}
+    assert stores["local"]["newest"] == stores["off-site"]["newest"]
+    assert stores["off-site"]["last_proven"]["differences"] == []
 
 
 def test_people_list_and_verify_backups_and_damage_is_named(stack: Stack):
