@@ -9,6 +9,7 @@ No level reads what the one before it did not find whole:
     stored      every object's checksum, every signature, the chain from the first manifest to the
                 newest that anybody knows of
     content     every artefact decrypts to the bytes that were kept
+    structure   these are a dump, a copy of Redis or a tar, whole to the end
 
 The chain shows what was taken out, put in, turned round or put back in an older state, but for its
 newest part: a store as it was last week is whole in itself. So it is held against what is known
@@ -16,14 +17,17 @@ elsewhere, in PostgreSQL and in the other store.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
+from rul_backup import structure
 from rul_backup.manifest import Artefact
 from rul_backup.runs import (
     GONE,
@@ -47,6 +51,7 @@ class Level(IntEnum):
     EXISTS = 0
     STORED = 1
     CONTENT = 2
+    STRUCTURE = 3
 
 
 class Finding(NamedTuple):
@@ -112,7 +117,7 @@ def verify(
                 )
             )
         elif level > Level.EXISTS:
-            findings += _read(store, name, artefact, identities if level > Level.STORED else None)
+            findings += _read(store, name, artefact, level, identities)
     return Verification(len(chain) - len(gone), len(sizes), tuple(findings))
 
 
@@ -215,17 +220,25 @@ def _belonging_to_nobody(
 
 
 def _read(
-    store: Shelf, name: str, artefact: Artefact, identities: Sequence[x25519.Identity] | None
+    store: Shelf,
+    name: str,
+    artefact: Artefact,
+    level: Level,
+    identities: Sequence[x25519.Identity],
 ) -> Iterator[Finding]:
     try:
         with store.reading(name) as file:
-            if identities is None:
+            if level is Level.STORED:
                 if sha256_of(file) != artefact.sums.stored_sha256:
                     yield Finding(name, "is not what was written: its checksum differs")
                 return
-            sums = unseal(file, _Nowhere(), identities)
-            if sums != artefact.sums:
-                yield Finding(name, "is not what was kept: its checksum differs")
+            with ExitStack() as stack:
+                is_looked_into = level >= Level.STRUCTURE
+                plain = stack.enter_context(TemporaryFile()) if is_looked_into else _Nowhere()
+                if unseal(file, plain, identities) != artefact.sums:
+                    yield Finding(name, "is not what was kept: its checksum differs")
+                elif is_looked_into and (told := structure.problem(artefact, cast("Any", plain))):
+                    yield Finding(name, told)
     except Unavailable:
         raise
     except (StoreError, OSError) as error:

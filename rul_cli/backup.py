@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 RunName = Annotated[str | None, typer.Option("--run", help="its name; the newest unless given")]
 StoreName = Annotated[str, typer.Option("--store", help="local, or off-site (RUL_BACKUP_OFFSITE)")]
 STORES = ("local", "off-site")
-LEVELS = ("exists", "stored", "content")
+LEVELS = ("exists", "stored", "content", "structure")
 
 
 def backups_of(laptop: Laptop) -> "Backups":
@@ -139,7 +139,7 @@ def list_runs(store: StoreName = "local", root: Root = DEFAULT_ROOT, json: Json 
 @app.command("verify")
 def verify(
     level: Annotated[
-        str, typer.Option(help=f"how closely: {', '.join(LEVELS)} (decrypts everything)")
+        str, typer.Option(help=f"how closely: {', '.join(LEVELS)} (the last two decrypt all)")
     ] = "stored",
     store: StoreName = "local",
     root: Root = DEFAULT_ROOT,
