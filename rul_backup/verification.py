@@ -77,6 +77,7 @@ def verify(
     now: datetime,
     known: Collection[BackupRun] = (),
     identities: Sequence[x25519.Identity] = (),
+    only: str | None = None,
 ) -> Verification:
     """Look at every object of a store.
 
@@ -87,6 +88,7 @@ def verify(
         now: Tells unfinished runs from those at work.
         known: What is known elsewhere of the runs of this store.
         identities: For what is within; needed from ``Level.CONTENT`` on.
+        only: The run that the store promises, where it has the others' manifests and no more.
 
     Returns:
         Every finding names its object; none is the good case.
@@ -99,12 +101,14 @@ def verify(
     findings += _held_against(known, chain)
     gone, more = _gone(store, keys, sizes, chain)
     findings += more
-    wanted = {
-        name: artefact
+    promised = [
+        sealed
         for sealed in chain
-        if sealed.manifest.number not in gone
-        for name, artefact in sealed.objects.items()
-    }
+        if sealed.manifest.number not in gone and only in (None, sealed.manifest.run)
+    ]
+    if only and not promised:
+        findings.append(Finding(f"{RUNS}/{only}", "is promised by no manifest that can be read"))
+    wanted = {name: artefact for sealed in promised for name, artefact in sealed.objects.items()}
     findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
     for name, artefact in wanted.items():
         if name not in sizes:
@@ -118,7 +122,7 @@ def verify(
             )
         elif level > Level.EXISTS:
             findings += _read(store, name, artefact, level, identities)
-    return Verification(len(chain) - len(gone), len(sizes), tuple(findings))
+    return Verification(len(promised), len(sizes), tuple(findings))
 
 
 def _chain(

@@ -14,7 +14,7 @@ from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened, user
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
-    from rul_backup.keeping import Backups
+    from rul_backup.keeping import Backups, Recovery
 
 app = typer.Typer(
     no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
@@ -23,6 +23,30 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 RunName = Annotated[str | None, typer.Option("--run", help="its name; the newest unless given")]
 StoreName = Annotated[str, typer.Option("--store", help="local, or off-site (RUL_BACKUP_OFFSITE)")]
+AnyStoreName = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        help="local, off-site (RUL_BACKUP_OFFSITE), or the path of an exported archive or of a "
+        "folder of backups; of a path the platform is not asked, and need not be there",
+    ),
+]
+IdentityFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        help="a file that decrypts, such as backup_escrow_identity from the safe; backup_identity "
+        "in the folder of keys unless given",
+    ),
+]
+VerifyKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify-key",
+        help="the public keys of whoever made the backups; backup_verify_key in the folder of keys "
+        "unless given",
+    ),
+]
 STORES = ("local", "off-site")
 LEVELS = ("exists", "stored", "content", "structure")
 
@@ -54,6 +78,21 @@ def _one_of(known: Sequence[str], given: str) -> str:
 def _backups(root: Path) -> Generator["Backups"]:
     with opened(root) as laptop:
         yield backups_of(laptop)
+
+
+def _recovery(
+    root: Path, store: str, identity: Path | None = None, verify_key: Path | None = None
+) -> "Recovery":
+    """What a store gives back, by its files and keys alone."""
+    from rul_backup.keeping import BackupSettings, Recovery, readers_of, shelf_of
+
+    if store not in STORES and not Path(store).exists():
+        raise typer.BadParameter(
+            f"{store!r} is none of {', '.join(STORES)}, and no file or folder that is there"
+        )
+    settings = BackupSettings()
+    readers = readers_of(root, settings, identity=identity, verify_key=verify_key)
+    return Recovery(shelf_of(root, settings, store), readers)
 
 
 @app.command("keys")
@@ -111,10 +150,21 @@ def bring(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
 
 
 @app.command("list")
-def list_runs(store: StoreName = "local", root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+def list_runs(
+    store: AnyStoreName = "local",
+    verify_key: VerifyKeyFile = None,
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
     """The runs that are there, the newest last."""
-    with _backups(root) as backups:
-        found = backups.there(_one_of(STORES, store))
+    from rul_backup.keeping import Found
+
+    if is_known := store in STORES and verify_key is None:
+        with _backups(root) as backups:
+            found = backups.there(store)
+    else:
+        recovery = _recovery(root, store, verify_key=verify_key)
+        found = [Found(sealed, None) for sealed in recovery.there()]
     if json:
         print_json([{"manifest": one.sealed.manifest, "proof": one.proof} for one in found])
         return
@@ -124,7 +174,11 @@ def list_runs(store: StoreName = "local", root: Root = DEFAULT_ROOT, json: Json 
     table = Table(Column("run", no_wrap=True), "ended", "stored bytes", "last drill")
     for one in found:
         told, proof = one.sealed.manifest, one.proof
-        proven = f"{proof.proven_at:%Y-%m-%d %H:%M}" if proof else "never"
+        proven = (
+            f"{proof.proven_at:%Y-%m-%d %H:%M}"
+            if proof
+            else ("never" if is_known else "unknown here")
+        )
         if proof and proof.differences:
             proven = f"differs, {proven}"
         table.add_row(
@@ -141,17 +195,27 @@ def verify(
     level: Annotated[
         str, typer.Option(help=f"how closely: {', '.join(LEVELS)} (the last two decrypt all)")
     ] = "stored",
-    store: StoreName = "local",
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
-    """Look at every object. Ends with 1 where one is not what was written, and names it."""
+    """Look at every object. Ends with 1 where one is not what was written, and names it.
+
+    The newest runs can be missing without a trace in a store; the platform's database knows of
+    them, and is asked unless the store is a path, or a key is given.
+    """
     from rul_backup.verification import Level
 
-    closely = Level(LEVELS.index(_one_of(LEVELS, level)))
-    with _backups(root) as backups:
-        found = backups.verify(closely, datetime.now(UTC), _one_of(STORES, store))
-        where = str(backups.shelf(store))
+    closely, now = Level(LEVELS.index(_one_of(LEVELS, level))), datetime.now(UTC)
+    if store in STORES and identity is verify_key is None:
+        with _backups(root) as backups:
+            found = backups.verify(closely, now, store)
+            where = str(backups.shelf(store))
+    else:
+        recovery = _recovery(root, store, identity, verify_key)
+        found, where = recovery.verify(closely, now), str(recovery.shelf)
     if json:
         print_json(found._asdict())
     elif found.findings:
@@ -195,20 +259,44 @@ def drill(
         raise typer.Exit(1)
 
 
+@app.command("export")
+def export(
+    to: Annotated[Path, typer.Option(help="a new file, FILE.tar")],
+    run: RunName = None,
+    store: AnyStoreName = "local",
+    verify_key: VerifyKeyFile = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Write a run to one file: all that restoring it on a new machine needs, but for the keys.
+
+    list, verify and restore take it as --store FILE.tar.
+    """
+    recovery = _recovery(root, store, verify_key=verify_key)
+    sealed = recovery.export(run, to)
+    console.print(
+        f"{sealed.manifest.run} is in {to}, {to.stat().st_size:,} bytes, encrypted. No key is in "
+        "it: restoring needs backup_escrow_identity from the safe and backup_verify_key.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command("restore")
 def restore(
     database: Annotated[str, typer.Option(help="the URL of an empty database")],
     files: Annotated[Path, typer.Option(help="a new folder for models and fleets")],
     run: RunName = None,
-    store: StoreName = "local",
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Bring a run back into an empty database and a new folder; never over what is there.
 
     What Redis had is redis.rdb in the folder; a Redis starts from it as dump.rdb.
     """
-    with _backups(root) as backups:
-        sealed = backups.restore(run, database, files, _one_of(STORES, store))
+    recovery = _recovery(root, store, identity, verify_key)
+    sealed = recovery.restore(run, database, files)
     console.print(
         f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
         highlight=False,

@@ -138,6 +138,44 @@ def test_from_beyond_the_machine_all_comes_back_when_the_machine_is_lost(
         str(with_keys / "back"))  # fmt: skip
     assert (with_keys / "back/models/pumps/v1/model.cbm").read_bytes() == bytes(range(256)) * 100
     assert "is none of local, off-site" in run("list", "--store", "x", code=2).output
+    assert "is none of local, off-site" in run("drill", "--store", "x", code=2).output
+    run("export", "--store", "off-site", "--to", str(with_keys / "far.tar"))
+    told = run("verify", "--store", str(with_keys / "far.tar"), "--level", "structure").output
+    assert "1 runs, 3 objects" in told
+
+
+def test_an_archive_and_the_escrow_identity_bring_a_run_back_without_the_platform(
+    with_keys: Path, elsewhere: str, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    with begin(engine) as connection:
+        connection.execute(sa.text("INSERT INTO units (fleet, unit) VALUES ('pumps', 'a')"))
+    first = json.loads(run("now", "--json").output)["run"]
+    run("now")
+    target = with_keys / "out" / "first.tar"
+    told = run("export", "--run", first, "--to", str(target)).output
+    assert f"{first} is in" in told
+    assert "is there already" in refused("export", "--to", str(target))
+    safe = with_keys / "safe"
+    (with_keys / "backup-keys").rename(safe)
+    (with_keys / "backups").rename(with_keys / "folder")
+    monkeypatch.setenv("RUL_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
+    key = ("--verify-key", str(safe / "backup_verify_key"))
+    keys = (*key, "--identity", str(safe / "backup_escrow_identity"))
+    (listed,) = json.loads(run("list", "--store", str(target), "--json", *key).output)
+    assert listed["manifest"]["run"] == first
+    assert "unknown here" in run("list", "--store", str(target), *key).output
+    assert "all as they were written" in run(
+        "verify", "--store", str(target), "--level", "structure", *keys
+    ).output  # fmt: skip
+    assert "2 runs" in run("verify", "--store", str(with_keys / "folder"), *keys).output
+    back = with_keys / "back"
+    run("restore", "--store", str(target), "--database", elsewhere, "--files", str(back), *keys)
+    assert (back / "models/pumps/v1/model.cbm").read_bytes() == bytes(range(256)) * 100
+    restored = connect(elsewhere)
+    with begin(restored) as connection:
+        assert connection.execute(sa.text("SELECT unit FROM units")).scalars().all() == ["a"]
+    restored.dispose()
+    assert "backup_verify_key cannot be read" in refused("list", "--store", str(target))
 
 
 def test_the_same_content_is_kept_as_the_same_bytes(with_keys: Path):
