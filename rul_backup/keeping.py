@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr
 from rul_backup import archive, drill, keys, offsite, retention, runs, snapshots
 from rul_backup import verification as checks
 from rul_backup.archive import Archive
+from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.offsite import Brought
 from rul_backup.remote import RemoteStore
@@ -137,6 +138,10 @@ class Recovery:
             identities=self._readers.identities() if level >= Level.CONTENT else (),
             only=self._only,
         )
+
+    def asked(self, run: str | None) -> Asked:
+        """A run that shall be restored over a live platform."""
+        return Asked(self.shelf, self.find(run), self._readers.identities())
 
     def restore(self, run: str | None, url: str, into: Path) -> Sealed:
         """Bring a run back: its database into an empty one, all else into a new folder.
@@ -288,6 +293,22 @@ class Backups:
         there = runs.there(self.store, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
         return sealed
+
+    @property
+    def system(self) -> str | None:
+        """The platform's name, where its backups have keys here."""
+        path = self.keys_folder / SYSTEM
+        return path.read_text().strip() if path.exists() else None
+
+    def note(self) -> None:
+        """Write the runs that are here down, for a database that was restored knows of fewer.
+
+        Raises:
+            StoreError: A manifest is damaged.
+            Unavailable: PostgreSQL does not answer.
+        """
+        there = runs.there(self.store, self._verify_keys()) if self.store.sizes() else []
+        backup_rows.record(self._engine, LOCAL, [one.known for one in there])
 
     @property
     def goes_off_site(self) -> bool:

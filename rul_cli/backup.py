@@ -15,6 +15,7 @@ from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened, user
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from rul_backup.keeping import Backups, Recovery
+    from rul_backup.live import LiveRestore
 
 app = typer.Typer(
     no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
@@ -283,8 +284,22 @@ def export(
 
 @app.command("restore")
 def restore(
-    database: Annotated[str, typer.Option(help="the URL of an empty database")],
-    files: Annotated[Path, typer.Option(help="a new folder for models and fleets")],
+    database: Annotated[str | None, typer.Option(help="the URL of an empty database")] = None,
+    files: Annotated[Path | None, typer.Option(help="a new folder for models and fleets")] = None,
+    over_live: Annotated[
+        bool,
+        typer.Option("--over-live", help="instead: over the platform's own database and data root"),
+    ] = False,
+    despite_golden: Annotated[
+        bool,
+        typer.Option(
+            "--despite-golden", help="over what lives also where a champion answers otherwise"
+        ),
+    ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="instead: remove what was there before such restores"),
+    ] = False,
     run: RunName = None,
     store: AnyStoreName = "local",
     identity: IdentityFile = None,
@@ -294,14 +309,90 @@ def restore(
     """Bring a run back into an empty database and a new folder; never over what is there.
 
     What Redis had is redis.rdb in the folder; a Redis starts from it as dump.rdb.
+
+    With --over-live what lives is exchanged, once a backup of it is made: by names and all at once,
+    so that a kill does no harm; the same command goes on. RUL_DATABASE_ADMIN_URL names a user who
+    may make and rename databases, where that of RUL_DATABASE_URL may not. End what writes before.
     """
+    targets = [database is not None and files is not None, over_live, forget]
+    if sum(targets) != 1 or (database is None) != (files is None):
+        raise typer.BadParameter("give --database and --files, or --over-live, or --forget")
+    if forget:
+        _forget(root)
+    elif over_live:
+        _restore_over_live(root, run, store, identity, verify_key, despite_golden=despite_golden)
+    elif database is not None and files is not None:
+        sealed = _recovery(root, store, identity, verify_key).restore(run, database, files)
+        console.print(
+            f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _restore_over_live(
+    root: Path,
+    run: str | None,
+    store: str,
+    identity: Path | None,
+    verify_key: Path | None,
+    *,
+    despite_golden: bool,
+) -> None:
+    from rul_backup import live
+    from rul_core.errors import StoreError
+
     recovery = _recovery(root, store, identity, verify_key)
-    sealed = recovery.restore(run, database, files)
+    # Of an older or a newer version too: what is restored has tables of its own.
+    with opened(root, migrated=False) as laptop:
+        backups, interrupted = backups_of(laptop), live.interrupted(laptop.root)
+        if run is None and interrupted is not None:
+            run = interrupted.run
+            console.print(f"The restore of {run} goes on.", highlight=False)
+        asked = recovery.asked(run)
+        journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
+        laptop.engine.dispose()
+        try:
+            backups.note()
+        except StoreError as error:
+            console.print(f"The runs here are not written down: {error}", highlight=False)
+    before = f" What was there is the run {journal.safety_run} too." if journal.safety_run else ""
     console.print(
-        f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
+        f"{journal.run} is live. Start the web service and Dagster anew. What was there before "
+        f"stays beside it until `rul backup restore --forget`.{before}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _forget(root: Path) -> None:
+    with opened(root, migrated=False) as laptop:
+        gone = _live_restore(laptop).forget()
+    for name in gone:
+        console.print(f"{name} is gone", highlight=False, soft_wrap=True)
+    if not gone:
+        console.print("Nothing was there before a restore.")
+
+
+def _live_restore(laptop: Laptop) -> "LiveRestore":
+    from rul_backup.live import LiveRestore, Platform
+    from rul_store.provisioning import ProvisioningSettings
+
+    backups, settings = backups_of(laptop), laptop.settings
+    url, admin = settings.database_url, ProvisioningSettings().database_admin_url
+    platform = Platform(
+        root=laptop.root,
+        url=url.get_secret_value(),
+        admin_url=(admin or url).get_secret_value(),
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
+        system=backups.system,
+    )
+    return LiveRestore(platform, lambda: backups.make(datetime.now(UTC)), _tell_step)
+
+
+def _tell_step(what: str, seconds: float | None) -> None:
+    took = f"{seconds:7.1f} s" if seconds is not None else " " * 9
+    console.print(f"{took}  {what}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command("prune")
