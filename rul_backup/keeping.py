@@ -107,7 +107,7 @@ class Recovery:
         ]
 
     def find(self, run: str | None) -> Sealed:
-        """A run by its name, or the newest.
+        """A run by its name or number (``7`` or ``manifests/00000007``), or the newest.
 
         Raises:
             StoreError: There is none.
@@ -117,8 +117,10 @@ class Recovery:
             raise StoreError(f"{self.shelf} has no backup yet; `rul backup now` makes one")
         if run is None:
             return there[-1]
+        number = run.rpartition("/")[2]
         for sealed in there:
-            if sealed.manifest.run == run:
+            told = sealed.manifest
+            if told.run == run or (number.isdecimal() and told.number == int(number)):
                 return sealed
         raise StoreError(
             f"{self.shelf} has no run {run!r}; the newest is {there[-1].manifest.run} "

@@ -16,11 +16,12 @@ newest part: a store as it was last week is whole in itself. So it is held again
 elsewhere, in PostgreSQL and in the other store.
 """
 
+import errno
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from enum import IntEnum
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any, NamedTuple, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -246,6 +247,11 @@ def _read(
     except Unavailable:
         raise
     except (StoreError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # here, not in the store
+            raise StoreError(
+                f"{gettempdir()} is too small to look into {name}, which has "
+                f"{artefact.sums.plain_bytes:,} bytes; name a larger folder by TMPDIR"
+            ) from error
         yield Finding(name, str(error))
 
 

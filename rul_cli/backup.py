@@ -22,7 +22,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-RunName = Annotated[str | None, typer.Option("--run", help="its name; the newest unless given")]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="its name or number; the newest unless given")
+]
 StoreName = Annotated[str, typer.Option("--store", help="local, or off-site (RUL_BACKUP_OFFSITE)")]
 AnyStoreName = Annotated[
     str,

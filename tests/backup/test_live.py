@@ -54,9 +54,14 @@ class House(NamedTuple):
     run: Sealed
     told: list[tuple[str, float | None]]
 
+    @property
+    def admin_url(self) -> str:
+        """Of the server's superuser."""
+        return sa.make_url(self.url).set(username="postgres").render_as_string(hide_password=False)
+
     def restorer(self, **others: str | None) -> LiveRestore:
         given = {
-            "root": self.root, "url": self.url, "admin_url": self.url,
+            "root": self.root, "url": self.url, "admin_url": self.admin_url,
             "redis_url": self.redis_url, "system": "plant",
         }  # fmt: skip
         platform = Platform(**{**given, **others})  # ty: ignore[invalid-argument-type]
@@ -280,6 +285,35 @@ def test_a_user_who_may_make_no_database_is_told(house: House):
     # Who may not make one may not remove one either: what it began is forgotten by another.
     house.restorer().forget()
     assert house.is_as_it_was
+
+
+def test_an_owner_who_may_make_nothing_is_helped_by_an_administrator(
+    house: House, database_url: str
+):
+    name = f"{str(sa.make_url(database_url).database)[: live._PREFIX_LENGTH]}_owned"
+    owner = sa.make_url(database_url).set(username="rul_owner_test", database=name)
+    admin = connect(database_url).execution_options(isolation_level="AUTOCOMMIT")
+    with begin(admin) as connection:
+        if not connection.execute(
+            sa.text("SELECT FROM pg_roles WHERE rolname = 'rul_owner_test'")
+        ).all():
+            connection.execute(sa.text("CREATE ROLE rul_owner_test LOGIN"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER rul_owner_test"))
+        connection.execute(sa.text(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"))
+    admin.dispose()
+    url = owner.render_as_string(hide_password=False)
+    owned = house._replace(url=url)
+    owned.restore()
+    assert owned.units() == ["then"]
+    engine = connect(url)
+    with begin(engine) as connection:
+        rights = connection.execute(sa.text(live._RIGHTS), {"name": name}).all()
+        owners = connection.execute(
+            sa.text("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+        )
+        assert owners.scalars().all() == ["rul_owner_test"]
+    engine.dispose()
+    assert {each.grantee for each in rights} == {"rul_owner_test"}
 
 
 def test_where_redis_does_not_answer_the_rest_is_done_and_the_same_command_goes_on(house: House):

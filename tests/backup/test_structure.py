@@ -1,21 +1,23 @@
 """What was broken before it was sealed is found by who reads it as what it shall be."""
 
+import errno
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import sqlalchemy as sa
 
-from rul_backup import snapshots
+from rul_backup import snapshots, verification
 from rul_backup.manifest import Kind
 from rul_backup.runs import Run, Sealed
 from rul_backup.sealing import unseal
 from rul_backup.stores import FolderStore
 from rul_backup.verification import Finding, Level, verify
-from rul_core.errors import SettingsError
+from rul_core.errors import SettingsError, StoreError
 from rul_store.database import begin
 
 from .conftest import Keys
@@ -135,3 +137,15 @@ def test_a_tar_that_ends_between_two_files_is_not_whole(
     problems = [finding.problem for finding in found(store, plant, Level.STRUCTURE)]
     assert len(problems) == bool(said)
     assert not problems or said in problems[0]
+
+
+def test_a_full_disk_where_it_is_looked_at_is_no_damage(
+    store: FolderStore, plant: Keys, sound: Sealed, monkeypatch: pytest.MonkeyPatch
+):
+    class Full(io.BytesIO):
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(verification, "TemporaryFile", Full)
+    with pytest.raises(StoreError, match=r"is too small to look into runs/.*name a larger folder"):
+        found(store, plant, Level.STRUCTURE)

@@ -152,7 +152,8 @@ def test_an_archive_and_the_escrow_identity_bring_a_run_back_without_the_platfor
     first = json.loads(run("now", "--json").output)["run"]
     run("now")
     target = with_keys / "out" / "first.tar"
-    told = run("export", "--run", first, "--to", str(target)).output
+    assert "has no run '3'" in refused("export", "--run", "3", "--to", str(target))
+    told = run("export", "--run", "manifests/00000001", "--to", str(target)).output
     assert f"{first} is in" in told
     assert "is there already" in refused("export", "--to", str(target))
     safe = with_keys / "safe"
