@@ -60,10 +60,11 @@ def is_empty(root: Path) -> bool:
 
 
 def leaving(root: Path) -> dict[str, list[str]]:
-    """What a data root has and what is staged has not, by folder."""
+    """What a data root has and what is staged has not, by folder; none where nothing is staged."""
     return {
         name: sorted(_things(root / name, depth) - _things(root / name / STAGED, depth))
         for name, depth in FOLDERS.items()
+        if (root / name / STAGED).is_dir()
     }
 
 

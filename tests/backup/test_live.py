@@ -1,9 +1,11 @@
 """A run takes the place of what lives: all of it or nothing, and what was there before stays."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import textwrap
 from collections.abc import Generator
 from datetime import UTC, datetime
@@ -16,7 +18,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from rul_backup import fingerprints, golden, live
+from rul_backup import fingerprints, golden, live, swapping
 from rul_backup.golden import Golden
 from rul_backup.keeping import Backups, BackupSettings, Recovery, readers_of
 from rul_backup.live import LiveRestore, Platform
@@ -231,6 +233,26 @@ def test_a_run_of_another_platform_or_a_newer_version_is_refused(house: House):
         house.restore(house.run._replace(manifest=without))
     assert house.told == []
     assert house.is_as_it_was
+
+
+def test_of_a_run_without_models_those_that_live_stay(house: House):
+    told = house.run.manifest
+    without = [each for each in told.artefacts if each.name != "models.tar"]
+    manifest = msgspec.structs.replace(told, artefacts=tuple(without))
+    house.restore(house.run._replace(manifest=manifest))
+    assert house.units() == ["then"]
+    assert house.files() == NOW
+
+
+@pytest.mark.parametrize("name", ["landing/a.csv", "models"])
+def test_a_run_of_other_files_than_models_and_fleets_is_refused(tmp_path: Path, name: str):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as made:
+        made.addfile(tarfile.TarInfo(name))
+    packed.seek(0)
+    with pytest.raises(StoreError, match=f"has '{name}', which is no model or fleet"):
+        swapping.stage(packed, tmp_path)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "fleets", tmp_path / "models"]
 
 
 @pytest.mark.parametrize("what", ["platform.dump", "models.tar"])
@@ -489,4 +511,4 @@ def test_killed_at_any_step_the_old_lives_or_the_new_and_the_same_command_goes_o
     assert len({state["safety"] for state in states[:-1] if state["safety"]}) == 1
     assert states[-1]["files"] == THEN
     assert live.interrupted(house.root) is None
-    assert not [*house.root.glob("*/.rul_restoring")]
+    assert not [*house.root.glob("*/.*rul_restoring*")]

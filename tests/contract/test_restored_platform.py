@@ -1,5 +1,6 @@
 """A platform that is restored over itself says what it said before, to the last bit."""
 
+import json
 import os
 from collections.abc import Generator
 
@@ -148,6 +149,19 @@ def test_one_that_broke_off_goes_on_without_being_told_which(
     assert "bundles added" in told
     assert "kept" not in told
     assert "is live." in told
+
+
+def test_one_whose_tables_are_of_a_newer_version_goes_back_to_a_run_of_before(served: Platform):
+    run("now")
+    with begin(served.engine) as connection:
+        connection.execute(sa.text("UPDATE rul_version SET version_num = '9999'"))
+    assert "is at revision 9999" in refused("list")
+    assert "is live." in run("restore", "--over-live")
+    (before, since) = json.loads(run("list", "--json"))
+    assert before["manifest"]["versions"]["schema"] != "9999"
+    assert since["manifest"]["versions"]["schema"] == "9999"
+    told = refused("restore", "--over-live", "--run", "2")
+    assert "is at revision 9999, and this version of the platform knows none after" in told
 
 
 def test_how_it_is_restored_must_be_said(served: Platform):
