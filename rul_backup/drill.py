@@ -69,7 +69,7 @@ def prove_redis(store: Shelf, run: Sealed, identities: Sequence[x25519.Identity]
     for artefact in run.manifest.artefacts:
         if artefact.kind is Kind.REDIS:
             started = time.monotonic()
-            with _plain(store, run, artefact, identities) as plain:
+            with opened(store, run, artefact, identities) as plain:
                 redis_copy.count_keys(plain)
             found.append(Restored(time.monotonic() - started, ()))
     return found
@@ -162,7 +162,7 @@ def restore_files(
         for artefact in run.manifest.artefacts:
             if artefact.kind is Kind.POSTGRES:
                 continue
-            with _plain(store, run, artefact, identities, into.parent) as plain:
+            with opened(store, run, artefact, identities, into.parent) as plain:
                 if artefact.kind is Kind.REDIS:
                     with (folder / artefact.name).open("wb") as file:
                         shutil.copyfileobj(plain, file)
@@ -172,7 +172,7 @@ def restore_files(
 
 
 @contextmanager
-def _plain(
+def opened(
     store: Shelf,
     run: Sealed,
     artefact: Artefact,

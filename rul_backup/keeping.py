@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import Field, SecretStr
 
-from rul_backup import drill, keys, offsite, retention, runs, snapshots
+from rul_backup import archive, drill, keys, offsite, retention, runs, snapshots
 from rul_backup import verification as checks
+from rul_backup.archive import Archive
+from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.offsite import Brought
 from rul_backup.remote import RemoteStore
@@ -24,7 +26,7 @@ from rul_backup.stores import FolderStore, Shelf
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store import backup_rows, database
-from rul_store.backup_rows import RestoreProof
+from rul_store.backup_rows import BackupRun, RestoreProof
 from rul_store.settings import Settings
 
 LOCAL, OFF_SITE = "local", "off-site"
@@ -70,6 +72,141 @@ class Found(NamedTuple):
     """The last, where there was any."""
 
 
+class Readers(NamedTuple):
+    """Files of the keys by which backups are looked at and read."""
+
+    verify_key: Path
+    identity: Path
+
+    def verify_keys(self) -> tuple[Any, ...]:
+        """By which manifests are checked."""
+        return keys.verify_keys(self.verify_key)
+
+    def identities(self) -> Sequence[Any]:
+        """By which artefacts are decrypted."""
+        return keys.identities(self.identity)
+
+
+class Recovery:
+    """What a store gives back, also where nothing is left of the platform.
+
+    Args:
+        shelf: The store.
+        readers: The keys to it.
+    """
+
+    def __init__(self, shelf: Shelf, readers: Readers) -> None:
+        self.shelf, self._readers = shelf, readers
+        self._only = shelf.run if isinstance(shelf, Archive) else None
+
+    def there(self) -> list[Sealed]:
+        """The runs that it has, the oldest first; an archive has one.
+
+        Raises:
+            StoreError: A manifest is damaged; names it.
+        """
+        return [
+            sealed
+            for sealed in runs.there(self.shelf, self._readers.verify_keys())
+            if self._only in (None, sealed.manifest.run)
+        ]
+
+    def find(self, run: str | None) -> Sealed:
+        """A run by its name or number (``7`` or ``manifests/00000007``), or the newest.
+
+        Raises:
+            StoreError: There is none.
+        """
+        there = self.there()
+        if not there:
+            raise StoreError(f"{self.shelf} has no backup yet; `rul backup now` makes one")
+        if run is None:
+            return there[-1]
+        number = run.rpartition("/")[2]
+        for sealed in there:
+            told = sealed.manifest
+            if told.run == run or (number.isdecimal() and told.number == int(number)):
+                return sealed
+        raise StoreError(
+            f"{self.shelf} has no run {run!r}; the newest is {there[-1].manifest.run} "
+            "(`rul backup list`)"
+        )
+
+    def verify(
+        self, level: Level, now: datetime, known: Collection[BackupRun] = ()
+    ) -> Verification:
+        """Look at every object, and hold the chain against what is known elsewhere."""
+        return checks.verify(
+            self.shelf,
+            self._readers.verify_keys(),
+            level,
+            now=now,
+            known=known,
+            identities=self._readers.identities() if level >= Level.CONTENT else (),
+            only=self._only,
+        )
+
+    def asked(self, run: str | None) -> Asked:
+        """A run that shall be restored over a live platform."""
+        return Asked(self.shelf, self.find(run), self._readers.identities())
+
+    def restore(self, run: str | None, url: str, into: Path) -> Sealed:
+        """Bring a run back: its database into an empty one, all else into a new folder.
+
+        Raises:
+            StoreError: There is no such run, a target is not empty, or the run is damaged. A
+                database is restored wholly or not at all.
+        """
+        sealed = self.find(run)
+        drill.refuse_files(into)
+        identities = self._readers.identities()
+        for artefact in sealed.manifest.artefacts:
+            if artefact.kind is Kind.POSTGRES:
+                drill.restore_database(self.shelf, sealed, artefact, url, identities)
+        drill.restore_files(self.shelf, sealed, into, identities)
+        return sealed
+
+    def export(self, run: str | None, target: Path) -> Sealed:
+        """Write a run, with all that restoring it needs but for the keys, to one new file.
+
+        Raises:
+            StoreError: There is no such run, the file is there, there is too little room, or
+                something is damaged; then there is no file.
+        """
+        sealed = self.find(run)
+        archive.export(self.shelf, sealed, self._readers.verify_keys(), target)
+        return sealed
+
+
+def readers_of(
+    root: Path,
+    settings: BackupSettings,
+    *,
+    identity: Path | None = None,
+    verify_key: Path | None = None,
+) -> Readers:
+    """The keys of a platform's folder of keys, or those that are given instead."""
+    folder = settings.backup_keys or root / "backup-keys"
+    return Readers(verify_key or folder / VERIFY_KEY, identity or folder / IDENTITY)
+
+
+def shelf_of(root: Path, settings: BackupSettings, store: str) -> Shelf:
+    """A store by its name, an archive or a folder of backups by its path.
+
+    Raises:
+        SettingsError: It is the one beyond the machine, and nobody has said where that is.
+        StoreError: There is no such file or folder, or the file is no archive.
+    """
+    if store == LOCAL:
+        return FolderStore(settings.backup_store or root / "backups")
+    if store == OFF_SITE:
+        return _remote(settings)
+    path = Path(store)
+    if path.is_dir():
+        return FolderStore(path)
+    return Archive(path)
+
+
 class Backups:
     """Backups of a platform in the folder of this machine.
 
@@ -84,11 +221,9 @@ class Backups:
         self, root: Path, settings: BackupSettings, engine: sa.Engine, redis_url: str | None
     ) -> None:
         self._root, self._engine, self._redis_url = root, engine, redis_url
+        self._settings = settings
         self.keys_folder = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
-        self._scratch = settings.backup_scratch
-        self._offsite = settings.backup_offsite
-        self._offsite_options = settings.backup_offsite_options
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -167,9 +302,25 @@ class Backups:
         return sealed
 
     @property
+    def system(self) -> str | None:
+        """The platform's name, where its backups have keys here."""
+        path = self.keys_folder / SYSTEM
+        return path.read_text().strip() if path.exists() else None
+
+    def note(self) -> None:
+        """Write the runs that are here down, for a database that was restored knows of fewer.
+
+        Raises:
+            StoreError: A manifest is damaged.
+            Unavailable: PostgreSQL does not answer.
+        """
+        there = runs.there(self.store, self._verify_keys()) if self.store.sizes() else []
+        backup_rows.record(self._engine, LOCAL, [one.known for one in there])
+
+    @property
     def goes_off_site(self) -> bool:
         """Whether there is a store beyond the machine."""
-        return self._offsite is not None
+        return self._settings.backup_offsite is not None
 
     def shelf(self, store: str) -> Shelf:
         """A store by its name.
@@ -177,7 +328,7 @@ class Backups:
         Raises:
             SettingsError: It is the one beyond the machine, and nobody has said where that is.
         """
-        return self.store if store == LOCAL else self._remote()
+        return self.store if store == LOCAL else _remote(self._settings)
 
     def bring(self) -> Brought:
         """Bring what the store beyond the machine lacks, and write down what it has.
@@ -187,7 +338,7 @@ class Backups:
             StoreError: It refuses, or has another platform's backups.
             Unavailable: It does not answer.
         """
-        remote, verify_keys = self._remote(), self._verify_keys()
+        remote, verify_keys = _remote(self._settings), self._verify_keys()
         brought = offsite.bring(self.store, remote, verify_keys)
         # Those of before too: a copying that was killed at this point wrote nothing down.
         every = runs.every(self.store, verify_keys)
@@ -203,19 +354,13 @@ class Backups:
         proofs = {proof.number: proof for proof in backup_rows.proofs(self._engine, store)}
         return [
             Found(sealed, proofs.get(sealed.manifest.number))
-            for sealed in runs.there(self.shelf(store), self._verify_keys())
+            for sealed in self._recovery(store).there()
         ]
 
     def verify(self, level: Level, now: datetime, store: str = LOCAL) -> Verification:
         """Look at every object of a store."""
-        return checks.verify(
-            self.shelf(store),
-            self._verify_keys(),
-            level,
-            now=now,
-            known=backup_rows.known(self._engine, store),
-            identities=self._identities() if level >= Level.CONTENT else (),
-        )
+        known = backup_rows.known(self._engine, store)
+        return self._recovery(store).verify(level, now, known)
 
     def prove(
         self, run: str | None, now: datetime, store: str = LOCAL
@@ -232,7 +377,7 @@ class Backups:
         """
         sealed, shelf = self.find(run, store), self.shelf(store)
         identities = self._identities()
-        found = drill.prove_databases(shelf, sealed, identities, self._scratch)
+        found = drill.prove_databases(shelf, sealed, identities, self._settings.backup_scratch)
         found += drill.prove_redis(shelf, sealed, identities)
         proof = RestoreProof(
             number=sealed.manifest.number,
@@ -242,22 +387,6 @@ class Backups:
         )
         backup_rows.record_proof(self._engine, store, proof)
         return sealed, proof
-
-    def restore(self, run: str | None, url: str, into: Path, store: str = LOCAL) -> Sealed:
-        """Bring a run back: its database into an empty one, all else into a new folder.
-
-        Raises:
-            StoreError: There is no such run, a target is not empty, or the run is damaged. A
-                database is restored wholly or not at all.
-        """
-        sealed, shelf = self.find(run, store), self.shelf(store)
-        drill.refuse_files(into)
-        identities = self._identities()
-        for artefact in sealed.manifest.artefacts:
-            if artefact.kind is Kind.POSTGRES:
-                drill.restore_database(shelf, sealed, artefact, url, identities)
-        drill.restore_files(shelf, sealed, into, identities)
-        return sealed
 
     def plan(self, policy: Policy, now: datetime) -> Plan:
         """Which runs may go.
@@ -296,19 +425,7 @@ class Backups:
         Raises:
             StoreError: There is none.
         """
-        shelf = self.shelf(store)
-        there = runs.there(shelf, self._verify_keys())
-        if not there:
-            raise StoreError(f"{shelf} has no backup yet; `rul backup now` makes one")
-        if run is None:
-            return there[-1]
-        for sealed in there:
-            if sealed.manifest.run == run:
-                return sealed
-        raise StoreError(
-            f"{shelf} has no run {run!r}; the newest is {there[-1].manifest.run} "
-            "(`rul backup list`)"
-        )
+        return self._recovery(store).find(run)
 
     def make_keys(self, system: str) -> Path:
         """Write new keys, each for its owner alone; nothing is written over.
@@ -342,13 +459,8 @@ class Backups:
     def _url(self) -> str:
         return self._engine.url.render_as_string(hide_password=False)
 
-    def _remote(self) -> RemoteStore:
-        if self._offsite is None:
-            raise SettingsError(
-                "RUL_BACKUP_OFFSITE is not set; give s3://bucket/prefix or "
-                "az://container/prefix, and the key in RUL_BACKUP_OFFSITE_OPTIONS"
-            )
-        return RemoteStore.at(self._offsite, self._offsite_options.get_secret_value())
+    def _recovery(self, store: str) -> Recovery:
+        return Recovery(self.shelf(store), readers_of(self._root, self._settings))
 
     def _maker(self) -> Maker:
         path = self.keys_folder / SYSTEM
@@ -382,6 +494,16 @@ class Backups:
                 f"{self.store} has {free / 1e6:,.0f} MB free, and a run needs about "
                 f"{needed / 1e6:,.0f}; make room, or let runs go (`rul backup prune`)"
             )
+
+
+def _remote(settings: BackupSettings) -> RemoteStore:
+    if settings.backup_offsite is None:
+        raise SettingsError(
+            "RUL_BACKUP_OFFSITE is not set; give s3://bucket/prefix or "
+            "az://container/prefix, and the key in RUL_BACKUP_OFFSITE_OPTIONS"
+        )
+    options = settings.backup_offsite_options.get_secret_value()
+    return RemoteStore.at(settings.backup_offsite, options)
 
 
 def _later(started: datetime) -> datetime:

@@ -101,7 +101,7 @@ def count_keys(copy: BinaryIO) -> int:
             shutil.copyfileobj(copy, file)
         door = folder / "redis.sock"
         options = {"--port": "0", "--unixsocket": str(door), "--dir": name, "--save": ""}
-        command = [_program(), *(word for pair in options.items() for word in pair)]
+        command = [program(), *(word for pair in options.items() for word in pair)]
         log = folder / "log"
         with log.open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said, cwd=name)  # noqa: S603
@@ -123,7 +123,12 @@ def _counted(process: "subprocess.Popen[bytes]", door: Path, log: Path) -> int:
     raise StoreError(f"redis-server does not start from the copy: {' '.join(end)}")
 
 
-def _program() -> str:
+def program() -> str:
+    """Where ``redis-server`` is.
+
+    Raises:
+        SettingsError: It is nowhere.
+    """
     if found := shutil.which("redis-server"):
         return found
     try:

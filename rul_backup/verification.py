@@ -9,21 +9,26 @@ No level reads what the one before it did not find whole:
     stored      every object's checksum, every signature, the chain from the first manifest to the
                 newest that anybody knows of
     content     every artefact decrypts to the bytes that were kept
+    structure   these are a dump, a copy of Redis or a tar, whole to the end
 
 The chain shows what was taken out, put in, turned round or put back in an older state, but for its
 newest part: a store as it was last week is whole in itself. So it is held against what is known
 elsewhere, in PostgreSQL and in the other store.
 """
 
+import errno
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple
+from tempfile import TemporaryFile, gettempdir
+from typing import Any, NamedTuple, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
+from rul_backup import structure
 from rul_backup.manifest import Artefact
 from rul_backup.runs import (
     GONE,
@@ -47,6 +52,7 @@ class Level(IntEnum):
     EXISTS = 0
     STORED = 1
     CONTENT = 2
+    STRUCTURE = 3
 
 
 class Finding(NamedTuple):
@@ -72,6 +78,7 @@ def verify(
     now: datetime,
     known: Collection[BackupRun] = (),
     identities: Sequence[x25519.Identity] = (),
+    only: str | None = None,
 ) -> Verification:
     """Look at every object of a store.
 
@@ -82,6 +89,7 @@ def verify(
         now: Tells unfinished runs from those at work.
         known: What is known elsewhere of the runs of this store.
         identities: For what is within; needed from ``Level.CONTENT`` on.
+        only: The run that the store promises, where it has the others' manifests and no more.
 
     Returns:
         Every finding names its object; none is the good case.
@@ -94,12 +102,14 @@ def verify(
     findings += _held_against(known, chain)
     gone, more = _gone(store, keys, sizes, chain)
     findings += more
-    wanted = {
-        name: artefact
+    promised = [
+        sealed
         for sealed in chain
-        if sealed.manifest.number not in gone
-        for name, artefact in sealed.objects.items()
-    }
+        if sealed.manifest.number not in gone and only in (None, sealed.manifest.run)
+    ]
+    if only and not promised:
+        findings.append(Finding(f"{RUNS}/{only}", "is promised by no manifest that can be read"))
+    wanted = {name: artefact for sealed in promised for name, artefact in sealed.objects.items()}
     findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
     for name, artefact in wanted.items():
         if name not in sizes:
@@ -112,8 +122,8 @@ def verify(
                 )
             )
         elif level > Level.EXISTS:
-            findings += _read(store, name, artefact, identities if level > Level.STORED else None)
-    return Verification(len(chain) - len(gone), len(sizes), tuple(findings))
+            findings += _read(store, name, artefact, level, identities)
+    return Verification(len(promised), len(sizes), tuple(findings))
 
 
 def _chain(
@@ -215,20 +225,33 @@ def _belonging_to_nobody(
 
 
 def _read(
-    store: Shelf, name: str, artefact: Artefact, identities: Sequence[x25519.Identity] | None
+    store: Shelf,
+    name: str,
+    artefact: Artefact,
+    level: Level,
+    identities: Sequence[x25519.Identity],
 ) -> Iterator[Finding]:
     try:
         with store.reading(name) as file:
-            if identities is None:
+            if level is Level.STORED:
                 if sha256_of(file) != artefact.sums.stored_sha256:
                     yield Finding(name, "is not what was written: its checksum differs")
                 return
-            sums = unseal(file, _Nowhere(), identities)
-            if sums != artefact.sums:
-                yield Finding(name, "is not what was kept: its checksum differs")
+            with ExitStack() as stack:
+                is_looked_into = level >= Level.STRUCTURE
+                plain = stack.enter_context(TemporaryFile()) if is_looked_into else _Nowhere()
+                if unseal(file, plain, identities) != artefact.sums:
+                    yield Finding(name, "is not what was kept: its checksum differs")
+                elif is_looked_into and (told := structure.problem(artefact, cast("Any", plain))):
+                    yield Finding(name, told)
     except Unavailable:
         raise
     except (StoreError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # here, not in the store
+            raise StoreError(
+                f"{gettempdir()} is too small to look into {name}, which has "
+                f"{artefact.sums.plain_bytes:,} bytes; name a larger folder by TMPDIR"
+            ) from error
         yield Finding(name, str(error))
 
 

@@ -14,17 +14,44 @@ from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened, user
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
-    from rul_backup.keeping import Backups
+    from rul_backup.keeping import Backups, Recovery
+    from rul_backup.live import LiveRestore
 
 app = typer.Typer(
     no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
 )
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-RunName = Annotated[str | None, typer.Option("--run", help="its name; the newest unless given")]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="its name or number; the newest unless given")
+]
 StoreName = Annotated[str, typer.Option("--store", help="local, or off-site (RUL_BACKUP_OFFSITE)")]
+AnyStoreName = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        help="local, off-site (RUL_BACKUP_OFFSITE), or the path of an exported archive or of a "
+        "folder of backups; of a path the platform is not asked, and need not be there",
+    ),
+]
+IdentityFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        help="a file that decrypts, such as backup_escrow_identity from the safe; backup_identity "
+        "in the folder of keys unless given",
+    ),
+]
+VerifyKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify-key",
+        help="the public keys of whoever made the backups; backup_verify_key in the folder of keys "
+        "unless given",
+    ),
+]
 STORES = ("local", "off-site")
-LEVELS = ("exists", "stored", "content")
+LEVELS = ("exists", "stored", "content", "structure")
 
 
 def backups_of(laptop: Laptop) -> "Backups":
@@ -54,6 +81,21 @@ def _one_of(known: Sequence[str], given: str) -> str:
 def _backups(root: Path) -> Generator["Backups"]:
     with opened(root) as laptop:
         yield backups_of(laptop)
+
+
+def _recovery(
+    root: Path, store: str, identity: Path | None = None, verify_key: Path | None = None
+) -> "Recovery":
+    """What a store gives back, by its files and keys alone."""
+    from rul_backup.keeping import BackupSettings, Recovery, readers_of, shelf_of
+
+    if store not in STORES and not Path(store).exists():
+        raise typer.BadParameter(
+            f"{store!r} is none of {', '.join(STORES)}, and no file or folder that is there"
+        )
+    settings = BackupSettings()
+    readers = readers_of(root, settings, identity=identity, verify_key=verify_key)
+    return Recovery(shelf_of(root, settings, store), readers)
 
 
 @app.command("keys")
@@ -111,10 +153,21 @@ def bring(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
 
 
 @app.command("list")
-def list_runs(store: StoreName = "local", root: Root = DEFAULT_ROOT, json: Json = False) -> None:
+def list_runs(
+    store: AnyStoreName = "local",
+    verify_key: VerifyKeyFile = None,
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
     """The runs that are there, the newest last."""
-    with _backups(root) as backups:
-        found = backups.there(_one_of(STORES, store))
+    from rul_backup.keeping import Found
+
+    if is_known := store in STORES and verify_key is None:
+        with _backups(root) as backups:
+            found = backups.there(store)
+    else:
+        recovery = _recovery(root, store, verify_key=verify_key)
+        found = [Found(sealed, None) for sealed in recovery.there()]
     if json:
         print_json([{"manifest": one.sealed.manifest, "proof": one.proof} for one in found])
         return
@@ -124,7 +177,11 @@ def list_runs(store: StoreName = "local", root: Root = DEFAULT_ROOT, json: Json 
     table = Table(Column("run", no_wrap=True), "ended", "stored bytes", "last drill")
     for one in found:
         told, proof = one.sealed.manifest, one.proof
-        proven = f"{proof.proven_at:%Y-%m-%d %H:%M}" if proof else "never"
+        proven = (
+            f"{proof.proven_at:%Y-%m-%d %H:%M}"
+            if proof
+            else ("never" if is_known else "unknown here")
+        )
         if proof and proof.differences:
             proven = f"differs, {proven}"
         table.add_row(
@@ -139,19 +196,29 @@ def list_runs(store: StoreName = "local", root: Root = DEFAULT_ROOT, json: Json 
 @app.command("verify")
 def verify(
     level: Annotated[
-        str, typer.Option(help=f"how closely: {', '.join(LEVELS)} (decrypts everything)")
+        str, typer.Option(help=f"how closely: {', '.join(LEVELS)} (the last two decrypt all)")
     ] = "stored",
-    store: StoreName = "local",
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
-    """Look at every object. Ends with 1 where one is not what was written, and names it."""
+    """Look at every object. Ends with 1 where one is not what was written, and names it.
+
+    The newest runs can be missing without a trace in a store; the platform's database knows of
+    them, and is asked unless the store is a path, or a key is given.
+    """
     from rul_backup.verification import Level
 
-    closely = Level(LEVELS.index(_one_of(LEVELS, level)))
-    with _backups(root) as backups:
-        found = backups.verify(closely, datetime.now(UTC), _one_of(STORES, store))
-        where = str(backups.shelf(store))
+    closely, now = Level(LEVELS.index(_one_of(LEVELS, level))), datetime.now(UTC)
+    if store in STORES and identity is verify_key is None:
+        with _backups(root) as backups:
+            found = backups.verify(closely, now, store)
+            where = str(backups.shelf(store))
+    else:
+        recovery = _recovery(root, store, identity, verify_key)
+        found, where = recovery.verify(closely, now), str(recovery.shelf)
     if json:
         print_json(found._asdict())
     elif found.findings:
@@ -195,25 +262,139 @@ def drill(
         raise typer.Exit(1)
 
 
+@app.command("export")
+def export(
+    to: Annotated[Path, typer.Option(help="a new file, FILE.tar")],
+    run: RunName = None,
+    store: AnyStoreName = "local",
+    verify_key: VerifyKeyFile = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Write a run to one file: all that restoring it on a new machine needs, but for the keys.
+
+    list, verify and restore take it as --store FILE.tar.
+    """
+    recovery = _recovery(root, store, verify_key=verify_key)
+    sealed = recovery.export(run, to)
+    console.print(
+        f"{sealed.manifest.run} is in {to}, {to.stat().st_size:,} bytes, encrypted. No key is in "
+        "it: restoring needs backup_escrow_identity from the safe and backup_verify_key.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command("restore")
 def restore(
-    database: Annotated[str, typer.Option(help="the URL of an empty database")],
-    files: Annotated[Path, typer.Option(help="a new folder for models and fleets")],
+    database: Annotated[str | None, typer.Option(help="the URL of an empty database")] = None,
+    files: Annotated[Path | None, typer.Option(help="a new folder for models and fleets")] = None,
+    over_live: Annotated[
+        bool,
+        typer.Option("--over-live", help="instead: over the platform's own database and data root"),
+    ] = False,
+    despite_golden: Annotated[
+        bool,
+        typer.Option(
+            "--despite-golden", help="over what lives also where a champion answers otherwise"
+        ),
+    ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="instead: remove what was there before such restores"),
+    ] = False,
     run: RunName = None,
-    store: StoreName = "local",
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Bring a run back into an empty database and a new folder; never over what is there.
 
     What Redis had is redis.rdb in the folder; a Redis starts from it as dump.rdb.
+
+    With --over-live what lives is exchanged, once a backup of it is made: by names and all at once,
+    so that a kill does no harm; the same command goes on. RUL_DATABASE_ADMIN_URL names a user who
+    may make and rename databases, where that of RUL_DATABASE_URL may not. End what writes before.
     """
-    with _backups(root) as backups:
-        sealed = backups.restore(run, database, files, _one_of(STORES, store))
+    targets = [database is not None and files is not None, over_live, forget]
+    if sum(targets) != 1 or (database is None) != (files is None):
+        raise typer.BadParameter("give --database and --files, or --over-live, or --forget")
+    if forget:
+        _forget(root)
+    elif over_live:
+        _restore_over_live(root, run, store, identity, verify_key, despite_golden=despite_golden)
+    elif database is not None and files is not None:
+        sealed = _recovery(root, store, identity, verify_key).restore(run, database, files)
+        console.print(
+            f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _restore_over_live(
+    root: Path,
+    run: str | None,
+    store: str,
+    identity: Path | None,
+    verify_key: Path | None,
+    *,
+    despite_golden: bool,
+) -> None:
+    from rul_backup import live
+    from rul_core.errors import StoreError
+
+    recovery = _recovery(root, store, identity, verify_key)
+    # Of an older or a newer version too: what is restored has tables of its own.
+    with opened(root, migrated=False) as laptop:
+        backups, interrupted = backups_of(laptop), live.interrupted(laptop.root)
+        if run is None and interrupted is not None:
+            run = interrupted.run
+            console.print(f"The restore of {run} goes on.", highlight=False)
+        asked = recovery.asked(run)
+        journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
+        laptop.engine.dispose()
+        try:
+            backups.note()
+        except StoreError as error:
+            console.print(f"The runs here are not written down: {error}", highlight=False)
+    before = f" What was there is the run {journal.safety_run} too." if journal.safety_run else ""
     console.print(
-        f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
+        f"{journal.run} is live. Start the web service and Dagster anew. What was there before "
+        f"stays beside it until `rul backup restore --forget`.{before}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _forget(root: Path) -> None:
+    with opened(root, migrated=False) as laptop:
+        gone = _live_restore(laptop).forget()
+    for name in gone:
+        console.print(f"{name} is gone", highlight=False, soft_wrap=True)
+    if not gone:
+        console.print("Nothing was there before a restore.")
+
+
+def _live_restore(laptop: Laptop) -> "LiveRestore":
+    from rul_backup.live import LiveRestore, Platform
+    from rul_store.provisioning import ProvisioningSettings
+
+    backups, settings = backups_of(laptop), laptop.settings
+    url, admin = settings.database_url, ProvisioningSettings().database_admin_url
+    platform = Platform(
+        root=laptop.root,
+        url=url.get_secret_value(),
+        admin_url=(admin or url).get_secret_value(),
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
+        system=backups.system,
+    )
+    return LiveRestore(platform, lambda: backups.make(datetime.now(UTC)), _tell_step)
+
+
+def _tell_step(what: str, seconds: float | None) -> None:
+    took = f"{seconds:7.1f} s" if seconds is not None else " " * 9
+    console.print(f"{took}  {what}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command("prune")

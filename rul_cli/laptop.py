@@ -73,8 +73,13 @@ class Laptop:
 
 
 @contextmanager
-def opened(root: Path | None = None) -> Generator[Laptop]:
-    """The data root and its servers, migrated; embedded servers are started where none is named.
+def opened(root: Path | None = None, *, migrated: bool = True) -> Generator[Laptop]:
+    """The data root and its servers; embedded servers are started where none is named.
+
+    Args:
+        root: That folder; as the environment says unless given.
+        migrated: Whether the database must have the tables of this version of the platform; they
+            are made.
 
     Raises:
         SettingsError: A setting is wrong.
@@ -99,7 +104,8 @@ def opened(root: Path | None = None) -> Generator[Laptop]:
             )
         engine = database.connect(settings.database_url.get_secret_value())
         stack.callback(engine.dispose)
-        database.migrate(engine)
+        if migrated:
+            database.migrate(engine)
         yield Laptop(settings, engine)
 
 

@@ -215,6 +215,20 @@ def current_revision(engine: sa.Engine) -> str | None:
         return _revision(connection)
 
 
+def refuse_newer(revision: str, what: str) -> None:
+    """Do nothing when this version of the platform knows a revision.
+
+    Raises:
+        StoreError: It does not; names the newest that it knows.
+    """
+    _, head, known = _revisions()
+    if revision not in known:
+        raise StoreError(
+            f"{what} is at revision {revision}, and this version of the platform knows none after "
+            f"{head}; use the newer version"
+        )
+
+
 def require_migrated(engine: sa.Engine) -> None:
     """Do nothing when the tables are those that this version of the platform was written for.
 

@@ -235,6 +235,16 @@ def since(
     return _read_recorded(engine, query.order_by(ledger.c.position).limit(limit))
 
 
+def newest(
+    engine: sa.Engine, fleet: str, model_version: str, *, limit: int
+) -> tuple[Recorded, ...]:
+    """What a version of the fleet's model said last, the newest first."""
+    query = _select_recorded().where(
+        ledger.c.fleet == fleet, ledger.c.model_version == model_version
+    )
+    return _read_recorded(engine, query.order_by(ledger.c.position.desc()).limit(limit))
+
+
 def fleets(engine: sa.Engine) -> tuple[str, ...]:
     """The fleets that the ledger has an entry of, sorted."""
     query = sa.select(ledger.c.fleet).distinct().order_by(ledger.c.fleet)

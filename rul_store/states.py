@@ -12,7 +12,7 @@ now, so that a state that was left behind is never taken for the newest.
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ TIMEOUT_SECONDS = 0.2
 PAUSE_SECONDS = 5.0
 """How long Redis is left alone after it did not answer."""
 
+_PREFIX, _AT_ONCE = "rul:life:", 1000
 # One command for all: a client spends more on each command than Redis does.
 _KEEP = """
 for at, key in ipairs(KEYS) do redis.call('SET', key, ARGV[at + 1], 'EX', ARGV[1]) end
@@ -92,6 +93,18 @@ class States:
         self._pause_until = time.monotonic() + PAUSE_SECONDS
 
 
+def forget_all(client: redis.Redis) -> int:
+    """Forget every life, of whatever fleet; give how many were kept.
+
+    Raises:
+        redis.RedisError: Redis does not answer.
+    """
+    forgotten = 0
+    for key in client.scan_iter(match=f"{_PREFIX}*", count=_AT_ONCE):
+        forgotten += int(cast("Any", client.unlink(key)))
+    return forgotten
+
+
 class _Content(msgspec.Struct, array_like=True):
     token: int
     landed_rows: int
@@ -106,7 +119,7 @@ class _Content(msgspec.Struct, array_like=True):
 
 def _key(fleet: str, feature_spec: str, unit: str, life: int) -> str:
     # A fleet's name holds no colon, and the unit's, which may, comes last.
-    return f"rul:life:{VERSION}:{fleet}:{feature_spec}:{life}:{unit}"
+    return f"{_PREFIX}{VERSION}:{fleet}:{feature_spec}:{life}:{unit}"
 
 
 def _write(kept: Kept) -> bytes:

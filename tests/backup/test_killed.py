@@ -15,7 +15,7 @@ AT_EVERY_STEP = """
     import io, json, os, random, shutil, signal, sys
     from datetime import UTC, datetime, timedelta
     from pathlib import Path
-    from rul_backup import drill, keys, runs
+    from rul_backup import archive, drill, keys, runs
     from rul_backup.manifest import Kind
     from rul_backup.runs import Maker, Run
     from rul_backup.stores import FolderStore
@@ -41,6 +41,7 @@ AT_EVERY_STEP = """
                   keys.recipients(folder / "recipients"))
     ours, mine = keys.verify_keys(folder / "verify_key"), keys.identities(folder / "identity")
     store, into = FolderStore(Path(root) / "backups"), Path(root) / "back"
+    tar = Path(root) / "out" / "run.tar"
 
     def make(number):
         at = START + timedelta(minutes=number)
@@ -61,6 +62,15 @@ AT_EVERY_STEP = """
         if not into.exists():
             drill.restore_files(store, runs.newest(store, ours), into, mine)
 
+    def export(_):
+        if not tar.exists():
+            archive.export(store, runs.newest(store, ours), ours, tar)
+
+    def in_the_archive():
+        found = archive.Archive(tar)
+        return not verify(found, ours, Level.CONTENT, now=START + timedelta(hours=20),
+                          identities=mine, only=found.run).findings
+
     if work != "make":
         for number in range(8):
             make(number)
@@ -78,6 +88,7 @@ AT_EVERY_STEP = """
             "findings": [list(each) for each in found.findings],
             "runs": [sealed.manifest.number for sealed in runs.there(store, ours)],
             "back": (into / "redis.rdb").read_bytes().decode()[:5] if into.exists() else None,
+            "archive": in_the_archive() if tar.exists() else None,
             "left": len(runs.left_behind(store, ours, now)),
         }), flush=True)
         if not killed:
@@ -131,3 +142,11 @@ def test_files_that_are_restored_are_there_as_a_whole_or_not_at_all(tmp_path: Pa
     told = [state["back"] for state in states]
     assert set(told) == {None, "REDIS"}
     assert told == sorted(told, key=bool)  # once it is there it stays
+
+
+def test_an_archive_is_there_as_a_whole_or_not_at_all(tmp_path: Path):
+    states = seen(tmp_path, "export")
+    assert len(states) > 3
+    told = [state["archive"] for state in states]
+    assert set(told) == {None, True}
+    assert told == sorted(told, key=bool)

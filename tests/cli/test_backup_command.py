@@ -93,7 +93,7 @@ def test_it_is_kept_looked_at_proved_and_comes_back(
     assert [kept["name"] for kept in first["artefacts"]] == ["platform.dump", "models.tar"]
     assert first["artefacts"][1]["facts"]["files"] == 2
     assert first["versions"].keys() == {"rul", "schema"}
-    assert "all as they were written" in run("verify", "--level", "content").output
+    assert "all as they were written" in run("verify", "--level", "structure").output
     assert "every table has what was kept" in run("drill", "--run", first["run"]).output
     listed = json.loads(run("list", "--json").output)
     assert [bool(each["proof"]) for each in listed] == [True, False]
@@ -138,6 +138,45 @@ def test_from_beyond_the_machine_all_comes_back_when_the_machine_is_lost(
         str(with_keys / "back"))  # fmt: skip
     assert (with_keys / "back/models/pumps/v1/model.cbm").read_bytes() == bytes(range(256)) * 100
     assert "is none of local, off-site" in run("list", "--store", "x", code=2).output
+    assert "is none of local, off-site" in run("drill", "--store", "x", code=2).output
+    run("export", "--store", "off-site", "--to", str(with_keys / "far.tar"))
+    told = run("verify", "--store", str(with_keys / "far.tar"), "--level", "structure").output
+    assert "1 runs, 3 objects" in told
+
+
+def test_an_archive_and_the_escrow_identity_bring_a_run_back_without_the_platform(
+    with_keys: Path, elsewhere: str, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    with begin(engine) as connection:
+        connection.execute(sa.text("INSERT INTO units (fleet, unit) VALUES ('pumps', 'a')"))
+    first = json.loads(run("now", "--json").output)["run"]
+    run("now")
+    target = with_keys / "out" / "first.tar"
+    assert "has no run '3'" in refused("export", "--run", "3", "--to", str(target))
+    told = run("export", "--run", "manifests/00000001", "--to", str(target)).output
+    assert f"{first} is in" in told
+    assert "is there already" in refused("export", "--to", str(target))
+    safe = with_keys / "safe"
+    (with_keys / "backup-keys").rename(safe)
+    (with_keys / "backups").rename(with_keys / "folder")
+    monkeypatch.setenv("RUL_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
+    key = ("--verify-key", str(safe / "backup_verify_key"))
+    keys = (*key, "--identity", str(safe / "backup_escrow_identity"))
+    (listed,) = json.loads(run("list", "--store", str(target), "--json", *key).output)
+    assert listed["manifest"]["run"] == first
+    assert "unknown here" in run("list", "--store", str(target), *key).output
+    assert "all as they were written" in run(
+        "verify", "--store", str(target), "--level", "structure", *keys
+    ).output  # fmt: skip
+    assert "2 runs" in run("verify", "--store", str(with_keys / "folder"), *keys).output
+    back = with_keys / "back"
+    run("restore", "--store", str(target), "--database", elsewhere, "--files", str(back), *keys)
+    assert (back / "models/pumps/v1/model.cbm").read_bytes() == bytes(range(256)) * 100
+    restored = connect(elsewhere)
+    with begin(restored) as connection:
+        assert connection.execute(sa.text("SELECT unit FROM units")).scalars().all() == ["a"]
+    restored.dispose()
+    assert "backup_verify_key cannot be read" in refused("list", "--store", str(target))
 
 
 def test_the_same_content_is_kept_as_the_same_bytes(with_keys: Path):
@@ -179,7 +218,10 @@ def test_damage_ends_with_1_and_names_the_object(with_keys: Path, engine: sa.Eng
     told = run("verify", code=1).output
     assert f"{made['run']}/models.tar.zst.age: is not what was written" in told
     assert json.loads(run("verify", "--json", code=1).output)["findings"]
-    assert "is none of exists, stored, content" in run("verify", "--level", "x", code=2).output
+    assert (
+        "is none of exists, stored, content, structure"
+        in run("verify", "--level", "x", code=2).output
+    )
     # A store as it was before the run: PostgreSQL knows better.
     path.unlink()
     for left in (with_keys / "backups").rglob("*"):

@@ -1,0 +1,141 @@
+#!/bin/sh
+# For the day when nothing else runs: restores a backup over the databases and volumes of this stack.
+# `docker/scripts/restore.sh --help` says how. Safe to run again; killed, the same command goes on.
+set -eu
+
+# What the stack calls things; each may be set in the environment.
+: "${STACK_BACKUP_IMAGE:=rul-backup:dev}"
+: "${STACK_SECRETS:=./secrets}"
+: "${COMPOSE_PROJECT_NAME:=rul}"
+: "${RESTORE_KEYS:=$STACK_SECRETS/backup-keys}" # the folder of `rul backup keys`
+: "${RESTORE_USER:=10002:10000}"                # owns models and fleets in the volumes
+: "${RESTORE_OWNER_SECRET:=migrator_database_url}"
+: "${RESTORE_ADMIN_SECRET:=database_admin_url}"
+: "${RESTORE_REDIS_SECRET:=backup_redis_url}"   # may SYNC, SCAN and UNLINK
+: "${RESTORE_NETWORK:=${COMPOSE_PROJECT_NAME}_backend}"
+: "${RESTORE_DATA_VOLUME:=${COMPOSE_PROJECT_NAME}_training_data}"      # at /data
+: "${RESTORE_MODELS_VOLUME:=${COMPOSE_PROJECT_NAME}_model_artifacts}"  # at /data/models
+: "${RESTORE_BACKUPS_VOLUME:=${COMPOSE_PROJECT_NAME}_backups}"         # at /data/backups
+export COMPOSE_PROJECT_NAME
+
+usage() {
+  cat <<'END'
+Usage: docker/scripts/restore.sh [OPTION]… [ARCHIVE.tar | MANIFEST]
+
+Restores a backup over the databases and volumes of this stack: the newest in the volume of backups;
+that of a MANIFEST there (its number, or manifests/00000007, or a run's name); or that of an ARCHIVE
+of `rul backup export`. Everything but PostgreSQL and Redis is stopped first, and started by nobody:
+`make up` does, once all is well. What was there before stays beside it.
+
+  --identity FILE     decrypts, such as backup_escrow_identity from the safe
+  --verify-key FILE   the public key of whoever made the backups
+  --despite-golden    also where a model does not answer as it did
+  --forget            instead: remove what was there before such a restore
+  --help              this
+
+Without these files the keys are those in the folder that RESTORE_KEYS names (now: secrets/backup-keys).
+It runs in the project's folder, after `rul secrets init`; names are set at the script's top.
+Dagster's own database, the files that landed and the lake are in no backup and stay as they are.
+END
+}
+
+say() { printf '%s\n' "restore: $*" >&2; }
+fail() { say "$*"; exit 1; }
+# Secrets belong to the containers' users, so root may have to run this.
+readable() { [ -f "$1" ] && [ -r "$1" ] || fail "$1 is no file that can be read; $2"; }
+absolute() { printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
+
+what='' identity='' verify_key='' forget='' despite=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage; exit 0 ;;
+    --identity) [ $# -gt 1 ] || fail "--identity needs a file"; identity=$2; shift ;;
+    --verify-key) [ $# -gt 1 ] || fail "--verify-key needs a file"; verify_key=$2; shift ;;
+    --despite-golden) despite=yes ;;
+    --forget) forget=yes ;;
+    -*) fail "$1 is no option; --help says which there are" ;;
+    *) [ -z "$what" ] || fail "$what and $1: name one archive or manifest"; what=$1 ;;
+  esac
+  shift
+done
+[ -z "$forget" ] || [ -z "$what" ] || fail "--forget takes no archive and no manifest"
+
+# --- all that can be wrong is looked at before anything is stopped
+command -v docker >/dev/null || fail "docker is not here; install Docker Engine with Compose"
+[ -f compose.yaml ] || fail "compose.yaml is not here; run this in the project's folder"
+docker image inspect "$STACK_BACKUP_IMAGE" >/dev/null 2>&1 ||
+  fail "the image $STACK_BACKUP_IMAGE is not here; build it (make images), or load it"
+for name in "$RESTORE_OWNER_SECRET" "$RESTORE_ADMIN_SECRET" "$RESTORE_REDIS_SECRET"; do
+  readable "$STACK_SECRETS/$name" "make the secrets (rul secrets init), or name their folder by STACK_SECRETS"
+done
+[ -z "$identity" ] || readable "$identity" "give the file from the safe"
+[ -z "$verify_key" ] || readable "$verify_key" "give the public key that was kept"
+[ -d "$RESTORE_KEYS" ] || [ -n "$forget" ] || { [ -n "$identity" ] && [ -n "$verify_key" ]; } ||
+  fail "$RESTORE_KEYS is no folder; name the keys' by RESTORE_KEYS, or give --identity and --verify-key"
+
+# --- the command that runs in the container
+mount=''
+set -- rul backup restore
+if [ -n "$forget" ]; then
+  set -- "$@" --forget
+else
+  set -- "$@" --over-live
+  [ -z "$despite" ] || set -- "$@" --despite-golden
+  [ -z "$identity" ] || set -- "$@" --identity /tmp/keys/given_identity
+  [ -z "$verify_key" ] || set -- "$@" --verify-key /tmp/keys/given_verify_key
+  case $what in
+    '') ;;
+    *.tar)
+      readable "$what" "give an archive of \`rul backup export\`"
+      mount=$(absolute "$what")
+      set -- "$@" --store /restore/archive.tar
+      ;;
+    *) set -- "$@" --run "$what" ;;
+  esac
+fi
+
+# --- keys and addresses go through a pipe into the container's memory: they lie on no other disk,
+# and whoever they belong to here, the container's user can read them
+keys=$(mktemp -d)
+trap 'rm -rf "$keys"' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+[ ! -d "$RESTORE_KEYS" ] || ln -s "$(absolute "$RESTORE_KEYS")"/* "$keys/"
+[ -z "$identity" ] || ln -s "$(absolute "$identity")" "$keys/given_identity"
+[ -z "$verify_key" ] || ln -s "$(absolute "$verify_key")" "$keys/given_verify_key"
+ln -s "$(absolute "$STACK_SECRETS/$RESTORE_OWNER_SECRET")" "$keys/owner_url"
+ln -s "$(absolute "$STACK_SECRETS/$RESTORE_ADMIN_SECRET")" "$keys/admin_url"
+ln -s "$(absolute "$STACK_SECRETS/$RESTORE_REDIS_SECRET")" "$keys/redis_url"
+
+if [ -z "$forget" ]; then
+  say "stops everything but PostgreSQL and Redis"
+  # shellcheck disable=SC2046 # names of services are words
+  docker compose stop $(docker compose config --services | grep -vx -e postgres -e redis)
+fi
+say "starts PostgreSQL and Redis"
+docker compose up --detach --wait --no-build postgres redis
+if ! docker compose exec -T postgres psql -U postgres -Atc \
+  "SELECT 'there' FROM pg_database WHERE datname = 'rul'" </dev/null | grep -qx there; then
+  say "the platform's database is not there: makes its roles and an empty one"
+  docker compose run --rm -T migrate </dev/null
+fi
+
+[ -n "$forget" ] || say "restores"
+tar -chf - -C "$keys" . | docker run --rm --interactive \
+  --network "$RESTORE_NETWORK" --user "$RESTORE_USER" \
+  --read-only --cap-drop ALL --security-opt no-new-privileges --init \
+  --tmpfs /tmp:size=256m,mode=1777 \
+  --volume "$RESTORE_DATA_VOLUME:/data" \
+  --volume "$RESTORE_MODELS_VOLUME:/data/models" \
+  --volume "$RESTORE_BACKUPS_VOLUME:/data/backups" \
+  ${mount:+--volume "$mount:/restore/archive.tar:ro"} \
+  --env RUL_ROOT=/data --env RUL_BACKUP_STORE=/data/backups --env RUL_BACKUP_KEYS=/tmp/keys \
+  --env RUL_DATABASE_URL_FILE=/tmp/keys/owner_url \
+  --env RUL_DATABASE_ADMIN_URL_FILE=/tmp/keys/admin_url \
+  --env RUL_REDIS_URL_FILE=/tmp/keys/redis_url \
+  "$STACK_BACKUP_IMAGE" \
+  sh -c 'umask 077; mkdir /tmp/keys; tar -xf - -C /tmp/keys; umask 007; exec "$@"' restore "$@" ||
+  fail "it did not end well: what it said is above; nothing else was started"
+
+[ -n "$forget" ] || say "is done; look at it, then start the rest: make up"

@@ -1,0 +1,222 @@
+"""One file with all that restoring a run elsewhere needs, but for the keys.
+
+What belongs here: writing such a file, and reading it as a store. What does not: what is in a run
+(``runs``), restoring it (``drill``, ``keeping``).
+
+    README.txt        how it is restored, also without the platform
+    run               the name of the run that it is of
+    manifests/…       every manifest of its store: the chain that the run stands in
+    gone/…            every word that a run was let go
+    runs/…            what the run promises, encrypted as it is stored
+
+It promises its run alone: of the others it has the manifests, so that the chain can be followed,
+and not what they kept.
+"""
+
+import hashlib
+import io
+import shutil
+import tarfile
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from rul_backup import runs
+from rul_backup.runs import GONE, Sealed
+from rul_backup.stores import Shelf
+from rul_backup.streams import BLOCK_BYTES
+from rul_core.errors import StoreError
+from rul_store import files
+
+README, RUN = "README.txt", "run"
+_LONGEST_RUN_NAME = 200
+_END = 2 * tarfile.BLOCKSIZE
+_README = """\
+This is the run {run} (number {number}, ended {ended:%Y-%m-%d %H:%M} UTC)
+of the backups of {system}: all that restoring it on a new machine needs, but for the keys.
+
+You need
+  - rul, version {version} or newer, with PostgreSQL's client programs, {server} or newer;
+  - backup_escrow_identity, from the safe (or backup_identity of the machine that was);
+  - backup_verify_key, the public key of whoever made the backups;
+  - an empty database on a PostgreSQL {server} or newer, and room for a new folder.
+
+Look at it, then restore it:
+  rul backup verify --store THIS.tar --level structure --identity IDENTITY --verify-key KEY
+  rul backup restore --store THIS.tar --identity IDENTITY --verify-key KEY \\
+      --database postgresql://USER:PASSWORD@HOST/EMPTY --files NEW-FOLDER
+Then name the database by RUL_DATABASE_URL, move models/ and fleets/ of the new folder into the data
+root (RUL_ROOT), and run: rul database migrate
+
+Without rul, with age and zstd alone, each thing opens so:
+  tar -xf THIS.tar
+  age --decrypt --identity IDENTITY runs/RUN/NAME.zst.age | zstd --decompress > NAME
+NAME is platform.dump (for pg_restore), redis.rdb, or models.tar. The line in manifests/{number:08d}
+says where each lies, and its checksums.
+"""
+
+
+def export(
+    store: Shelf, sealed: Sealed, keys: Sequence[Ed25519PublicKey], target: Path
+) -> dict[str, int]:
+    """Write a run and the chain that it stands in to a file, all of it or none.
+
+    The same run of the same store gives the same bytes.
+
+    Args:
+        store: Has the run.
+        sealed: Which.
+        keys: Of our signatures.
+        target: The new file.
+
+    Returns:
+        The bytes of each object in it.
+
+    Raises:
+        StoreError: The file is there, there is too little room, or an object is missing or not what
+            was written.
+    """
+    if target.exists():
+        raise StoreError(f"{target} is there already; name a file that is not")
+    known = runs.every(store, keys)
+    sizes = store.sizes()
+    told = {README: _readme(sealed).encode(), RUN: f"{sealed.manifest.run}\n".encode()}
+    names = [
+        *(one.object for one in known),
+        *(word for one in known if (word := f"{GONE}/{one.manifest.number:08d}") in sizes),
+        *sorted(sealed.objects),
+    ]
+    for name in names:
+        if name not in sizes:
+            raise StoreError(f"{store}/{name} is missing; export another run")
+    content = {name: sizes[name] for name in names}
+    _refuse_where_it_does_not_fit(target, [*map(len, told.values()), *content.values()])
+    expected = {name: kept.sums.stored_sha256 for name, kept in sealed.objects.items()}
+    expected |= {one.object: one.sha256 for one in known}
+    with files.replacing(target) as temporary, temporary.open("wb") as file:
+        for name, text in told.items():
+            _add(file, name, len(text), io.BytesIO(text))
+        for name, size in content.items():
+            with store.reading(name) as stored:
+                sha256 = _add(file, name, size, stored)
+            if sha256 != expected.get(name, sha256):
+                raise StoreError(
+                    f"{store}/{name} is not what was written: its checksum differs; export "
+                    "another run"
+                )
+        file.write(b"\0" * _END)
+    return content
+
+
+class Archive:
+    """An exported file, as a store to read.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        StoreError: It cannot be read, or is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, tuple[int, int]] = {}
+        try:
+            with tarfile.open(path, mode="r:") as archive:
+                for member in archive:
+                    if not member.isreg() or member.name in self._places:
+                        raise StoreError(
+                            f"{path}: {member.name} is no plain file, or is there twice; "
+                            "`rul backup export` wrote no such file"
+                        )
+                    self._places[member.name] = (member.offset_data, member.size)
+        except (tarfile.TarError, OSError) as error:
+            raise StoreError(
+                f"{path} cannot be read as an archive of `rul backup export`: {error}"
+            ) from error
+        if RUN not in self._places:
+            raise StoreError(f"{path} does not say of which run it is; give an exported file")
+        with self.reading(RUN) as file:
+            self.run = file.read(_LONGEST_RUN_NAME).decode(errors="replace").strip()
+            """That it is of."""
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    @contextmanager
+    def reading(self, name: str) -> Generator[BinaryIO]:
+        """See ``Shelf``."""
+        if name not in self._places:
+            raise StoreError(f"{self}/{name} is not there")
+        offset, size = self._places[name]
+        try:
+            file = self._path.open("rb")
+        except OSError as error:
+            raise StoreError(f"{self} cannot be read: {error.strerror or error}") from error
+        with file:
+            file.seek(offset)
+            yield cast("BinaryIO", _Part(file, size))
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """See ``Shelf``."""
+        return {
+            name: size
+            for name, (_, size) in sorted(self._places.items())
+            if name.startswith(below) and name not in {README, RUN}
+        }
+
+
+class _Part:
+    """So many bytes of a file, from where it stands."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+def _add(file: BinaryIO, name: str, size: int, content: BinaryIO) -> str:
+    """Write a member, the same bytes for the same content; give the content's SHA-256."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o644
+    file.write(entry.tobuf(format=tarfile.PAX_FORMAT))
+    digest, left = hashlib.sha256(), size
+    while block := content.read(BLOCK_BYTES):
+        digest.update(block)
+        left -= len(block)
+        file.write(block)
+    if left:
+        raise StoreError(f"{name} has {size - left:,} bytes where the store told of {size:,}")
+    file.write(b"\0" * (-size % tarfile.BLOCKSIZE))
+    return digest.hexdigest()
+
+
+def _refuse_where_it_does_not_fit(target: Path, sizes: Iterable[int]) -> None:
+    # A member has a header of a block, and fills its last one.
+    needed = sum(size + 2 * tarfile.BLOCKSIZE for size in sizes) + _END
+    files.make_folder(target.parent)
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise StoreError(
+            f"{target.parent} has {free / 1e6:,.0f} MB free, and the archive needs "
+            f"{needed / 1e6:,.0f}; make room, or name another disk"
+        )
+
+
+def _readme(sealed: Sealed) -> str:
+    told = sealed.manifest
+    servers = [each.facts["server"] for each in told.artefacts if "server" in each.facts]
+    return _README.format(
+        run=told.run,
+        number=told.number,
+        ended=told.finished_at,
+        system=told.system,
+        version=told.versions.get("rul", "that made it"),
+        server=max(servers, default=15),
+    )

@@ -1,0 +1,460 @@
+"""A run restored over a live platform, so that at no moment half of it is there.
+
+What belongs here: the order of the steps, the journal, the database. What does not: the files
+(``swapping``), what is found of models (``golden``), restoring where nothing is (``drill``).
+
+    prepare   a backup of what is there now; the dump restored into a database beside, compared,
+              migrated; models and fleets staged; every champion tried. What lives is not touched.
+    ready     from here on it only goes forward: bundles are added, the two databases exchange their
+              names in one transaction, the other files follow, Redis forgets what units it knew
+
+A journal in the data root says how far it came. Who is killed while it prepares has changed nothing
+that lives; who is killed later goes on by asking for the same again. What was there before stays,
+the database as ``<name>_before_<run>`` and files in ``.rul_before_<run>``, until it is forgotten.
+
+Redis is not restored: it holds what may be lost. It forgets states of units, since those that it
+has are of readings that the restored database may not have; what counts requests may stay.
+"""
+
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import redis
+import sqlalchemy as sa
+from pyrage import x25519
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
+
+from rul_backup import drill, fingerprints, golden, snapshots, swapping
+from rul_backup.manifest import Artefact, Kind
+from rul_backup.runs import Sealed
+from rul_backup.stores import Shelf
+from rul_core.errors import RulError, StoreError
+from rul_store import champions, database, files, states
+from rul_store.cache import connect_redis
+from rul_store.database import VERSION_TABLE, begin, connect
+
+JOURNAL, LOCK = ".restoring.json", ".restoring.lock"
+MAINTENANCE = "postgres"
+"""The database to be connected to while the live one is renamed."""
+_LONGEST_NAME, _RUN = 63, r"\d{8}t\d{6}z-[0-9a-f]{6}"
+_BEFORE, _BESIDE = "_before_", "_restoring"
+_PREFIX_LENGTH = _LONGEST_NAME - len(_BEFORE) - len("20260101t000000z-000000")
+_ENDING_SECONDS = 0.1
+_REDIS_SECONDS = 10.0
+Result = TypeVar("Result")
+_quote = postgresql.dialect().identifier_preparer.quote
+
+
+class Platform(NamedTuple):
+    """What is restored over."""
+
+    root: Path
+    """The data root."""
+    url: str
+    """Its database, of the tables' owner."""
+    admin_url: str
+    """Of a user who may make and rename databases and end others' sessions."""
+    redis_url: str | None
+    system: str | None
+    """Its name, where it has one yet."""
+
+
+class Asked(NamedTuple):
+    """What shall be restored."""
+
+    shelf: Shelf
+    run: Sealed
+    identities: Sequence[x25519.Identity]
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a restore came."""
+
+    run: str
+    sha256: str
+    """Of its manifest."""
+    safety_run: str = ""
+    """The backup of what was there before; none where nothing was."""
+    is_ready: bool = False
+    leaving: dict[str, list[str]] = {}
+    """Files and bundles that the run does not have, and that go aside."""
+
+
+def interrupted(root: Path) -> Journal | None:
+    """The restore that was begun and did not end, if there is one.
+
+    Raises:
+        StoreError: The journal is damaged.
+    """
+    path = root / JOURNAL
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Journal)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"{path} is damaged: {error}; look which databases there are, then remove it"
+        ) from error
+
+
+class LiveRestore:
+    """Restores a run over a platform.
+
+    Args:
+        platform: Which.
+        keep: Makes a backup of what is there now.
+        tell: Told of each step when it is done: what, and the seconds that it took; and, without
+            seconds, of what else is worth knowing.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        keep: Callable[[], Sealed],
+        tell: Callable[[str, float | None], None],
+    ) -> None:
+        self._platform, self._keep, self._tell = platform, keep, tell
+        self._root = platform.root
+        self._live = make_url(platform.url).database or ""
+        prefix = self._live[:_PREFIX_LENGTH]
+        self._beside = f"{prefix}{_BESIDE}"
+        self._before_pattern = rf"{re.escape(prefix + _BEFORE)}{_RUN}"
+
+    def restore(self, asked: Asked, *, despite_golden: bool = False) -> Journal:
+        """Restore a run, or go on where it broke off.
+
+        Args:
+            asked: The run.
+            despite_golden: Also where a champion does not answer as it did.
+
+        Returns:
+            The journal as it was at the end.
+
+        Raises:
+            StoreError: The run is of another platform or a newer version, is damaged, or a champion
+                of it does not answer as it did: then the platform is as it was. Another restore was
+                interrupted, or what was before an earlier restore of the run is still there.
+            Unavailable: PostgreSQL or Redis does not answer.
+        """
+        with files.locked(self._root / LOCK):
+            journal = interrupted(self._root)
+            self._refuse(asked, journal)
+            if journal is None or not journal.is_ready:
+                safety_run = journal.safety_run if journal else ""
+                journal = self._prepare(asked, safety_run, despite_golden=despite_golden)
+            self._change(journal)
+            (self._root / JOURNAL).unlink()
+            return journal
+
+    def forget(self) -> list[str]:
+        """Remove what was there before restores, and what one left that was killed early.
+
+        Returns:
+            The databases and folders that are gone.
+
+        Raises:
+            StoreError: A restore was interrupted on its way to the end.
+        """
+        with files.locked(self._root / LOCK):
+            journal = interrupted(self._root)
+            if journal is not None and journal.is_ready:
+                raise StoreError(
+                    f"a restore of {journal.run} was interrupted on its way to the end; let "
+                    f"`rul backup restore --over-live --run {journal.run}` go on first"
+                )
+            gone = [name for name in self._databases() if re.fullmatch(self._before_pattern, name)]
+            for name in gone:
+                self._drop(name)
+            for folder in swapping.put_aside(self._root):
+                shutil.rmtree(folder)
+                gone.append(str(folder))
+            self._clear()
+            return gone
+
+    # --- before anything that lives is touched
+    def _refuse(self, asked: Asked, journal: Journal | None) -> None:
+        told = asked.run.manifest
+        if journal is not None and journal.sha256 != asked.run.sha256:
+            raise StoreError(
+                f"a restore of {journal.run} was interrupted; let it go on (--run {journal.run})"
+                + ("" if journal.is_ready else ", or forget it (`rul backup restore --forget`)")
+            )
+        if self._platform.system not in (None, told.system):
+            raise StoreError(
+                f"the run {told.run} is of the platform {told.system}, and this is "
+                f"{self._platform.system}; restore it into an empty database and a new folder"
+            )
+        schema = told.versions.get("schema", "none")
+        if schema != "none":
+            database.refuse_newer(schema, f"the run {told.run}")
+        _dump_of(asked.run)
+        is_begun = journal is not None and journal.is_ready
+        if not is_begun and self._before(told.run) in self._databases():
+            raise StoreError(
+                f"what was there before an earlier restore of {told.run} is still there, as the "
+                f"database {self._before(told.run)}; forget it first (`rul backup restore "
+                "--forget`)"
+            )
+
+    def _prepare(self, asked: Asked, safety_run: str, *, despite_golden: bool) -> Journal:
+        told = asked.run.manifest
+        journal = Journal(run=told.run, sha256=asked.run.sha256, safety_run=safety_run)
+        self._write(journal)
+        try:
+            if not safety_run:
+                journal = self._with_safety(journal)
+            url = self._timed("an empty database beside", self._make_beside)
+            self._timed("the dump restored and compared", lambda: self._fill(asked, url))
+            self._timed("models and fleets staged", lambda: self._stage(asked))
+            for found in self._timed("champions tried", lambda: self._try_champions(url)):
+                self._tell(f"fleet {found.fleet}, {found.version}: {found.told}", None)
+                if not (found.is_sound or despite_golden):
+                    raise StoreError(
+                        f"the champion of fleet {found.fleet} does not answer as it did: "
+                        f"{found.told}; restore another run, or this one all the same with "
+                        "--despite-golden"
+                    )
+        except BaseException:
+            with suppress(RulError):  # the journal stays where its database cannot be removed
+                self._clear()
+            raise
+        journal = msgspec.structs.replace(
+            journal, is_ready=True, leaving=swapping.leaving(self._root)
+        )
+        self._write(journal)
+        return journal
+
+    def _with_safety(self, journal: Journal) -> Journal:
+        if self._is_new():
+            self._tell("nothing is here yet, so no backup of it is made", None)
+            return journal
+        kept = self._timed("what is here now kept", self._keep).manifest.run
+        self._tell(f"that is the run {kept}", None)
+        journal = msgspec.structs.replace(journal, safety_run=kept)
+        self._write(journal)
+        return journal
+
+    def _is_new(self) -> bool:
+        with _engine(self._platform.url) as engine, begin(engine) as connection:
+            tables = fingerprints.tables_of(connection)
+            has_rows = any(
+                connection.execute(sa.text(f"SELECT EXISTS (SELECT FROM {table})")).scalar_one()  # noqa: S608
+                for table in tables
+                if table.rpartition(".")[2] != VERSION_TABLE
+            )
+        return not has_rows and swapping.is_empty(self._root)
+
+    def _make_beside(self) -> str:
+        self._drop(self._beside)
+        owner = make_url(self._platform.url).username
+        with _engine(self._platform.admin_url, MAINTENANCE) as admin:
+            owned = f" OWNER {_quote(owner)}" if owner else ""
+            _run(admin, f"CREATE DATABASE {_quote(self._beside)}{owned}")
+            for statement in self._rights(admin):
+                _run(admin, statement)
+        return (
+            make_url(self._platform.url)
+            .set(database=self._beside)
+            .render_as_string(hide_password=False)
+        )
+
+    def _rights(self, admin: sa.Engine) -> list[str]:
+        """Who may connect to the live database may to the one that takes its place."""
+        with begin(admin) as connection:
+            rights = connection.execute(sa.text(_RIGHTS), {"name": self._live}).all()
+        name = _quote(self._beside)
+        return [
+            *([f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"] if rights else []),
+            *(
+                f"GRANT {each.privilege_type} ON DATABASE {name} TO "
+                f"{_quote(each.grantee) if each.grantee else 'PUBLIC'}"
+                for each in rights
+            ),
+        ]
+
+    def _fill(self, asked: Asked, url: str) -> None:
+        artefact = _dump_of(asked.run)
+        drill.restore_database(asked.shelf, asked.run, artefact, url, asked.identities)
+        with _engine(url) as engine:
+            with begin(engine) as connection:
+                found = fingerprints.of_database(connection)
+            if told := fingerprints.differences(artefact.facts, found):
+                raise StoreError(
+                    f"{asked.run.manifest.run} was restored otherwise than it was kept: "
+                    f"{'; '.join(told)}"
+                )
+            database.migrate(engine)
+            with begin(engine) as connection:
+                connection.execute(sa.text("ANALYZE"))
+
+    def _stage(self, asked: Asked) -> None:
+        for artefact in asked.run.manifest.artefacts:
+            if artefact.kind is Kind.MODELS:
+                files.make_folder(self._root)
+                needed, free = artefact.sums.plain_bytes, shutil.disk_usage(self._root).free
+                if free < 3 * needed:  # unpacked from a file, staged, and put in place
+                    raise StoreError(
+                        f"{self._root} has {free / 1e6:,.0f} MB free, and restoring models needs "
+                        f"{3 * needed / 1e6:,.0f}; make room"
+                    )
+                with drill.opened(
+                    asked.shelf, asked.run, artefact, asked.identities, self._root
+                ) as unpacked:
+                    swapping.stage(unpacked, self._root)
+
+    def _try_champions(self, url: str) -> list[golden.Golden]:
+        with _engine(url) as engine, tempfile.TemporaryDirectory() as name:
+            Path(name, "models").symlink_to(self._root.absolute() / "models" / swapping.STAGED)
+            return golden.check(engine, self._root, Path(name))
+
+    # --- from here on it only goes forward, and each step can be done again
+    def _change(self, journal: Journal) -> None:
+        run = journal.run
+        self._timed("bundles added", lambda: swapping.add(self._root, run))
+        self._timed("databases exchanged", lambda: self._exchange(run))
+        self._timed(
+            "the other files exchanged", lambda: swapping.settle(self._root, run, journal.leaving)
+        )
+        self._timed("champions told to the models' folder", self._project)
+        if self._platform.redis_url:
+            url = self._platform.redis_url
+            count = self._timed("states of units forgotten by Redis", lambda: _forget_states(url))
+            self._tell(f"they were {count}; they are made again from the database's readings", None)
+        swapping.unstage(self._root)
+
+    def _exchange(self, run: str) -> None:
+        if self._beside not in self._databases():
+            return  # done before a kill
+        before, stop = self._before(run), threading.Event()
+        with _engine(self._platform.admin_url, MAINTENANCE) as admin:
+            refused: list[Exception] = []
+
+            def end_sessions() -> None:
+                names = {"names": [self._live, self._beside]}
+                try:
+                    while not stop.wait(_ENDING_SECONDS):
+                        with begin(admin) as connection:
+                            connection.execute(sa.text(_END_SESSIONS), names)
+                except (ProgrammingError, RulError) as error:
+                    refused.append(error)
+
+            # The first renaming lets nobody in any more, and waits for five seconds for those who
+            # are there; meanwhile they are ended.
+            ender = threading.Thread(target=end_sessions)
+            ender.start()
+            try:
+                with begin(admin) as connection:
+                    for old, new in ((self._live, before), (self._beside, self._live)):
+                        connection.execute(
+                            sa.text(f"ALTER DATABASE {_quote(old)} RENAME TO {_quote(new)}")
+                        )
+            except (ProgrammingError, RulError) as error:
+                failed = refused[0] if refused else error
+                failed = failed.__cause__ or failed  # without what is said of it elsewhere
+                reason = " ".join(str(getattr(failed, "orig", failed)).split())
+                raise StoreError(
+                    f"the databases {self._live} and {self._beside} cannot exchange their names: "
+                    f"{reason}; stop who uses {self._live}, see that the user of "
+                    "RUL_DATABASE_ADMIN_URL may rename databases and end sessions, and let the "
+                    "restore go on by the same command"
+                ) from error
+            finally:
+                stop.set()
+                ender.join()
+
+    def _project(self) -> None:
+        with _engine(self._platform.url) as engine:
+            for fleet in champions.current_all(engine):
+                champions.repair_projection(engine, self._root, fleet)
+
+    # --- common
+    def _before(self, run: str) -> str:
+        return f"{self._live[:_PREFIX_LENGTH]}{_BEFORE}{run.lower()}"
+
+    def _databases(self) -> list[str]:
+        with _engine(self._platform.admin_url, MAINTENANCE) as admin, begin(admin) as connection:
+            query = sa.text("SELECT datname FROM pg_database ORDER BY datname")
+            return [str(name) for name in connection.execute(query).scalars()]
+
+    def _drop(self, name: str) -> None:
+        with _engine(self._platform.admin_url, MAINTENANCE) as admin:
+            _run(admin, f"DROP DATABASE IF EXISTS {_quote(name)} WITH (FORCE)")
+
+    def _clear(self) -> None:
+        """Remove what a preparation left; what lives has nothing of it."""
+        self._drop(self._beside)
+        swapping.unstage(self._root)
+        (self._root / JOURNAL).unlink(missing_ok=True)
+
+    def _write(self, journal: Journal) -> None:
+        files.write_json(self._root / JOURNAL, journal)
+
+    def _timed(self, what: str, step: Callable[[], Result]) -> Result:
+        started = time.monotonic()
+        result = step()
+        self._tell(what, time.monotonic() - started)
+        return result
+
+
+def _dump_of(run: Sealed) -> Artefact:
+    for artefact in run.manifest.artefacts:
+        if artefact.kind is Kind.POSTGRES and artefact.name == snapshots.DATABASE:
+            return artefact
+    raise StoreError(f"the run {run.manifest.run} has no {snapshots.DATABASE}; choose another")
+
+
+def _forget_states(url: str) -> int:
+    try:
+        with connect_redis(url, timeout_seconds=_REDIS_SECONDS) as client:
+            return states.forget_all(client)
+    except redis.RedisError as error:
+        raise StoreError(
+            f"Redis does not forget the states of units: {error}; see that it runs, and let the "
+            "restore go on by the same command"
+        ) from error
+
+
+def _run(admin: sa.Engine, statement: str) -> None:
+    """A statement that stands in no transaction."""
+    try:
+        with begin(admin.execution_options(isolation_level="AUTOCOMMIT")) as connection:
+            connection.execute(sa.text(statement))
+    except ProgrammingError as error:
+        raise StoreError(
+            f"{admin.url.username!r} may not: {statement}: {error.orig}; name one who may by "
+            "RUL_DATABASE_ADMIN_URL"
+        ) from error
+
+
+@contextmanager
+def _engine(url: str, name: str | None = None) -> Generator[sa.Engine]:
+    place = make_url(url)
+    engine = connect(
+        (place.set(database=name) if name else place).render_as_string(hide_password=False)
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+_RIGHTS = """
+    SELECT each.privilege_type, grantee.rolname AS grantee
+    FROM pg_database, aclexplode(datacl) AS each
+    LEFT JOIN pg_roles AS grantee ON grantee.oid = each.grantee
+    WHERE datname = :name
+"""
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = ANY(:names) AND pid <> pg_backend_pid()
+"""

@@ -1,0 +1,206 @@
+"""One file has all that a run needs to come back, and what is wrong with it is seen."""
+
+import io
+import random
+import shutil
+import tarfile
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rul_backup import archive, runs
+from rul_backup.archive import Archive
+from rul_backup.keeping import Readers, Recovery
+from rul_backup.manifest import Kind
+from rul_backup.remote import RemoteStore
+from rul_backup.runs import Run
+from rul_backup.stores import FolderStore
+from rul_backup.streams import sha256_of
+from rul_backup.verification import Finding, Level, verify
+from rul_core.errors import StoreError
+
+from .conftest import Keys
+from .s3 import S3, s3, s3_server
+from .test_verification import NOW, House, house_in
+
+__all__ = ["s3", "s3_server"]
+
+
+@pytest.fixture
+def house(tmp_path: Path, plant: Keys) -> House:
+    return house_in(tmp_path / "backups", plant)
+
+
+def exported(house: House, target: Path, number: int = 3) -> Archive:
+    archive.export(house.store, house.sealed[number], house.plant.verify, target)
+    return Archive(target)
+
+
+def look(found: Archive, plant: Keys, level: Level = Level.CONTENT) -> tuple[Finding, ...]:
+    return verify(
+        found, plant.verify, level, now=NOW, identities=plant.identities, only=found.run
+    ).findings
+
+
+def test_it_has_the_run_the_chain_and_no_other_s_content(house: House, tmp_path: Path):
+    found = exported(house, tmp_path / "a.tar")
+    wanted = {*house.sealed[3].objects, *(each.object for each in house.sealed), "gone/00000002"}
+    assert found.sizes().keys() == wanted
+    assert found.sizes("gone/").keys() == {"gone/00000002"}
+    assert found.run == house.sealed[3].manifest.run
+    for level in (Level.EXISTS, Level.STORED, Level.CONTENT):
+        assert look(found, house.plant, level) == ()
+    with tarfile.open(tmp_path / "a.tar") as opened:
+        assert opened.getnames()[0] == "README.txt"
+        readme = opened.extractfile("README.txt")
+        assert readme is not None
+        assert house.sealed[3].manifest.run in readme.read().decode()
+    assert b"AGE-SECRET-KEY" not in (tmp_path / "a.tar").read_bytes()
+
+
+def test_what_an_earlier_run_kept_for_it_is_in_it(house: House, tmp_path: Path):
+    found = exported(house, tmp_path / "a.tar", 2)
+    assert house.sealed[1].manifest.run in " ".join(found.sizes("runs/"))
+    assert look(found, house.plant) == ()
+
+
+def test_the_same_run_gives_the_same_bytes(house: House, tmp_path: Path):
+    exported(house, tmp_path / "a.tar")
+    for path in house.root.rglob("*"):
+        path.touch()
+    exported(house, tmp_path / "b.tar")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_an_archive_gives_an_archive(house: House, tmp_path: Path):
+    first = exported(house, tmp_path / "a.tar")
+    archive.export(first, house.sealed[3], house.plant.verify, tmp_path / "b.tar")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_from_beyond_the_machine_where_a_stream_comes_in_pieces(
+    tmp_path: Path, plant: Keys, s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rul_backup.remote.PART_BYTES", 1000)
+    local = FolderStore(tmp_path / "backups")
+    run = Run(local, plant.maker, NOW - timedelta(hours=1))
+    content = random.Random(1).randbytes(5000)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(content), {"server": 15})
+    sealed = run.seal({}, plant.verify, NOW)
+    far: RemoteStore = s3.store("archive")
+    for name, size in local.sizes().items():
+        with local.reading(name) as stored:
+            far.bring(name, stored, size)
+    archive.export(far, sealed, plant.verify, tmp_path / "a.tar")
+    assert look(Archive(tmp_path / "a.tar"), plant) == ()
+
+
+def test_nothing_is_written_over(house: House, tmp_path: Path):
+    (tmp_path / "a.tar").write_bytes(b"mine")
+    with pytest.raises(StoreError, match=r"a\.tar is there already"):
+        exported(house, tmp_path / "a.tar")
+    assert (tmp_path / "a.tar").read_bytes() == b"mine"
+
+
+def test_too_little_room_is_found_before_anything_is_written(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    exported(house, tmp_path / "a.tar")
+    size = (tmp_path / "a.tar").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size - 1))
+    monkeypatch.setattr("rul_store.files.replacing", None)
+    with pytest.raises(StoreError, match="MB free, and the archive needs"):
+        exported(house, tmp_path / "b.tar")
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "missing"])
+def test_what_is_damaged_in_the_store_gives_no_archive(house: House, tmp_path: Path, damage: str):
+    path = house.root / next(iter(house.sealed[3].objects))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    if damage == "missing":
+        path.unlink()
+    if damage == "shorter":
+        path.write_bytes(content[:-1])
+    with pytest.raises(StoreError, match=r"\.age is (not what was written|missing)"):
+        exported(house, tmp_path / "out" / "a.tar")
+    assert [*(tmp_path / "out").glob("*")] == []
+
+
+def test_every_flipped_byte_of_an_object_is_found(house: House, tmp_path: Path):
+    path = tmp_path / "a.tar"
+    exported(house, path)
+    with tarfile.open(path) as opened:
+        members = [each for each in opened if each.name not in {"README.txt", "run"}]
+    whole, chance = path.read_bytes(), random.Random(3)
+    for member in members:
+        content = bytearray(whole)
+        content[member.offset_data + chance.randrange(member.size)] ^= 1
+        path.write_bytes(content)
+        assert member.name in {each.object for each in look(Archive(path), house.plant)}
+
+
+def test_an_archive_that_broke_off_is_none_or_lacks_what_is_named(house: House, tmp_path: Path):
+    path = tmp_path / "a.tar"
+    exported(house, path)
+    whole = path.read_bytes()
+    for end in range(0, len(whole) - 1024, 512):
+        path.write_bytes(whole[:end])
+        try:
+            found = Archive(path)
+        except StoreError as error:
+            assert "a.tar" in str(error)  # noqa: PT017
+        else:
+            assert look(found, house.plant, Level.EXISTS)
+
+
+def test_a_run_that_no_manifest_promises_is_told(house: House, tmp_path: Path):
+    found = exported(house, tmp_path / "a.tar")
+    found.run = "another"
+    assert ("runs/another", "is promised by no manifest that can be read") in look(
+        found, house.plant
+    )
+
+
+@pytest.mark.parametrize("how", ["no tar", "no run", "twice", "a link", "a folder"])
+def test_what_is_no_archive_is_told(tmp_path: Path, how: str):
+    path = tmp_path / "a.tar"
+    if how == "no tar":
+        path.write_bytes(b"x" * 2000)
+    else:
+        with tarfile.open(path, "w") as made:
+            names = {"no run": ["a"], "twice": ["run", "run"]}.get(how, ["run", "a"])
+            for name in names:
+                entry = tarfile.TarInfo(name)
+                if name == "a" and how in {"a link", "a folder"}:
+                    entry.type = tarfile.SYMTYPE if how == "a link" else tarfile.DIRTYPE
+                made.addfile(entry)
+    with pytest.raises(StoreError, match=r"a\.tar"):
+        Archive(path)
+
+
+def test_an_archive_lists_its_run_alone_and_knows_no_other_object(
+    house: House, tmp_path: Path, plant: Keys
+):
+    found = exported(house, tmp_path / "a.tar")
+    recovery = Recovery(found, Readers(tmp_path / "key", tmp_path / "none"))
+    (tmp_path / "key").write_bytes(pem_of(plant))
+    assert [each.manifest.number for each in recovery.there()] == [4]
+    with pytest.raises(StoreError, match="has no run"):
+        recovery.find(house.sealed[4].manifest.run)
+    with (
+        pytest.raises(StoreError, match="is not there"),
+        found.reading(next(iter(house.sealed[4].objects))),
+    ):
+        pass
+    with found.reading(house.sealed[3].object) as file:
+        assert sha256_of(file) == house.sealed[3].sha256
+    assert runs.newest(found, plant.verify) == house.sealed[4]
+
+
+def pem_of(plant: Keys) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return plant.verify[0].public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

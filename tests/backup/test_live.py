@@ -1,0 +1,514 @@
+"""A run takes the place of what lives: all of it or nothing, and what was there before stays."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import textwrap
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+import redis
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from rul_backup import fingerprints, golden, live, swapping
+from rul_backup.golden import Golden
+from rul_backup.keeping import Backups, BackupSettings, Recovery, readers_of
+from rul_backup.live import LiveRestore, Platform
+from rul_backup.runs import Sealed
+from rul_core.errors import StoreError
+from rul_store import files
+from rul_store.database import begin, connect
+
+THEN = {
+    "fleets/pumps.toml": "then",
+    "fleets/gone.toml": "only then",
+    "models/pumps/v1/model": "bundle 1",
+    "models/pumps/v1/card": "of bundle 1",
+    "models/pumps/live.json": "v1",
+    "models/gone/v1/model": "only then",
+}
+NOW = {
+    "fleets/pumps.toml": "now",
+    "fleets/new.toml": "only now",
+    "models/pumps/v1/model": "damaged ",
+    "models/pumps/v1/card": "of bundle 1",
+    "models/pumps/v2/model": "bundle 2",
+    "models/pumps/live.json": "v2",
+    "models/new/v1/model": "only now",
+}
+
+
+class House(NamedTuple):
+    """A platform that has gone on since a backup of it."""
+
+    root: Path
+    url: str
+    redis_url: str
+    backups: Backups
+    run: Sealed
+    told: list[tuple[str, float | None]]
+
+    @property
+    def admin_url(self) -> str:
+        """Of the server's superuser."""
+        return sa.make_url(self.url).set(username="postgres").render_as_string(hide_password=False)
+
+    def restorer(self, **others: str | None) -> LiveRestore:
+        given = {
+            "root": self.root, "url": self.url, "admin_url": self.admin_url,
+            "redis_url": self.redis_url, "system": "plant",
+        }  # fmt: skip
+        platform = Platform(**{**given, **others})  # ty: ignore[invalid-argument-type]
+        return LiveRestore(
+            platform,
+            lambda: self.backups.make(datetime.now(UTC)),
+            lambda *step: self.told.append(step),
+        )
+
+    def restore(self, run: Sealed | None = None, **others: str | None) -> live.Journal:
+        return self.restorer(**others).restore(self.asked(run or self.run))
+
+    def asked(self, run: Sealed) -> live.Asked:
+        settings = BackupSettings(backup_keys=self.backups.keys_folder)
+        readers = readers_of(self.root, settings)
+        recovery = Recovery(self.backups.store, readers)
+        return recovery.asked(run.manifest.run)._replace(run=run)
+
+    def units(self, name: str | None = None) -> list[str]:
+        url = sa.make_url(self.url)
+        engine = connect((url.set(database=name) if name else url).render_as_string(False))
+        with begin(engine) as connection:
+            found = connection.execute(sa.text("SELECT unit FROM units")).scalars().all()
+        engine.dispose()
+        return sorted(found)
+
+    def databases(self) -> list[str]:
+        """The test's own: a name of 32 random digits, and what a restore makes beside it."""
+        own = str(sa.make_url(self.url).database)[: live._PREFIX_LENGTH]
+        assert len(own) == live._PREFIX_LENGTH
+        return [name for name in self.restorer()._databases() if name.startswith(own)]
+
+    def files(self) -> dict[str, str]:
+        return {
+            path.relative_to(self.root).as_posix(): path.read_text()
+            for folder in ("models", "fleets")
+            for path in (self.root / folder).rglob("*")
+            if path.is_file() and "/." not in path.relative_to(self.root).as_posix()
+        }
+
+    @property
+    def is_as_it_was(self) -> bool:
+        """Nothing of a restore is left."""
+        hidden = [*self.root.glob("*/.rul_*"), *self.root.glob(".restoring.json")]
+        return (
+            self.units() == ["now"] and self.files() == NOW and not hidden
+            and len(self.databases()) == 1
+        )  # fmt: skip
+
+
+def put(root: Path, content: dict[str, str]) -> None:
+    for name, text in content.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def insert(url: str, statement: str) -> None:
+    engine = connect(url)
+    with begin(engine) as connection:
+        connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+@pytest.fixture
+def house(tmp_path: Path, database_url: str, redis_url: str) -> Generator[House]:
+    root = tmp_path / "data"
+    put(root, THEN)
+    engine = connect(database_url)
+    insert(database_url, "INSERT INTO units (fleet, unit) VALUES ('pumps', 'then')")
+    backups = Backups(root, BackupSettings(), engine, redis_url)
+    backups.make_keys("plant")
+    run = backups.make(datetime.now(UTC))
+    insert(database_url, "UPDATE units SET unit = 'now'")
+    for name in THEN:
+        (root / name).unlink()
+    (root / "models/gone/v1").rmdir()
+    (root / "models/gone").rmdir()
+    put(root, NOW)
+    made = House(root, database_url, redis_url, backups, run, [])
+    yield made
+    engine.dispose()
+    live_name = sa.make_url(database_url).database
+    for name in made.databases():
+        if name != live_name:
+            made.restorer()._drop(name)
+
+
+def test_what_lives_is_exchanged_and_stays_beside_until_it_is_forgotten(house: House):
+    with redis.Redis.from_url(house.redis_url) as client:
+        client.mset({"rul:life:1:pumps:x:1:a": "state", "rul:limit:read:me": "3"})
+    insert(
+        house.url,
+        f"GRANT CONNECT ON DATABASE {sa.make_url(house.url).database} TO rul_serving_test",
+    )
+    idle = connect(house.url)
+    with idle.connect() as somebody:
+        somebody.execute(sa.text("SELECT 1"))
+        journal = house.restore()
+        with pytest.raises(OperationalError, match=r"terminating|closed"):
+            somebody.execute(sa.text("SELECT 1"))
+        somebody.invalidate()
+    with idle.connect() as somebody:
+        assert somebody.execute(sa.text("SELECT unit FROM units")).scalar_one() == "then"
+        rights = somebody.execute(sa.text(live._RIGHTS), {"name": idle.url.database}).all()
+        assert ("CONNECT", "rul_serving_test") in {tuple(each) for each in rights}
+    idle.dispose()
+    assert house.files() == THEN
+    (before,) = {*house.databases()} - {sa.make_url(house.url).database}
+    assert before.endswith(f"_before_{house.run.manifest.run.lower()}")
+    assert house.units(before) == ["now"]
+    aside = {
+        path.relative_to(house.root / top / f".rul_before_{journal.run}").as_posix(): (
+            path.read_text()
+        )
+        for top in ("models", "fleets")
+        for path in (house.root / top / f".rul_before_{journal.run}").rglob("*")
+        if path.is_file()
+    }
+    assert aside == {
+        "pumps.toml": "now", "new.toml": "only now", "pumps/v1/model": "damaged ",
+        "pumps/v1/card": "of bundle 1", "pumps/v2/model": "bundle 2", "pumps/live.json": "v2",
+        "new/v1/model": "only now",
+    }  # fmt: skip
+    with redis.Redis.from_url(house.redis_url) as client:
+        assert client.keys() == [b"rul:limit:read:me"]
+    steps = [what for what, seconds in house.told if seconds is not None]
+    assert steps == [
+        "what is here now kept", "an empty database beside", "the dump restored and compared",
+        "models and fleets staged", "champions tried", "bundles added", "databases exchanged",
+        "the other files exchanged", "champions told to the models' folder",
+        "states of units forgotten by Redis",
+    ]  # fmt: skip
+    # The way back: the backup that was made of it.
+    with pytest.raises(StoreError, match="is still there, as the database"):
+        house.restore()
+    gone = house.restorer().forget()
+    assert before in gone
+    assert len(gone) == 3
+    assert house.databases() == [sa.make_url(house.url).database]
+    assert house.restorer().forget() == []
+    safety = house.backups.find(journal.safety_run)
+    house.restore(safety)
+    assert house.units() == ["now"]
+    assert house.files() == NOW
+
+
+def test_over_a_platform_that_has_nothing_yet_no_backup_of_it_is_made(house: House):
+    insert(house.url, "DELETE FROM units")
+    insert(house.url, "DELETE FROM backup_runs")
+    for name in ("models", "fleets"):
+        shutil.rmtree(house.root / name)
+    assert house.restore().safety_run == ""
+    assert ("nothing is here yet, so no backup of it is made", None) in house.told
+    assert house.units() == ["then"]
+    assert house.files() == THEN
+
+
+def test_a_run_of_another_platform_or_a_newer_version_is_refused(house: House):
+    with pytest.raises(StoreError, match="is of the platform plant, and this is mine"):
+        house.restore(system="mine")
+    told = house.run.manifest
+    newer = msgspec.structs.replace(told, versions={**told.versions, "schema": "9999"})
+    with pytest.raises(StoreError, match="is at revision 9999, and this version of the platform"):
+        house.restore(house.run._replace(manifest=newer))
+    without = msgspec.structs.replace(told, artefacts=told.artefacts[1:])
+    with pytest.raises(StoreError, match=r"has no platform\.dump; choose another"):
+        house.restore(house.run._replace(manifest=without))
+    assert house.told == []
+    assert house.is_as_it_was
+
+
+def test_of_a_run_without_models_those_that_live_stay(house: House):
+    told = house.run.manifest
+    without = [each for each in told.artefacts if each.name != "models.tar"]
+    manifest = msgspec.structs.replace(told, artefacts=tuple(without))
+    house.restore(house.run._replace(manifest=manifest))
+    assert house.units() == ["then"]
+    assert house.files() == NOW
+
+
+@pytest.mark.parametrize("name", ["landing/a.csv", "models"])
+def test_a_run_of_other_files_than_models_and_fleets_is_refused(tmp_path: Path, name: str):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as made:
+        made.addfile(tarfile.TarInfo(name))
+    packed.seek(0)
+    with pytest.raises(StoreError, match=f"has '{name}', which is no model or fleet"):
+        swapping.stage(packed, tmp_path)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "fleets", tmp_path / "models"]
+
+
+@pytest.mark.parametrize("what", ["platform.dump", "models.tar"])
+def test_a_damaged_run_changes_nothing(house: House, what: str):
+    (path,) = (house.root / "backups" / "runs").rglob(f"{what}*")
+    content = path.read_bytes()
+    path.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
+    with pytest.raises(StoreError, match="is damaged"):
+        house.restore()
+    assert house.is_as_it_was
+
+
+def test_a_database_that_comes_back_otherwise_is_not_taken(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fingerprints, "differences", lambda *_: ["table x has 1"])
+    with pytest.raises(StoreError, match="was restored otherwise than it was kept: table x has 1"):
+        house.restore()
+    assert house.is_as_it_was
+
+
+def test_a_champion_that_answers_otherwise_is_not_taken_unless_it_is_asked_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    found = [Golden("pumps", "v1", is_sound=False, told="at cycle 3 it says 4")]
+    monkeypatch.setattr(golden, "check", lambda *_: found)
+    with pytest.raises(StoreError, match=r"as it did: at cycle 3 it says 4; .*--despite-golden"):
+        house.restore()
+    assert house.is_as_it_was
+    house.restorer().restore(house.asked(house.run), despite_golden=True)
+    assert ("fleet pumps, v1: at cycle 3 it says 4", None) in house.told
+    assert house.units() == ["then"]
+
+
+def test_too_little_room_is_found_before_anything_is_unpacked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    true = live.shutil.disk_usage
+    monkeypatch.setattr(
+        live.shutil, "disk_usage",
+        lambda path: true(path)._replace(free=10) if path == house.root else true(path),
+    )  # fmt: skip
+    with pytest.raises(StoreError, match="MB free, and restoring models needs"):
+        house.restore()
+    assert house.is_as_it_was
+
+
+def test_a_user_who_may_make_no_database_is_told(house: House):
+    url = sa.make_url(house.url).set(username="rul_serving_test")
+    with pytest.raises(StoreError, match=r"'rul_serving_test' may not: CREATE DATABASE.*ADMIN_URL"):
+        house.restore(admin_url=url.render_as_string(hide_password=False))
+    # Who may not make one may not remove one either: what it began is forgotten by another.
+    house.restorer().forget()
+    assert house.is_as_it_was
+
+
+def test_an_owner_who_may_make_nothing_is_helped_by_an_administrator(
+    house: House, database_url: str
+):
+    name = f"{str(sa.make_url(database_url).database)[: live._PREFIX_LENGTH]}_owned"
+    owner = sa.make_url(database_url).set(username="rul_owner_test", database=name)
+    admin = connect(database_url).execution_options(isolation_level="AUTOCOMMIT")
+    with begin(admin) as connection:
+        if not connection.execute(
+            sa.text("SELECT FROM pg_roles WHERE rolname = 'rul_owner_test'")
+        ).all():
+            connection.execute(sa.text("CREATE ROLE rul_owner_test LOGIN"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} OWNER rul_owner_test"))
+        connection.execute(sa.text(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"))
+    admin.dispose()
+    url = owner.render_as_string(hide_password=False)
+    owned = house._replace(url=url)
+    owned.restore()
+    assert owned.units() == ["then"]
+    engine = connect(url)
+    with begin(engine) as connection:
+        rights = connection.execute(sa.text(live._RIGHTS), {"name": name}).all()
+        owners = connection.execute(
+            sa.text("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+        )
+        assert owners.scalars().all() == ["rul_owner_test"]
+    engine.dispose()
+    assert {each.grantee for each in rights} == {"rul_owner_test"}
+
+
+def test_where_redis_does_not_answer_the_rest_is_done_and_the_same_command_goes_on(house: House):
+    with pytest.raises(StoreError, match=r"Redis does not forget .*by the same command"):
+        house.restore(redis_url="redis://127.0.0.1:9")
+    assert house.units() == ["then"]
+    with pytest.raises(StoreError, match="was interrupted on its way to the end; let"):
+        house.restorer().forget()
+    other = house.backups.make(datetime.now(UTC))
+    with pytest.raises(
+        StoreError, match=rf"was interrupted; let it go on \(--run {house.run[2].run}"
+    ):
+        house.restore(other)
+    house.told.clear()
+    house.restore()
+    assert house.told[0][0] == "bundles added"
+    assert house.files() == THEN
+    assert live.interrupted(house.root) is None
+
+
+def test_sessions_that_do_not_end_hinder_it_and_change_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    idle = connect(house.url)
+    with monkeypatch.context() as patched, idle.connect() as somebody:
+        patched.setattr(live, "_END_SESSIONS", "SELECT CAST(:names AS text[])")
+        somebody.execute(sa.text("SELECT 1"))
+        with pytest.raises(StoreError, match=r"is being accessed by other users .*; stop who uses"):
+            house.restore()
+    idle.dispose()
+    assert house.units() == ["now"]
+    house.restore()
+    assert house.units() == ["then"]
+
+
+def test_a_journal_that_is_damaged_is_told(house: House):
+    (house.root / ".restoring.json").write_text("{")
+    with pytest.raises(StoreError, match=r"\.restoring\.json is damaged"):
+        house.restore()
+
+
+def test_one_that_was_killed_early_is_forgotten_or_gone_on_with(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    other = house.backups.make(datetime.now(UTC))
+    journal = live.Journal(run=house.run.manifest.run, sha256=house.run.sha256, safety_run="kept")
+    files.write_json(house.root / live.JOURNAL, journal)
+    with pytest.raises(StoreError, match="or forget it"):
+        house.restore(other)
+    assert house.restore().safety_run == "kept"  # it is not kept twice
+    assert "what is here now kept" not in [what for what, _ in house.told]
+    house.restorer().forget()
+    files.write_json(house.root / live.JOURNAL, journal)
+    house.restorer().forget()
+    assert live.interrupted(house.root) is None
+
+
+# Each child is killed at the k-th change that it makes to files of the data root (its backups are
+# looked at in test_killed) or to databases, first while it prepares, then on its way to the end.
+KILLED = """
+    import json, os, signal, sys
+    from datetime import UTC, datetime
+    from pathlib import Path
+    import sqlalchemy as sa
+    from rul_backup import live
+    from rul_backup.keeping import Backups, BackupSettings, Recovery, readers_of
+    from rul_store.database import begin, connect
+
+    root, url, run = sys.argv[1:]
+    kill_at, steps = None, 0
+
+    def step():
+        global steps
+        if kill_at:
+            steps += 1
+            if steps == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def count(event, arguments):
+        if event not in EVENTS or not str(arguments[0]).startswith(root):
+            return
+        if str(arguments[0]).startswith((f"{root}/backup", f"{root}/.restoring.lock")):
+            return
+        if event != "open" or not str(arguments[1]).startswith("r"):
+            step()
+
+    def executed(connection, cursor, statement, *_):
+        if " DATABASE " in statement:
+            step()
+
+    EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
+    sys.addaudithook(count)
+    for moment in ("before_cursor_execute", "after_cursor_execute"):
+        sa.event.listen(sa.Engine, moment, executed)
+
+    def restore():
+        engine = connect(url)
+        settings = BackupSettings()
+        backups = Backups(Path(root), settings, engine, None)
+        asked = Recovery(backups.store, readers_of(Path(root), settings)).asked(run)
+        platform = live.Platform(Path(root), url, url, None, "plant")
+        keep = lambda: backups.make(datetime.now(UTC))
+        live.LiveRestore(platform, keep, lambda *_: None).restore(asked)
+
+    def seen():
+        engine = connect(url)
+        with begin(engine) as connection:
+            units = connection.execute(sa.text("SELECT unit FROM units")).scalars().all()
+        engine.dispose()
+        journal = live.interrupted(Path(root))
+        return {
+            "units": units,
+            "is_ready": journal is not None and journal.is_ready,
+            "safety": journal and journal.safety_run,
+            "files": {
+                path.relative_to(root).as_posix(): path.read_text()
+                for folder in ("models", "fleets")
+                for path in Path(root, folder).rglob("*")
+                if path.is_file() and "/." not in path.relative_to(root).as_posix()
+            },
+        }
+
+    is_ready = False
+    at = 1
+    while True:
+        child = os.fork()
+        if child == 0:
+            kill_at = at
+            restore()
+            os._exit(0)
+        killed = os.waitpid(child, 0)[1] != 0
+        state = seen()
+        print(json.dumps({"killed": killed, "at": at, **state}), flush=True)
+        if not killed:
+            break
+        at = at + (1 if is_ready else 5)  # to prepare takes a second
+        if state["is_ready"] and not is_ready:
+            is_ready, at = True, 1
+"""
+
+
+NEEDED = {
+    "now": (
+        "models/pumps/v2/model", "models/new/v1/model", "fleets/pumps.toml",
+        "models/pumps/live.json",
+    ),
+    "then": ("models/pumps/v1/model", "models/gone/v1/model"),
+}  # fmt: skip
+"""What the database of the time names."""
+
+
+def test_killed_at_any_step_the_old_lives_or_the_new_and_the_same_command_goes_on(house: House):
+    run = house.run.manifest.run
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), house.root, house.url, run],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    states = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [state["killed"] for state in states] == [True] * (len(states) - 1) + [False]
+    preparing = [state for state in states[:-1] if not state["is_ready"]]
+    assert len(preparing) > 5
+    for state in preparing:
+        assert (state["units"], state["files"]) == (["now"], NOW)
+    going = [state for state in states[:-1] if state["is_ready"]]
+    assert len(going) > 8
+    for state in going:
+        (unit,) = state["units"]
+        had = NOW if unit == "now" else THEN
+        assert {name: had[name] for name in NEEDED[unit]}.items() <= state["files"].items()
+    order = [state["units"] for state in states]
+    assert order == sorted(order)  # "now", then "then"
+    assert len({state["safety"] for state in states[:-1] if state["safety"]}) == 1
+    assert states[-1]["files"] == THEN
+    assert live.interrupted(house.root) is None
+    assert not [*house.root.glob("*/.*rul_restoring*")]

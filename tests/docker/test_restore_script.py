@@ -1,0 +1,153 @@
+"""What ``restore.sh`` asks of Docker, by a Docker that only notes it; no stack is run here."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+SCRIPT = PROJECT / "docker" / "scripts" / "restore.sh"
+DOCKER = """#!/bin/sh
+printf '%s\\n' "$*" >>"$NOTES/calls"
+case "$1 $2" in
+"image inspect") exit "${IMAGE:-0}" ;;
+"compose config") printf 'postgres\\napi\\nredis\\nnginx\\n' ;;
+"compose exec") printf '%s' "${THERE-there}" ;;
+"run --rm")
+  mkdir "$NOTES/piped" && tar -xf - -C "$NOTES/piped"
+  exit "${ENDS:-0}"
+  ;;
+esac
+"""
+
+
+class Machine(NamedTuple):
+    """A folder of the project, and a Docker."""
+
+    folder: Path
+
+    def run(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            ["/bin/sh", SCRIPT, *arguments],
+            cwd=self.folder,
+            env={
+                "PATH": f"{self.folder / 'bin'}:{os.defpath}", "NOTES": str(self.folder),
+                "TMPDIR": str(self.folder / "tmp"), **environment,
+            },
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert [*(self.folder / "tmp").iterdir()] == []  # no link to a key is left
+        return done.stdout + done.stderr
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def piped(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in (self.folder / "piped").iterdir()}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    for name, text in {
+        "bin/docker": DOCKER, "compose.yaml": "", "tmp/x": "",
+        "secrets/migrator_database_url": "owner", "secrets/database_admin_url": "admin",
+        "secrets/backup_redis_url": "redis", "secrets/backup-keys/backup_identity": "daily",
+        "safe/escrow": "escrow", "safe/key": "public", "run.tar": "",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "tmp" / "x").unlink()
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    return Machine(tmp_path)
+
+
+def test_the_shell_takes_it_and_it_says_how_it_is_used(machine: Machine):
+    subprocess.run(["/bin/sh", "-n", SCRIPT], check=True)
+    assert os.access(SCRIPT, os.X_OK)
+    assert "Usage: docker/scripts/restore.sh" in machine.run("--help")
+    assert machine.calls == []
+
+
+def test_the_newest_is_restored_with_all_else_stopped_and_the_keys_piped(machine: Machine):
+    assert "start the rest: make up" in machine.run()
+    _, config, stop, up, there, run = machine.calls
+    assert config == "compose config --services"
+    assert stop == "compose stop api nginx"
+    assert up == "compose up --detach --wait --no-build postgres redis"
+    assert there.startswith("compose exec -T postgres psql")
+    assert run.endswith('exec "$@" restore rul backup restore --over-live')
+    for wanted in (
+        "--network rul_backend --user 10002:10000", "--volume rul_training_data:/data ",
+        "--volume rul_model_artifacts:/data/models ", "--volume rul_backups:/data/backups ",
+        "RUL_DATABASE_URL_FILE=/tmp/keys/owner_url", " rul-backup:dev sh -c ",
+    ):  # fmt: skip
+        assert wanted in run
+    assert machine.piped == {
+        "backup_identity": "daily", "owner_url": "owner", "admin_url": "admin",
+        "redis_url": "redis",
+    }  # fmt: skip
+
+
+def test_an_archive_and_what_is_in_the_safe_suffice_on_a_new_machine(machine: Machine):
+    (machine.folder / "secrets/backup-keys/backup_identity").unlink()
+    (machine.folder / "secrets/backup-keys").rmdir()
+    machine.run(
+        "run.tar", "--identity", "safe/escrow", "--verify-key", "safe/key", "--despite-golden",
+        THERE="",
+    )  # fmt: skip
+    assert "compose run --rm -T migrate" in machine.calls
+    run = machine.calls[-1]
+    assert f"--volume {machine.folder}/run.tar:/restore/archive.tar:ro" in run
+    assert run.endswith(
+        "--over-live --despite-golden --identity /tmp/keys/given_identity "
+        "--verify-key /tmp/keys/given_verify_key --store /restore/archive.tar"
+    )
+    assert machine.piped["given_identity"] == "escrow"
+    assert machine.piped["given_verify_key"] == "public"
+
+
+def test_a_manifest_is_named_as_a_run(machine: Machine):
+    machine.run("manifests/00000007")
+    assert machine.calls[-1].endswith("--over-live --run manifests/00000007")
+
+
+def test_to_forget_stops_nothing(machine: Machine):
+    machine.run("--forget")
+    assert not [call for call in machine.calls if "stop" in call]
+    assert machine.calls[-1].endswith("rul backup restore --forget")
+
+
+def test_what_does_not_end_well_is_told(machine: Machine):
+    assert "it did not end well" in machine.run(code=1, ENDS="1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        (("--what",), {}, "--what is no option"),
+        (("--identity",), {}, "--identity needs a file"),
+        (("a.tar", "b.tar"), {}, "a.tar and b.tar: name one"),
+        (("--forget", "a.tar"), {}, "takes no archive"),
+        (("a.tar",), {}, "a.tar is no file that can be read"),
+        (("--identity", "none"), {}, "none is no file that can be read; give the file from"),
+        ((), {"IMAGE": "1"}, "the image rul-backup:dev is not here; build it"),
+        ((), {"STACK_SECRETS": "none"}, "none/migrator_database_url is no file"),
+        ((), {"RESTORE_KEYS": "none"}, "none is no folder; name the keys' by RESTORE_KEYS"),
+    ],
+)
+def test_whatever_is_wrong_is_found_before_anything_is_stopped(
+    machine: Machine, arguments: tuple[str, ...], environment: dict[str, str], told: str
+):
+    assert told in machine.run(*arguments, code=1, **environment)
+    assert {call.split()[0] for call in machine.calls} <= {"image"}
+
+
+def test_elsewhere_than_in_the_project_s_folder_it_does_nothing(machine: Machine):
+    (machine.folder / "compose.yaml").unlink()
+    assert "run this in the project's folder" in machine.run(code=1)
