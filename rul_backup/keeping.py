@@ -271,7 +271,7 @@ class Backups:
                     raise SettingsError("RUL_REDIS_URL is not set; set it, or keep no Redis")
                 return snapshots.keep_redis(run, self._redis_url)
             case Kind.MODELS:
-                earlier = runs.newest(self.store, self._verify_keys())
+                earlier = runs.newest_there(self.store, self._verify_keys())
                 return snapshots.keep_models(run, self._root, earlier)
 
     def seal(self, run: Run) -> Sealed:
@@ -284,7 +284,7 @@ class Backups:
             Unavailable: PostgreSQL does not answer.
         """
         verify_keys = self._verify_keys()
-        earlier = runs.newest(self.store, verify_keys)
+        earlier = runs.newest_there(self.store, verify_keys)
         for kind in [kind for kind in self.kinds if kind not in run.kinds]:
             known = (
                 [one for one in earlier.manifest.artefacts if one.kind is kind] if earlier else []
@@ -316,6 +316,22 @@ class Backups:
         """
         there = runs.there(self.store, self._verify_keys()) if self.store.sizes() else []
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
+
+    def adopt(self, asked: Asked) -> int:
+        """Go on here with the line of runs that one to be restored stands in (``runs.adopt``).
+
+        Returns:
+            How many manifests there are more; none where this platform is another, cannot sign, or
+            has a line of its own.
+
+        Raises:
+            StoreError: Something is damaged, or cannot be written.
+        """
+        if self.system != asked.run.manifest.system:
+            return 0
+        return runs.adopt(
+            self.store, asked.shelf, asked.run, self._verify_keys(), self._maker().signing_key
+        )
 
     @property
     def goes_off_site(self) -> bool:

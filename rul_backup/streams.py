@@ -39,3 +39,12 @@ def sha256_of(stream: BinaryIO) -> str:
     while block := stream.read(BLOCK_BYTES):
         digest.update(block)
     return digest.hexdigest()
+
+
+def copied(stream: BinaryIO, target: BinaryIO) -> str:
+    """Copy all that is left in a stream; its SHA-256, hexadecimal."""
+    digest = hashlib.sha256()
+    while data := stream.read(BLOCK_BYTES):
+        digest.update(data)
+        target.write(data)
+    return digest.hexdigest()

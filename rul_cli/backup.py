@@ -352,6 +352,8 @@ def _restore_over_live(
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
         asked = recovery.asked(run)
+        if count := backups.adopt(asked):
+            console.print(f"Backups here go on after the {count} of that store.", highlight=False)
         journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
         laptop.engine.dispose()
         try:

@@ -37,6 +37,7 @@ _REDIS_RULES = {
     "serving": "~* &* +@all -@admin -@dangerous +info",
     "assets": "~* &* +@all -@admin -@dangerous +info",
     "backup": "-@all +sync",
+    "restore": "-@all +sync +scan +unlink +ping ~*",
     "exporter": "-@all +ping +info +config|get +slowlog|len +slowlog|get +latency|latest "
     "+latency|histogram +client|setname",
 }
@@ -196,6 +197,8 @@ FILES: tuple[Made | Follows | Begun, ...] = (
     Made("serving_redis_url", SERVING, "redis://serving:", "@redis:6379/0"),
     Made("assets_redis_url", ASSETS, "redis://assets:", "@redis:6379/0"),
     Made("backup_redis_url", ASSETS, "redis://backup:", "@redis:6379/0"),
+    # In no container that stays: docker/scripts/restore.sh hands it over.
+    Made("restore_redis_url", None, "redis://restore:", "@redis:6379/0"),
     Made("redis_exporter_password", REDIS_EXPORTER, '{"redis://exporter@redis:6379": "', '"}'),
     Made("admin_api_key", SERVING, generate=_admin_key),
     Made("grafana_admin_password", GRAFANA),
@@ -231,7 +234,13 @@ FILES: tuple[Made | Follows | Begun, ...] = (
     Follows(
         "redis_users",
         REDIS,
-        ("serving_redis_url", "assets_redis_url", "backup_redis_url", "redis_exporter_password"),
+        (
+            "serving_redis_url",
+            "assets_redis_url",
+            "backup_redis_url",
+            "restore_redis_url",
+            "redis_exporter_password",
+        ),
         _redis_users,
     ),
     Follows(

@@ -7,15 +7,18 @@ set -eu
 : "${STACK_BACKUP_IMAGE:=rul-backup:dev}"
 : "${STACK_SECRETS:=./secrets}"
 : "${COMPOSE_PROJECT_NAME:=rul}"
-: "${RESTORE_KEYS:=$STACK_SECRETS/backup-keys}" # the folder of `rul backup keys`
+: "${RESTORE_KEYS:=$STACK_SECRETS}" # the folder with backup_identity and the other keys
 : "${RESTORE_USER:=10002:10000}"                # owns models and fleets in the volumes
 : "${RESTORE_OWNER_SECRET:=migrator_database_url}"
 : "${RESTORE_ADMIN_SECRET:=database_admin_url}"
-: "${RESTORE_REDIS_SECRET:=backup_redis_url}"   # may SYNC, SCAN and UNLINK
+: "${RESTORE_REDIS_SECRET:=restore_redis_url}"  # may SYNC, SCAN and UNLINK
+: "${RESTORE_OFFSITE_SECRET:=drill_offsite_options}"
+: "${STACK_BACKUP_OFFSITE:=$(sed -n 's/^STACK_BACKUP_OFFSITE=//p' .env 2>/dev/null || true)}"
 : "${RESTORE_NETWORK:=${COMPOSE_PROJECT_NAME}_backend}"
+: "${RESTORE_WAY_OUT:=${COMPOSE_PROJECT_NAME}_egress}"
 : "${RESTORE_DATA_VOLUME:=${COMPOSE_PROJECT_NAME}_training_data}"      # at /data
 : "${RESTORE_MODELS_VOLUME:=${COMPOSE_PROJECT_NAME}_model_artifacts}"  # at /data/models
-: "${RESTORE_BACKUPS_VOLUME:=${COMPOSE_PROJECT_NAME}_backups}"         # at /data/backups
+: "${RESTORE_BACKUPS_VOLUME:=${COMPOSE_PROJECT_NAME}_backups}"         # at /backups
 export COMPOSE_PROJECT_NAME
 
 usage() {
@@ -24,16 +27,17 @@ Usage: docker/scripts/restore.sh [OPTION]… [ARCHIVE.tar | MANIFEST]
 
 Restores a backup over the databases and volumes of this stack: the newest in the volume of backups;
 that of a MANIFEST there (its number, or manifests/00000007, or a run's name); or that of an ARCHIVE
-of `rul backup export`. Everything but PostgreSQL and Redis is stopped first, and started by nobody:
+of `rul backup export`; or, after the loss of the machine, one from beyond it. Everything but PostgreSQL and Redis is stopped first, and started by nobody:
 `make up` does, once all is well. What was there before stays beside it.
 
+  --off-site          fetches the run from STACK_BACKUP_OFFSITE first, by secrets/drill_offsite_options
   --identity FILE     decrypts, such as backup_escrow_identity from the safe
   --verify-key FILE   the public key of whoever made the backups
   --despite-golden    also where a model does not answer as it did
   --forget            instead: remove what was there before such a restore
   --help              this
 
-Without these files the keys are those in the folder that RESTORE_KEYS names (now: secrets/backup-keys).
+Without these files the keys are those in the folder that RESTORE_KEYS names, or else the secrets.
 It runs in the project's folder, after `rul secrets init`; names are set at the script's top.
 Dagster's own database, the files that landed and the lake are in no backup and stay as they are.
 END
@@ -45,20 +49,22 @@ fail() { say "$*"; exit 1; }
 readable() { [ -f "$1" ] && [ -r "$1" ] || fail "$1 is no file that can be read; $2"; }
 absolute() { printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
 
-what='' identity='' verify_key='' forget='' despite=''
+what='' identity='' verify_key='' forget='' despite='' beyond=''
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage; exit 0 ;;
     --identity) [ $# -gt 1 ] || fail "--identity needs a file"; identity=$2; shift ;;
     --verify-key) [ $# -gt 1 ] || fail "--verify-key needs a file"; verify_key=$2; shift ;;
     --despite-golden) despite=yes ;;
+    --off-site) beyond=yes ;;
     --forget) forget=yes ;;
     -*) fail "$1 is no option; --help says which there are" ;;
     *) [ -z "$what" ] || fail "$what and $1: name one archive or manifest"; what=$1 ;;
   esac
   shift
 done
-[ -z "$forget" ] || [ -z "$what" ] || fail "--forget takes no archive and no manifest"
+[ -z "$forget" ] || [ -z "$what$beyond" ] || fail "--forget takes no archive, manifest or store"
+case "$beyond$what" in yes*.tar) fail "$what lies here; leave --off-site away" ;; esac
 
 # --- all that can be wrong is looked at before anything is stopped
 command -v docker >/dev/null || fail "docker is not here; install Docker Engine with Compose"
@@ -70,10 +76,17 @@ for name in "$RESTORE_OWNER_SECRET" "$RESTORE_ADMIN_SECRET" "$RESTORE_REDIS_SECR
 done
 [ -z "$identity" ] || readable "$identity" "give the file from the safe"
 [ -z "$verify_key" ] || readable "$verify_key" "give the public key that was kept"
-[ -d "$RESTORE_KEYS" ] || [ -n "$forget" ] || { [ -n "$identity" ] && [ -n "$verify_key" ]; } ||
-  fail "$RESTORE_KEYS is no folder; name the keys' by RESTORE_KEYS, or give --identity and --verify-key"
+[ -f "$RESTORE_KEYS/backup_identity" ] || [ -n "$forget$identity" ] ||
+  fail "$RESTORE_KEYS has no backup_identity; name the keys' folder by RESTORE_KEYS, or give --identity"
+[ -f "$RESTORE_KEYS/backup_verify_key" ] || [ -n "$forget$verify_key" ] ||
+  fail "$RESTORE_KEYS has no backup_verify_key; name the keys' folder by RESTORE_KEYS, or give --verify-key"
+if [ -n "$beyond" ]; then
+  [ -n "$STACK_BACKUP_OFFSITE" ] || fail "STACK_BACKUP_OFFSITE is not set, nor is it in .env; name the store"
+  readable "$STACK_SECRETS/$RESTORE_OFFSITE_SECRET" "write the key of $STACK_BACKUP_OFFSITE into it"
+fi
 
 # --- the command that runs in the container
+fetched=/backups/.from-beyond.tar
 mount=''
 set -- rul backup restore
 if [ -n "$forget" ]; then
@@ -92,6 +105,7 @@ else
       ;;
     *) set -- "$@" --run "$what" ;;
   esac
+  [ -z "$beyond" ] || set -- "$@" --store "$fetched"
 fi
 
 # --- keys and addresses go through a pipe into the container's memory: they lie on no other disk,
@@ -101,7 +115,10 @@ trap 'rm -rf "$keys"' EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
-[ ! -d "$RESTORE_KEYS" ] || ln -s "$(absolute "$RESTORE_KEYS")"/* "$keys/"
+for name in backup_system backup_recipients backup_signing_key backup_verify_key backup_identity; do
+  [ ! -f "$RESTORE_KEYS/$name" ] || ln -s "$(absolute "$RESTORE_KEYS/$name")" "$keys/$name"
+done
+[ -z "$beyond" ] || ln -s "$(absolute "$STACK_SECRETS/$RESTORE_OFFSITE_SECRET")" "$keys/offsite_options"
 [ -z "$identity" ] || ln -s "$(absolute "$identity")" "$keys/given_identity"
 [ -z "$verify_key" ] || ln -s "$(absolute "$verify_key")" "$keys/given_verify_key"
 ln -s "$(absolute "$STACK_SECRETS/$RESTORE_OWNER_SECRET")" "$keys/owner_url"
@@ -121,21 +138,35 @@ if ! docker compose exec -T postgres psql -U postgres -Atc \
   docker compose run --rm -T migrate </dev/null
 fi
 
+# A container of the backup image with the keys in its memory: more of Docker's options, the image,
+# `sh -c "$unpack" restore`, and a command.
+unpack='umask 077; mkdir /tmp/keys; tar -xf - -C /tmp/keys; umask 007; exec "$@"'
+contained() {
+  tar -chf - -C "$keys" . | docker run --rm --interactive --user "$RESTORE_USER" \
+    --read-only --cap-drop ALL --security-opt no-new-privileges --init \
+    --tmpfs /tmp:size=256m,mode=1777 --volume "$RESTORE_BACKUPS_VOLUME:/backups" \
+    --env RUL_BACKUP_STORE=/backups --env RUL_BACKUP_KEYS=/tmp/keys "$@"
+}
+
+if [ -n "$beyond" ]; then
+  say "fetches from $STACK_BACKUP_OFFSITE"
+  docker compose create --no-build alertmanager dagster-drill # for the way out, and the volume
+  contained --network "$RESTORE_WAY_OUT" --env "RUL_BACKUP_OFFSITE=$STACK_BACKUP_OFFSITE" \
+    --env RUL_BACKUP_OFFSITE_OPTIONS_FILE=/tmp/keys/offsite_options \
+    "$STACK_BACKUP_IMAGE" sh -c "rm -f $fetched; $unpack" restore \
+    rul backup export --store off-site --to "$fetched" ${what:+--run "$what"} \
+    ${verify_key:+--verify-key /tmp/keys/given_verify_key} ||
+    fail "it cannot be fetched: why is above; nothing was changed"
+fi
+
 [ -n "$forget" ] || say "restores"
-tar -chf - -C "$keys" . | docker run --rm --interactive \
-  --network "$RESTORE_NETWORK" --user "$RESTORE_USER" \
-  --read-only --cap-drop ALL --security-opt no-new-privileges --init \
-  --tmpfs /tmp:size=256m,mode=1777 \
-  --volume "$RESTORE_DATA_VOLUME:/data" \
-  --volume "$RESTORE_MODELS_VOLUME:/data/models" \
-  --volume "$RESTORE_BACKUPS_VOLUME:/data/backups" \
+contained --network "$RESTORE_NETWORK" \
+  --volume "$RESTORE_DATA_VOLUME:/data" --volume "$RESTORE_MODELS_VOLUME:/data/models" \
   ${mount:+--volume "$mount:/restore/archive.tar:ro"} \
-  --env RUL_ROOT=/data --env RUL_BACKUP_STORE=/data/backups --env RUL_BACKUP_KEYS=/tmp/keys \
-  --env RUL_DATABASE_URL_FILE=/tmp/keys/owner_url \
+  --env RUL_ROOT=/data --env RUL_DATABASE_URL_FILE=/tmp/keys/owner_url \
   --env RUL_DATABASE_ADMIN_URL_FILE=/tmp/keys/admin_url \
   --env RUL_REDIS_URL_FILE=/tmp/keys/redis_url \
-  "$STACK_BACKUP_IMAGE" \
-  sh -c 'umask 077; mkdir /tmp/keys; tar -xf - -C /tmp/keys; umask 007; exec "$@"' restore "$@" ||
+  "$STACK_BACKUP_IMAGE" sh -c "$unpack" restore "$@" ||
   fail "it did not end well: what it said is above; nothing else was started"
 
 [ -n "$forget" ] || say "is done; look at it, then start the rest: make up"

@@ -4,9 +4,12 @@ import io
 import random
 import shutil
 import tarfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 
@@ -16,7 +19,7 @@ from rul_backup.keeping import Readers, Recovery
 from rul_backup.manifest import Kind
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run
-from rul_backup.stores import FolderStore
+from rul_backup.stores import FolderStore, Shelf, Store
 from rul_backup.streams import sha256_of
 from rul_backup.verification import Finding, Level, verify
 from rul_core.errors import StoreError
@@ -198,6 +201,96 @@ def test_an_archive_lists_its_run_alone_and_knows_no_other_object(
     with found.reading(house.sealed[3].object) as file:
         assert sha256_of(file) == house.sealed[3].sha256
     assert runs.newest(found, plant.verify) == house.sealed[4]
+
+
+# --- a new machine goes on with the old one's line
+def adopted(house: House, shelf: Shelf, store: Store, number: int = 4) -> int:
+    key = house.plant.maker.signing_key
+    return runs.adopt(store, shelf, house.sealed[number], house.plant.verify, key)
+
+
+def test_a_new_store_goes_on_with_the_line_and_lets_go_what_it_was_not_given(
+    house: House, tmp_path: Path
+):
+    found = exported(house, tmp_path / "a.tar", 4)
+    store = FolderStore(tmp_path / "new")
+    assert adopted(house, found, store) == len(house.sealed)
+    keys = house.plant.verify
+    known = [one.known for one in house.sealed]
+    told = verify(store, keys, Level.CONTENT, now=NOW, known=known,
+                  identities=house.plant.identities)  # fmt: skip
+    assert told.findings == ()
+    assert [one.sha256 for one in runs.there(store, keys)] == [house.sealed[4].sha256]
+    run = Run(store, house.plant.maker, NOW)
+    run.take_over(house.sealed[4].manifest.artefacts[0], house.sealed[4])
+    following = run.seal({}, keys, NOW)
+    assert following.manifest.number == len(house.sealed) + 1
+    assert following.manifest.previous_sha256 == house.sealed[4].sha256
+    assert adopted(house, found, store) == 0
+
+
+def test_of_a_run_that_is_not_the_newest_the_line_is_whole_too(house: House, tmp_path: Path):
+    store = FolderStore(tmp_path / "new")
+    assert adopted(house, exported(house, tmp_path / "a.tar", 3), store, 3) == len(house.sealed)
+    newest = runs.newest_there(store, house.plant.verify)
+    assert newest is not None
+    assert newest.sha256 == house.sealed[3].sha256
+
+
+def test_a_store_with_a_line_of_its_own_or_a_longer_one_stays_as_it_is(
+    house: House, tmp_path: Path
+):
+    found = exported(house, tmp_path / "a.tar", 4)
+    other = house_in(tmp_path / "other", house.plant, 2)
+    for one in (other, house):
+        before = one.store.sizes()
+        assert adopted(house, found, one.store) == 0
+        assert one.store.sizes() == before
+
+
+def test_who_is_killed_while_he_adopts_goes_on(house: House, tmp_path: Path):
+    """At each object that is put; what is there until then is the line's beginning."""
+    found = exported(house, tmp_path / "a.tar", 4)
+
+    class Killed(BaseException):
+        pass
+
+    class Mortal(FolderStore):
+        left = 0
+
+        @contextmanager
+        def putting(self, name: str) -> Generator[BinaryIO]:
+            if not self.left:
+                raise Killed
+            self.left -= 1
+            with super().putting(name) as file:
+                yield file
+
+    for left in range(len(found.sizes()) + 10):
+        store = Mortal(tmp_path / f"new-{left}")
+        store.left = left
+        try:
+            adopted(house, found, store)
+        except Killed:
+            there = runs.every(store, house.plant.verify)
+            assert [one.sha256 for one in there] == [
+                one.sha256 for one in house.sealed[: len(there)]
+            ]
+            adopted(house, found, FolderStore(tmp_path / f"new-{left}"))
+        told = verify(store, house.plant.verify, Level.STORED, now=NOW)
+        assert (told.runs, told.findings) == (1, ())
+    assert store.left
+
+
+def test_what_was_changed_meanwhile_is_not_adopted(house: House, tmp_path: Path):
+    name = next(iter(house.sealed[4].objects))
+    path = house.root / name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    store = FolderStore(tmp_path / "new")
+    with pytest.raises(StoreError, match=rf"{name} is not what was written"):
+        adopted(house, house.store, store)
+    assert runs.newest(store, house.plant.verify) is None
+    assert name not in store.sizes()
 
 
 def pem_of(plant: Keys) -> bytes:

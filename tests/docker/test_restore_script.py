@@ -16,7 +16,7 @@ case "$1 $2" in
 "compose config") printf 'postgres\\napi\\nredis\\nnginx\\n' ;;
 "compose exec") printf '%s' "${THERE-there}" ;;
 "run --rm")
-  mkdir "$NOTES/piped" && tar -xf - -C "$NOTES/piped"
+  mkdir -p "$NOTES/piped" && tar -xf - -C "$NOTES/piped"
   exit "${ENDS:-0}"
   ;;
 esac
@@ -57,7 +57,9 @@ def machine(tmp_path: Path) -> Machine:
     for name, text in {
         "bin/docker": DOCKER, "compose.yaml": "", "tmp/x": "",
         "secrets/migrator_database_url": "owner", "secrets/database_admin_url": "admin",
-        "secrets/backup_redis_url": "redis", "secrets/backup-keys/backup_identity": "daily",
+        "secrets/restore_redis_url": "redis", "secrets/backup_identity": "daily",
+        "secrets/backup_verify_key": "known", "secrets/grafana_admin_password": "another",
+        "secrets/drill_offsite_options": "{}",
         "safe/escrow": "escrow", "safe/key": "public", "run.tar": "",
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -83,20 +85,20 @@ def test_the_newest_is_restored_with_all_else_stopped_and_the_keys_piped(machine
     assert there.startswith("compose exec -T postgres psql")
     assert run.endswith('exec "$@" restore rul backup restore --over-live')
     for wanted in (
-        "--network rul_backend --user 10002:10000", "--volume rul_training_data:/data ",
-        "--volume rul_model_artifacts:/data/models ", "--volume rul_backups:/data/backups ",
+        "--user 10002:10000 ", "--network rul_backend ", "--volume rul_training_data:/data ",
+        "--volume rul_model_artifacts:/data/models ", "--volume rul_backups:/backups ",
         "RUL_DATABASE_URL_FILE=/tmp/keys/owner_url", " rul-backup:dev sh -c ",
     ):  # fmt: skip
         assert wanted in run
     assert machine.piped == {
-        "backup_identity": "daily", "owner_url": "owner", "admin_url": "admin",
-        "redis_url": "redis",
+        "backup_identity": "daily", "backup_verify_key": "known", "owner_url": "owner",
+        "admin_url": "admin", "redis_url": "redis",
     }  # fmt: skip
 
 
 def test_an_archive_and_what_is_in_the_safe_suffice_on_a_new_machine(machine: Machine):
-    (machine.folder / "secrets/backup-keys/backup_identity").unlink()
-    (machine.folder / "secrets/backup-keys").rmdir()
+    (machine.folder / "secrets/backup_identity").unlink()
+    (machine.folder / "secrets/backup_verify_key").unlink()
     machine.run(
         "run.tar", "--identity", "safe/escrow", "--verify-key", "safe/key", "--despite-golden",
         THERE="",
@@ -110,6 +112,24 @@ def test_an_archive_and_what_is_in_the_safe_suffice_on_a_new_machine(machine: Ma
     )
     assert machine.piped["given_identity"] == "escrow"
     assert machine.piped["given_verify_key"] == "public"
+
+
+def test_what_lies_beyond_is_fetched_first_by_a_container_that_reaches_nothing_else(
+    machine: Machine,
+):
+    (machine.folder / ".env").write_text("STACK_BACKUP_OFFSITE=s3://bucket/plant\n")
+    machine.run("--off-site", "7", "--verify-key", "safe/key")
+    created, fetch, restore = machine.calls[-3:]
+    assert created.startswith("compose create --no-build alertmanager")
+    assert "--network rul_egress --env RUL_BACKUP_OFFSITE=s3://bucket/plant " in fetch
+    assert fetch.endswith(
+        "rul backup export --store off-site --to /backups/.from-beyond.tar --run 7 "
+        "--verify-key /tmp/keys/given_verify_key"
+    )
+    assert not {"--volume rul_training_data:/data", "_URL_FILE"} & {*fetch.split()}
+    assert "--network rul_backend" in restore
+    assert "OFFSITE" not in restore
+    assert restore.endswith("--run 7 --store /backups/.from-beyond.tar")
 
 
 def test_a_manifest_is_named_as_a_run(machine: Machine):
@@ -138,7 +158,20 @@ def test_what_does_not_end_well_is_told(machine: Machine):
         (("--identity", "none"), {}, "none is no file that can be read; give the file from"),
         ((), {"IMAGE": "1"}, "the image rul-backup:dev is not here; build it"),
         ((), {"STACK_SECRETS": "none"}, "none/migrator_database_url is no file"),
-        ((), {"RESTORE_KEYS": "none"}, "none is no folder; name the keys' by RESTORE_KEYS"),
+        ((), {"RESTORE_KEYS": "none"}, "none has no backup_identity; name the keys' folder"),
+        (
+            ("--identity", "safe/escrow"),
+            {"RESTORE_KEYS": "none"},
+            "none has no backup_verify_key; name the keys' folder",
+        ),
+        (("--off-site",), {}, "STACK_BACKUP_OFFSITE is not set, nor is it in .env"),
+        (("--off-site", "a.tar"), {}, "a.tar lies here; leave --off-site away"),
+        (("--off-site", "--forget"), {}, "takes no archive, manifest or store"),
+        (
+            ("--off-site",),
+            {"STACK_BACKUP_OFFSITE": "s3://a/b", "RESTORE_OFFSITE_SECRET": "none"},
+            "none is no file that can be read; write the key of s3://a/b",
+        ),
     ],
 )
 def test_whatever_is_wrong_is_found_before_anything_is_stopped(

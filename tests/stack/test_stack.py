@@ -1114,3 +1114,55 @@ def test_down_and_up_again_loses_nothing(stack: Stack):
     assert before["history"] == after["history"] > 0
     for name in ("ledger", "keys", "runs"):
         assert int(after[name][0]) >= int(before[name][0])
+
+
+def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: Stack):
+    def facts() -> dict[str, Any]:
+        status, told = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1000")
+        assert status == 200, told
+        return {
+            "units": sorted(unit["unit"] for unit in told["units"]),
+            "readings": len(kept(stack, "survivor")),
+            "ledger": stack.sql("rul", "SELECT count(*), max(position) FROM ledger"),
+            "keys": stack.sql("rul", "SELECT count(*) FROM api_keys"),
+            "model": first_model(stack),
+        }
+
+    def prognosis(unit: str) -> Any:
+        status, told = stack.ask(f"/v1/fleets/{FLEET}/units/{unit}/prognosis")
+        return told if status == 200 else None
+
+    status, told = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1")
+    assert status == 200, told
+    unit = told["units"][0]["unit"]
+    before, said = facts(), prognosis(unit)
+    made = succeeded(stack, "back_up")
+    launch(stack, "backup", "back_up")
+    wait_until(lambda: succeeded(stack, "back_up") > made, RUN_SECONDS, "a backup is made", every=3)
+    kept_runs = len(rul_backup(stack, "list", "--json")[1])
+    stack.compose("down", "--volumes", "--timeout=5")
+    assert stack.run("docker", "volume", "ls", "--quiet", f"--filter=name={NAME}_") == ""
+    began = time.monotonic()
+    told = stack.run("docker/scripts/restore.sh", "--off-site")
+    restored = time.monotonic() - began
+    stack.up()
+    again = wait_until(lambda: prognosis(unit), 120, "the first prognosis")
+    seconds = time.monotonic() - began
+    print(f"  restored in {restored:.0f} s, first prognosis after {seconds:.0f} s\n{told}")
+    assert seconds < 900
+    after = facts()
+    assert {**after, "ledger": []} == {**before, "ledger": []}
+    # The backup was made after the ledger was looked at; it only grows.
+    assert int(after["ledger"][0].split(",")[0]) >= int(before["ledger"][0].split(",")[0])
+    for name in ("rul_cycles", "state", "model"):
+        assert again.get(name) == said.get(name)
+    # The line of backups goes on, here and beyond.
+    made = succeeded(stack, "back_up")
+    launch(stack, "backup", "back_up")
+    wait_until(lambda: succeeded(stack, "back_up") > made, RUN_SECONDS, "backups go on", every=3)
+    assert kept_runs > 1
+    for store in ("local", "off-site"):
+        status, told = stack.ask("/v1/system/backups")
+        (one,) = [each for each in told["stores"] if each["store"] == store]
+        assert one["newest"]["number"] > kept_runs
+    assert rul_backup(stack, "verify")[0] == 0
