@@ -66,10 +66,10 @@ class FolderStore:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def __str__(self) -> str:
-        return str(self._root)
+        return str(self.root)
 
     @contextmanager
     def putting(self, name: str) -> Generator[BinaryIO]:
@@ -94,8 +94,8 @@ class FolderStore:
     def sizes(self, below: str = "") -> dict[str, int]:
         """See ``Shelf``."""
         found = {}
-        for path in sorted(self._root.rglob("*")):
-            name = path.relative_to(self._root).as_posix()
+        for path in sorted(self.root.rglob("*")):
+            name = path.relative_to(self.root).as_posix()
             if path.is_file() and name.startswith(below) and _NAME.fullmatch(name):
                 found[name] = path.stat().st_size
         return found
@@ -105,22 +105,22 @@ class FolderStore:
         path = self._path(name)
         path.unlink(missing_ok=True)
         folder = path.parent
-        while folder != self._root and folder.is_dir() and not any(folder.iterdir()):
+        while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             folder = folder.parent
 
     @contextmanager
     def alone(self) -> Generator[None]:
         """See ``Store``."""
-        with files.locked(self._root / ".lock"):
+        with files.locked(self.root / ".lock"):
             yield
 
     def free_bytes(self) -> int:
         """How much more it can take."""
-        files.make_folder(self._root)
-        return shutil.disk_usage(self._root).free
+        files.make_folder(self.root)
+        return shutil.disk_usage(self.root).free
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise StoreError(f"{name!r} is no name of an object in a backup")
-        return self._root / name
+        return self.root / name

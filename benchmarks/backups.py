@@ -1,0 +1,450 @@
+"""What backups promise, measured: damage found, data lost, time to come back, and their cost.
+
+    python -m benchmarks.backups [--quick] [--json FILE or -]
+
+What belongs here: these four measurements on PostgreSQL, Redis and files of its own. What does not:
+the fleet, its model and the service (``serving_stage``), the stack's own complete loss
+(``tests/stack``).
+
+A backup is made here every few seconds instead of every half hour, so that many cycles fit into a
+minute. What a loss costs beyond a cycle does not depend on how long the cycle is: it is measured,
+and half an hour is added for the figure of the schedule.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import platform
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from benchmarks.serving_load import Address, ask, get, saturate
+from benchmarks.serving_readings import Machines, seed
+from benchmarks.serving_stage import FLEET, Learnt, Stage, cores, learn, on_core
+from rul_backup import drill, runs, scratch
+from rul_backup.keeping import IDENTITY, VERIFY_KEY, Backups, BackupSettings, Readers, Recovery
+from rul_backup.runs import Sealed
+from rul_backup.stores import FolderStore
+from rul_backup.verification import Level, verify
+from rul_core.model import Recipe
+from rul_core.simulator import Simulation
+from rul_store.database import begin, connect, migrate
+from rul_store.embedded import EmbeddedServers
+
+SCHEDULE_SECONDS = 1800.0
+"""A backup is made every half hour."""
+WRITE_SECONDS = 0.1
+LOW_PRIORITY = 10
+"""Runs of backups have half the processor's weight of the API's instances in the stack."""
+UNITS, CYCLES = 84, 200
+"""Of the demo, whose readings are one time its data."""
+REQUIRED = {
+    "faults_missed": ("<=", 0.0),
+    "rpo_max_seconds": ("<=", 3600.0),
+    "rto_max_seconds": ("<=", 900.0),
+    "throughput_ratio": (">=", 0.9),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    simulation: Simulation
+    recipe: Recipe
+    faults: int
+    cycle_seconds: float
+    cycles: int
+    drills: int
+    scales: tuple[int, ...]
+    rounds: int
+    turn_seconds: float
+
+
+FULL = Plan(Simulation(), Recipe(), 280, 15.0, 3, 20, (1, 10, 100), 8, 6.0)
+QUICK = Plan(Simulation(units=15, running_units=5), Recipe(folds=3), 70, 4.0, 2, 5, (1, 10), 3, 2.0)
+
+
+def main() -> None:
+    """Runs the benchmark and reports."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.backups")
+    parser.add_argument("--quick", action="store_true", help="less of everything: two minutes")
+    parser.add_argument("--json", help="write the figures to a file, or to standard output: -")
+    options = parser.parse_args()
+    report = sys.stderr if options.json == "-" else sys.stdout
+    plan = QUICK if options.quick else FULL
+    result = measure(plan, lambda text: print(text, file=report, flush=True))
+    if options.json == "-":
+        print(json.dumps(result, indent=2))
+    elif options.json:
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """All figures: the headline, and ``details``."""
+    server_core, other_core = cores()
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    say(machine)
+    learnt = learn(plan.simulation, plan.recipe)
+    details: dict[str, Any] = {"machine": machine}
+    with (
+        tempfile.TemporaryDirectory(prefix="rul-benchmark-") as name,
+        on_core(other_core),
+        Stage.open(Path(name), learnt, server_core) as stage,
+    ):
+        Path(name).chmod(0o711)  # the drill's PostgreSQL is another user's
+        backups = Backups(stage.root, BackupSettings(), stage.engine, stage.servers.redis_url)
+        backups.make_keys("benchmark")
+        with stage.serving() as (_, address):
+            asyncio.run(seed(stage, address, Machines(learnt, "unit", UNITS), CYCLES))
+            details["load"] = load = beside_backups(plan, stage, address, learnt)
+        say(f"throughput while backups are made: {load['ratio']['median']:.3f} of what it is else")
+        details["faults"] = faults = injected(plan, backups, Path(name, "spoilt"))
+        say(f"faults: {faults['found']} of {faults['injected']} found and named")
+        details["recovery_point"] = point = recovery_points(plan, stage, backups)
+        say(
+            f"recovery point: {point['lost_seconds']['median']:.1f} s lost, "
+            f"{point['lost_seconds']['highest']:.1f} at most, of a cycle of "
+            f"{point['cycle_seconds']:.0f} s ({point['backup_seconds']:.1f} s a backup)"
+        )
+        details["recovery_time"] = times = [
+            recovery_time(stage, backups, scale, Path(name)) for scale in plan.scales
+        ]
+    for each in times:
+        say(
+            f"recovery time: {each['seconds']:.1f} s at {each['scale']} times the demo's data "
+            f"({each['readings']:,} readings, {each['stored_bytes'] / 1e6:,.1f} MB): "
+            + ", ".join(f"{what} {seconds:.1f}" for what, seconds in each["steps"].items())
+        )
+    beyond = point["lost_seconds"]["highest"] - point["cycle_seconds"]
+    headline = {
+        "faults_injected": faults["injected"],
+        "faults_found": faults["found"],
+        "faults_missed": faults["injected"] - faults["found"],
+        "rpo_max_seconds": SCHEDULE_SECONDS + max(0.0, beyond),
+        "rpo_measured_max_seconds": point["lost_seconds"]["highest"],
+        "rpo_measured_cycle_seconds": point["cycle_seconds"],
+        "rto_max_seconds": max(each["seconds"] for each in times),
+        "drills": point["drills"],
+        "throughput_ratio": load["ratio"]["median"],
+    }
+    reached = {
+        name: headline[name] >= limit if relation == ">=" else headline[name] <= limit
+        for name, (relation, limit) in REQUIRED.items()
+    }
+    say("\n".join(f"{name}: {'reached' if is_so else 'MISSED'}" for name, is_so in reached.items()))
+    return {**headline, "reached": reached, "details": details}
+
+
+# --- what they cost
+def beside_backups(plan: Plan, stage: Stage, address: Address, learnt: Learnt) -> dict[str, Any]:
+    """Readings taken in a second, with and without backups being made, in turns."""
+    machines = Machines(learnt, "load", 200)
+    requests = machines.one_by_one(stage.key)
+    ratios, backups_made = [], []
+
+    def turn() -> float:
+        load = asyncio.run(saturate(address, requests, connections=32, seconds=plan.turn_seconds))
+        if load.failed:
+            raise RuntimeError(f"requests failed: {load.failures}")
+        return load.per_second
+
+    turn()  # warms up
+    for number in range(plan.rounds):
+        figures = {}
+        for backed in (number % 2 == 0, number % 2 == 1):  # in changing order
+            if not backed:
+                figures[backed] = turn()
+                continue
+            with _making(stage) as made:
+                figures[backed] = turn()
+            backups_made.append(made.value)
+        ratios.append(figures[True] / figures[False])
+    return {
+        "ratio": _spread(ratios),
+        "connections": 32,
+        "backups_a_turn": _spread(backups_made),
+        "turn_seconds": plan.turn_seconds,
+    }
+
+
+@contextmanager
+def _making(stage: Stage) -> Generator[Any]:
+    """Backups, one after another, by a process of low priority, until the end."""
+    context = multiprocessing.get_context("spawn")
+    ready, stop, made = context.Event(), context.Event(), context.Value("i", 0)
+    place = str(stage.root), stage.servers.database_url, stage.servers.redis_url
+    process = context.Process(target=_make_until, args=(*place, ready, stop, made))
+    process.start()
+    try:
+        if not ready.wait(60):
+            raise RuntimeError("no backup could be made; what it said is above")
+        yield made
+    finally:
+        stop.set()
+        process.join()
+
+
+def _make_until(root: str, url: str, redis_url: str, ready: Any, stop: Any, made: Any) -> None:
+    os.nice(LOW_PRIORITY)
+    engine = connect(url)
+    backups = Backups(Path(root), BackupSettings(), engine, redis_url)
+    backups.make(datetime.now(UTC))
+    ready.set()
+    while not stop.is_set():
+        backups.make(datetime.now(UTC))
+        made.value += 1
+    engine.dispose()
+
+
+# --- what damage is found
+def injected(plan: Plan, backups: Backups, folder: Path) -> dict[str, Any]:
+    """Every kind of fault, in every kind of object, one at a time."""
+    chance = random.Random(20)  # noqa: S311 - which bit is no secret
+    now = datetime.now(UTC)
+    whole = backups.store
+    keys = Readers(backups.keys_folder / VERIFY_KEY, backups.keys_folder / IDENTITY)
+    first, *_ = runs.there(whole, keys.verify_keys())
+    backups.let_go([first.manifest.number], now)
+    known = [one.known for one in runs.every(whole, keys.verify_keys())]
+    spoil = (_flip, _truncate, _lengthen, _delete, _swap, _replay, _duplicate)
+    missed, kinds = [], sorted({_class_of(name) for name in whole.sizes()})
+    for number in range(plan.faults):
+        fault, kind = spoil[number % len(spoil)], kinds[number // len(spoil) % len(kinds)]
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(backups.store.root, folder)
+        names = sorted(name for name in whole.sizes() if _class_of(name) == kind)
+        touched = fault(folder, chance.choice(names), chance, names)
+        found = verify(
+            FolderStore(folder), keys.verify_keys(), Level.CONTENT,
+            now=now + timedelta(hours=1), known=known, identities=keys.identities(),
+        )  # fmt: skip
+        if touched - {one.object for one in found.findings}:
+            missed.append(f"{fault.__name__[1:]} {sorted(touched)}")
+    return {
+        "injected": plan.faults, "found": plan.faults - len(missed), "missed": missed,
+        "kinds": kinds,
+    }  # fmt: skip
+
+
+def _class_of(name: str) -> str:
+    folder, _, rest = name.partition("/")
+    return rest.rpartition("/")[2] if folder == "runs" else folder
+
+
+def _flip(folder: Path, name: str, chance: random.Random, _: list[str]) -> set[str]:
+    content = bytearray((folder / name).read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    (folder / name).write_bytes(content)
+    return {name}
+
+
+def _truncate(folder: Path, name: str, chance: random.Random, _: list[str]) -> set[str]:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: chance.randrange(len(content))])
+    return {name}
+
+
+def _lengthen(folder: Path, name: str, chance: random.Random, _: list[str]) -> set[str]:
+    with (folder / name).open("ab") as file:
+        file.write(chance.randbytes(chance.randint(1, 9)))
+    return {name}
+
+
+def _delete(folder: Path, name: str, _: random.Random, names: list[str]) -> set[str]:
+    (folder / name).unlink()
+    if not name.startswith("gone/"):
+        return {name}
+    # Without the word, what was let go is promised and missing.
+    return {f"manifests/{name.rpartition('/')[2]}"} if not names else set()
+
+
+def _swap(folder: Path, name: str, chance: random.Random, names: list[str]) -> set[str]:
+    others = [each for each in names if each != name]
+    if not others:
+        return _flip(folder, name, chance, names)
+    other = chance.choice(others)
+    one, two = (folder / name).read_bytes(), (folder / other).read_bytes()
+    (folder / name).write_bytes(two)
+    (folder / other).write_bytes(one)
+    return {name, other} if one != two else set()
+
+
+def _replay(folder: Path, name: str, chance: random.Random, names: list[str]) -> set[str]:
+    """An older one of the kind in its place."""
+    older = [each for each in names if each < name]
+    if not older:
+        return _truncate(folder, name, chance, names)
+    content = (folder / chance.choice(older)).read_bytes()
+    same = content == (folder / name).read_bytes()
+    (folder / name).write_bytes(content)
+    return set() if same else {name}
+
+
+def _duplicate(folder: Path, name: str, _: random.Random, __: list[str]) -> set[str]:
+    copy = f"{name}-copy"
+    shutil.copyfile(folder / name, folder / copy)
+    return {copy}
+
+
+# --- how much is lost
+def recovery_points(plan: Plan, stage: Stage, backups: Backups) -> dict[str, Any]:
+    """A writer is killed at moments spread evenly over some cycles; each time all else is lost.
+
+    What a loss at a moment leaves is the run that was sealed last until then. It is restored into
+    a server of its own, and the newest row there is sought: what was written after it is lost.
+    """
+    written: list[tuple[float, int]] = []
+    sealed: list[tuple[float, Sealed]] = []
+    seconds, stop = [], threading.Event()
+    begun = time.monotonic()
+
+    def write() -> None:
+        number = 0
+        while not stop.wait(WRITE_SECONDS):
+            with begin(stage.engine) as connection:
+                connection.execute(
+                    sa.text("INSERT INTO units (fleet, unit) VALUES ('written', :unit)"),
+                    {"unit": f"{number:09d}"},
+                )
+            written.append((time.monotonic(), number))
+            number += 1
+
+    def keep() -> None:
+        following = begun
+        while not stop.wait(max(0.0, following - time.monotonic())):
+            started = time.monotonic()
+            sealed.append((0.0, backups.make(datetime.now(UTC))))
+            sealed[-1] = (time.monotonic(), sealed[-1][1])
+            seconds.append(sealed[-1][0] - started)
+            following += plan.cycle_seconds
+
+    threads = [threading.Thread(target=write), threading.Thread(target=keep)]
+    for thread in threads:
+        thread.start()
+    # From the second backup on, which is the first with the writer's rows.
+    first, span = plan.cycle_seconds + max(2.0, plan.cycle_seconds / 4), plan.cycles
+    moments = [
+        begun + first + span * plan.cycle_seconds * number / plan.drills
+        for number in range(plan.drills)
+    ]
+    time.sleep(max(0.0, moments[-1] - time.monotonic()) + 0.1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    lost = []
+    identities = Readers(Path(), backups.keys_folder / IDENTITY).identities()
+    for moment in moments:
+        run = [run for at, run in sealed if 0.0 < at <= moment][-1]
+        (artefact,) = [one for one in run.manifest.artefacts if one.name == "platform.dump"]
+        with scratch.server(artefact.facts["server"]) as url:
+            drill.restore_database(backups.store, run, artefact, url, identities)
+            engine = connect(url)
+            with begin(engine) as connection:
+                newest = connection.execute(
+                    sa.text(
+                        "SELECT coalesce(max(unit)::int, -1) FROM units WHERE fleet = 'written'"
+                    )
+                ).scalar_one()
+            engine.dispose()
+        last = max(at for at, number in written if number <= newest)
+        lost.append(moment - last)
+    return {
+        "drills": len(lost),
+        "cycle_seconds": plan.cycle_seconds,
+        "cycles": plan.cycles,
+        "writing_seconds": WRITE_SECONDS,
+        "backup_seconds": statistics.median(seconds),
+        "lost_seconds": _spread(lost),
+    }
+
+
+# --- how long it takes to come back
+def recovery_time(stage: Stage, backups: Backups, scale: int, folder: Path) -> dict[str, Any]:
+    """From nothing but a store and keys to the first prognosis, which is as it was."""
+    _grow(stage, scale)
+    unit = f"/v1/fleets/{FLEET}/units/unit-0/prognosis"
+    with stage.serving() as (_, address):
+        before = _prognosis(address, get(unit, key=stage.key))
+    sealed = backups.make(datetime.now(UTC))
+    keys = Readers(backups.keys_folder / VERIFY_KEY, backups.keys_folder / IDENTITY)
+    steps, root = {}, folder / f"back-{scale}"
+    began = time.monotonic()
+
+    def done(what: str) -> None:
+        steps[what] = time.monotonic() - began - sum(steps.values())
+
+    with EmbeddedServers(folder / f"servers-{scale}") as servers:
+        done("servers started")
+        Recovery(backups.store, keys).restore(sealed.manifest.run, servers.database_url, root)
+        done("restored")
+        engine = connect(servers.database_url)
+        migrate(engine)
+        engine.dispose()
+        done("migrated")
+        restored = _Restored(stage, root, servers)
+        with restored.serving(f"again-{scale}") as (_, address):
+            done("service started")
+            after = _prognosis(address, get(unit, key=stage.key))
+            done("first prognosis")
+    seconds = time.monotonic() - began
+    if (before["rul_cycles"], before["cycle"]) != (after["rul_cycles"], after["cycle"]):
+        raise RuntimeError(f"it was {before}, and is {after}")
+    shutil.rmtree(root)
+    with begin(stage.engine) as connection:
+        readings = connection.execute(sa.text("SELECT count(*) FROM readings")).scalar_one()
+    return {
+        "scale": scale, "readings": readings, "stored_bytes": sealed.stored_bytes,
+        "seconds": seconds, "steps": steps,
+    }  # fmt: skip
+
+
+class _Restored(Stage):
+    """The same service on another data root and other servers."""
+
+    def __init__(self, stage: Stage, root: Path, servers: EmbeddedServers) -> None:
+        self.__dict__.update(stage.__dict__)
+        self.root, self.servers = root, servers
+
+
+def _grow(stage: Stage, scale: int) -> None:
+    """Readings of so many times the demo's units, as copies of those that were sent."""
+    copy = sa.text(
+        "INSERT INTO readings (fleet, unit, life, cycle, time, layout, measured) "
+        "SELECT fleet, unit || '-' || copy, life, cycle, time, layout, measured "
+        "FROM readings, generate_series(1, :copies) AS copy "
+        "WHERE fleet = :fleet AND unit LIKE 'unit-%' AND unit NOT LIKE 'unit-%-%' "
+        "ON CONFLICT DO NOTHING"
+    )
+    with begin(stage.engine) as connection:
+        connection.execute(copy, {"copies": scale - 1, "fleet": FLEET})
+
+
+def _prognosis(address: Address, request: bytes) -> dict[str, Any]:
+    status, body = asyncio.run(ask(address, request))
+    if status != 200:
+        raise RuntimeError(f"no prognosis: {status} {body[:500]!r}")
+    return json.loads(body)
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+if __name__ == "__main__":
+    main()
