@@ -569,7 +569,7 @@ def test_people_list_and_verify_backups_and_damage_is_named(stack: Stack):
     in_backups(stack, f"cp {place} /backups/.aside && printf x >> {place}")
     status, found = rul_backup(stack, "verify", "--json")
     assert status == 1
-    assert [one["object"] for one in found["findings"]] == [place.removeprefix("/backups/")]
+    assert [name for name, _ in found["findings"]] == [place.removeprefix("/backups/")]
     in_backups(stack, f"mv /backups/.aside {place}")
     assert rul_backup(stack, "verify")[0] == 0
 
