@@ -97,7 +97,7 @@ class Run:
             name: Of the thing, such as ``platform.dump``.
             kind: What it is.
             content: Its bytes.
-            facts: What must be true of it once restored.
+            facts: What must be true of it once restored; known when the content ends.
 
         Raises:
             StoreError: It cannot be written, or what gives it fails; nothing of it is left.
