@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import Field, SecretStr
 
-from rul_backup import drill, keys, offsite, recovery, retention, runs, snapshots
+from rul_backup import drill, keys, offsite, recovery, retention, runs, snapshots, wal
 from rul_backup import verification as checks
 from rul_backup.archiving import Archiver
 from rul_backup.manifest import Artefact, Kind
@@ -169,7 +169,8 @@ class Backups:
                 run.take_over(artefact, earlier)
         schema = database.current_revision(self._engine)
         versions = {"rul": version("rul-platform"), "schema": schema or "none"}
-        sealed = run.seal(versions, verify_keys, _later(run.started_at))
+        log = wal.heads(self.store, verify_keys)
+        sealed = run.seal(versions, verify_keys, _later(run.started_at), log)
         # Those of before too: a run that was killed at this point left its manifest behind.
         there = runs.there(self.store, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
@@ -311,8 +312,15 @@ class Backups:
         )
 
     def left_behind(self, now: datetime) -> list[str]:
-        """Objects that no run promises: of runs that were killed while they were made or went."""
-        return runs.left_behind(self.store, self._verify_keys(), now)
+        """Objects that no run promises: of runs that were killed while they were made or went.
+
+        Segments of PostgreSQL's log too, which no base that stays needs.
+        """
+        verify_keys = self._verify_keys()
+        return [
+            *runs.left_behind(self.store, verify_keys, now),
+            *wal.left_behind(self.store, verify_keys),
+        ]
 
     def let_go(self, numbers: Collection[int], now: datetime) -> list[str]:
         """Let runs go, and remove what no other promises; give the objects that went."""
@@ -320,7 +328,8 @@ class Backups:
         for found in self.there():
             if found.sealed.manifest.number in numbers:
                 runs.let_go(self.store, found.sealed, key)
-        return runs.sweep(self.store, self._verify_keys(), now)
+        verify_keys = self._verify_keys()
+        return [*runs.sweep(self.store, verify_keys, now), *wal.sweep(self.store, verify_keys)]
 
     def find(self, run: str | None, store: str = LOCAL) -> Sealed:
         """A run of a store by its name, or the newest.

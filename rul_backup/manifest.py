@@ -53,6 +53,17 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """Whose folder has it: an earlier run's, since when it has not changed, or else this one's."""
 
 
+class LogHead(msgspec.Struct, frozen=True, kw_only=True):
+    """How far PostgreSQL's log was archived, so that what was is missed (``wal``)."""
+
+    cluster: str
+    segment: str
+    number: int
+    """Of the note in its chain."""
+    sha256: str
+    """Of the note, as it is stored."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """All that a run kept."""
 
@@ -71,6 +82,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[str, ...]
     """Who can read it."""
     artefacts: tuple[Artefact, ...]
+    log: tuple[LogHead, ...] = ()
+    """Of every cluster that the store has a log of, when the run was sealed."""
 
 
 def sha256_of(content: bytes) -> str:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
-from rul_backup.manifest import Artefact, Kind, Manifest
+from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, Readable, seal
 from rul_backup.stores import Shelf, Store
 from rul_core.errors import StoreError
@@ -123,9 +123,19 @@ class Run:
         return {artefact.kind for artefact in self._artefacts}
 
     def seal(
-        self, versions: dict[str, str], keys: Sequence[Ed25519PublicKey], now: datetime
+        self,
+        versions: dict[str, str],
+        keys: Sequence[Ed25519PublicKey],
+        now: datetime,
+        log: Sequence[LogHead] = (),
     ) -> Sealed:
         """Write the manifest: from now on the run is one. Asked again it says the same.
+
+        Args:
+            versions: Of the platform, its schema, and the programs.
+            keys: Of our signatures.
+            now: When it ended.
+            log: How far PostgreSQL's log is archived.
 
         Raises:
             StoreError: The manifest before it is damaged, or it cannot be written; or what it takes
@@ -152,6 +162,7 @@ class Run:
                 versions=versions,
                 recipients=tuple(map(str, self._maker.recipients)),
                 artefacts=tuple(self._artefacts),
+                log=tuple(log),
             )
             if before and before.manifest.system != manifest.system:
                 raise StoreError(

@@ -15,6 +15,7 @@ base from before leads beyond it.
 import itertools
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from rul_backup import manifest as manifests
-from rul_backup.runs import Maker
+from rul_backup.manifest import Kind, LogHead
+from rul_backup.runs import Maker, Sealed, there
 from rul_backup.sealing import SUFFIX, Sums, seal
 from rul_backup.stores import Shelf, Store
 from rul_core.errors import StoreError, Unavailable
@@ -228,7 +230,7 @@ def histories(store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str) -> l
     Raises:
         StoreError: One is damaged; names it.
     """
-    return [read(store, one, keys) for one in names(store, cluster) if is_history(_plain(one))]
+    return [read(store, one, keys) for one in names(store, cluster) if is_history(plain_name(one))]
 
 
 def does_not_follow(before: Noted, after: Noted) -> str | None:
@@ -267,13 +269,13 @@ class Archive:
     ) -> None:
         self._store, self._maker, self._cluster = store, maker, cluster
         self._keys, self._bytes = keys, segment_bytes
-        there = names(store, cluster)
-        self.newest = read(store, there[-1], keys) if there else None
+        noted = names(store, cluster)
+        self.newest = read(store, noted[-1], keys) if noted else None
         """The note that was written last."""
-        segments = [one for one in there if is_segment(_plain(one))]
+        segments = [one for one in noted if is_segment(plain_name(one))]
         self.last = read(store, segments[-1], keys) if segments else None
         """The note of the newest segment."""
-        self._noted = {_plain(name) for name in there}
+        self._noted = {plain_name(name) for name in noted}
         if self.newest and self.newest.note.system != maker.system:
             raise StoreError(
                 f"{store} has the log of the platform {self.newest.note.system}, not of "
@@ -373,6 +375,81 @@ class Archive:
         return ""
 
 
+class Start(NamedTuple):
+    """Where a base begins."""
+
+    run: str
+    """Which kept it."""
+    cluster: str
+    segment: Segment
+    ended_at: datetime
+    """From when on it leads to any moment."""
+
+
+def starts(promised: Iterable[Sealed]) -> list[Start]:
+    """Where the bases of runs begin, the earliest first."""
+    found = {
+        sealed.object_of(one): Start(
+            one.run or sealed.manifest.run,
+            one.facts["cluster"],
+            Segment.named(one.facts["start_segment"], one.facts["segment_bytes"]),
+            datetime.fromisoformat(one.facts["ended_at"]),
+        )
+        for sealed in promised
+        for one in sealed.manifest.artefacts
+        if one.kind is Kind.BASE
+    }
+    return sorted(found.values(), key=lambda start: (start.cluster, str(start.segment)))
+
+
+def heads(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[LogHead]:
+    """The newest note of every cluster; a damaged one is left to whoever verifies."""
+    found = []
+    for _, group in itertools.groupby(names(store), key=cluster_of):
+        *_, newest = group
+        with suppress(StoreError):
+            noted = read(store, newest, keys)
+            found.append(
+                LogHead(
+                    cluster=noted.note.cluster,
+                    segment=noted.note.segment,
+                    number=noted.note.number,
+                    sha256=noted.sha256,
+                )
+            )
+    return found
+
+
+def left_behind(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[str]:
+    """Objects of segments that no base of any run needs that was not let go.
+
+    The log of a cluster of which there is no base stays, since one may be on its way; histories
+    stay, since they are small and say which timelines there were.
+
+    Raises:
+        StoreError: A manifest is damaged; until it is restored, nobody knows what is needed.
+    """
+    earliest: dict[str, str] = {}
+    for start in starts(there(store, keys)):
+        earliest.setdefault(start.cluster, str(start.segment))
+    return [
+        name
+        for name in sorted(store.sizes(f"{WAL}/"))
+        if is_name(name)
+        and is_segment(plain_name(name))
+        and plain_name(name) < earliest.get(cluster_of(name), "")
+    ]
+
+
+def sweep(store: Store, keys: Sequence[Ed25519PublicKey]) -> list[str]:
+    """Remove these, the oldest first; give the objects."""
+    with store.alone():
+        found = left_behind(store, keys)
+        for name in found:
+            store.remove(name)
+    return found
+
+
 def way(
     notes: Collection[Noted], start: Segment, until: datetime | None
 ) -> tuple[list[Noted], str | None]:
@@ -408,8 +485,14 @@ def reached(notes: Iterable[Noted]) -> datetime | None:
     return max((one.note.reaches_at for one in notes if one.note.reaches_at), default=None)
 
 
-def _plain(name: str) -> str:
-    return name.rpartition("/")[2].removesuffix(NOTE)
+def plain_name(name: str) -> str:
+    """PostgreSQL's name of what an object is, or is a note of."""
+    return name.rpartition("/")[2].removesuffix(NOTE).removesuffix(SUFFIX)
+
+
+def cluster_of(name: str) -> str:
+    """Of which cluster an object is."""
+    return name.split("/")[1]
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
