@@ -107,7 +107,7 @@ def bring(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
         print_json(brought._asdict())
         return
     console.print(
-        f"{brought.runs} runs, {brought.bytes:,} bytes, to {where}.",
+        f"{brought.runs} runs, {brought.segments} segments, {brought.bytes:,} bytes, to {where}.",
         highlight=False,
         soft_wrap=True,
     )
