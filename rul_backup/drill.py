@@ -160,7 +160,7 @@ def restore_files(
     refuse_files(into)
     with files.publishing(into) as folder:
         for artefact in run.manifest.artefacts:
-            if artefact.kind is Kind.POSTGRES:
+            if artefact.kind in {Kind.POSTGRES, Kind.BASE}:
                 continue
             with opened(store, run, artefact, identities, into.parent) as plain:
                 if artefact.kind is Kind.REDIS:

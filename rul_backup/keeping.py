@@ -4,7 +4,7 @@ What belongs here: made, looked at, proved, let go, each as one step that is wri
 not: how each is done (the other modules), who asks and how it is shown (``rul_cli``).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import Field, SecretStr
 
-from rul_backup import archive, drill, keys, offsite, retention, runs, snapshots
+from rul_backup import archive, drill, keys, offsite, recovery, retention, runs, snapshots, wal
 from rul_backup import verification as checks
 from rul_backup.archive import Archive
+from rul_backup.archiving import Archiver
 from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.offsite import Brought
+from rul_backup.recovery import Recovered
 from rul_backup.remote import RemoteStore
 from rul_backup.retention import Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
@@ -61,6 +63,11 @@ class BackupSettings(Settings):
     backup_offsite_options: SecretStr = Field(
         default=SecretStr(""),
         description="JSON: endpoint, region, access_key_id, secret_access_key and the like",
+    )
+    backup_replication_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://… of a user who may replicate; with it runs keep a base every "
+        "day, and `rul backup archive` receives the log",
     )
 
 
@@ -224,11 +231,17 @@ class Backups:
         self._settings = settings
         self.keys_folder = settings.backup_keys or root / "backup-keys"
         self.store = FolderStore(settings.backup_store or root / "backups")
+        url = settings.backup_replication_url
+        self._replication_url = url.get_secret_value() if url else None
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """What a run keeps; the database first, so that whatever it names is kept after it."""
-        return tuple(kind for kind in Kind if kind is not Kind.REDIS or self._redis_url)
+        left_out = {
+            *(() if self._redis_url else (Kind.REDIS,)),
+            *(() if self._replication_url else (Kind.BASE,)),
+        }
+        return tuple(kind for kind in Kind if kind not in left_out)
 
     def make(self, now: datetime) -> Sealed:
         """Keep all that the platform has.
@@ -273,6 +286,8 @@ class Backups:
             case Kind.MODELS:
                 earlier = runs.newest_there(self.store, self._verify_keys())
                 return snapshots.keep_models(run, self._root, earlier)
+            case Kind.BASE:
+                return self._keep_base(run)
 
     def seal(self, run: Run) -> Sealed:
         """Write the run's manifest, and write down that there is one.
@@ -295,7 +310,8 @@ class Backups:
                 run.take_over(artefact, earlier)
         schema = database.current_revision(self._engine)
         versions = {"rul": version("rul-platform"), "schema": schema or "none"}
-        sealed = run.seal(versions, verify_keys, _later(run.started_at))
+        log = wal.heads(self.store, verify_keys)
+        sealed = run.seal(versions, verify_keys, _later(run.started_at), log)
         # Those of before too: a run that was killed at this point left its manifest behind.
         there = runs.there(self.store, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
@@ -404,6 +420,29 @@ class Backups:
         backup_rows.record_proof(self._engine, store, proof)
         return sealed, proof
 
+    def recover(self, until: datetime | None, into: Path, store: str = LOCAL) -> Recovered:
+        """Bring PostgreSQL's data folder back as it was at a moment; see ``recovery.recover``."""
+        shelf = self.shelf(store)
+        return recovery.recover(shelf, self._verify_keys(), self._identities(), until, into)
+
+    def archiver(
+        self, spool: Path, archive_timeout_seconds: float, tell: Callable[..., None]
+    ) -> Archiver:
+        """What receives the log of PostgreSQL and seals it.
+
+        Raises:
+            SettingsError: A key is missing.
+        """
+        return Archiver(
+            self.store,
+            self._maker(),
+            self._verify_keys(),
+            self._replication_url or self._url,
+            spool,
+            archive_timeout_seconds=archive_timeout_seconds,
+            tell=tell,
+        )
+
     def plan(self, policy: Policy, now: datetime) -> Plan:
         """Which runs may go.
 
@@ -424,8 +463,15 @@ class Backups:
         )
 
     def left_behind(self, now: datetime) -> list[str]:
-        """Objects that no run promises: of runs that were killed while they were made or went."""
-        return runs.left_behind(self.store, self._verify_keys(), now)
+        """Objects that no run promises: of runs that were killed while they were made or went.
+
+        Segments of PostgreSQL's log too, which no base that stays needs.
+        """
+        verify_keys = self._verify_keys()
+        return [
+            *runs.left_behind(self.store, verify_keys, now),
+            *wal.left_behind(self.store, verify_keys),
+        ]
 
     def let_go(self, numbers: Collection[int], now: datetime) -> list[str]:
         """Let runs go, and remove what no other promises; give the objects that went."""
@@ -433,7 +479,8 @@ class Backups:
         for found in self.there():
             if found.sealed.manifest.number in numbers:
                 runs.let_go(self.store, found.sealed, key)
-        return runs.sweep(self.store, self._verify_keys(), now)
+        verify_keys = self._verify_keys()
+        return [*runs.sweep(self.store, verify_keys, now), *wal.sweep(self.store, verify_keys)]
 
     def find(self, run: str | None, store: str = LOCAL) -> Sealed:
         """A run of a store by its name, or the newest.
@@ -470,6 +517,24 @@ class Backups:
             path.touch(mode=0o600, exist_ok=False)
             path.write_text(text)
         return self.keys_folder
+
+    def _keep_base(self, run: Run) -> Artefact:
+        """A base, or the earlier run's where that is of today and its log is whole."""
+        if not self._replication_url:
+            raise SettingsError("RUL_BACKUP_REPLICATION_URL is not set; set it, or keep no base")
+        verify_keys = self._verify_keys()
+        earlier = runs.newest(self.store, verify_keys)
+        base = snapshots.base_of(earlier) if earlier else None
+        cluster = snapshots.cluster_of(self._replication_url)
+        if (
+            earlier
+            and base
+            and recovery.is_base_of_today(
+                self.store, verify_keys, base, cluster=cluster, now=run.started_at
+            )
+        ):
+            return run.take_over(base, earlier)
+        return snapshots.keep_base(run, self._replication_url)
 
     @property
     def _url(self) -> str:

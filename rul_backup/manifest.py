@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup.sealing import Sums
 from rul_core.errors import StoreError
 
-FORMAT = 2
-"""1 knew no Redis, and every artefact lay in the folder of its manifest's run."""
+FORMAT = 3
+"""1 knew no Redis, and every artefact lay in the folder of its manifest's run; 2 no base of
+PostgreSQL's files, which it would take for models."""
 _PURPOSE, _PURPOSE_GONE = b"rul backup manifest\n", b"rul backup let go\n"
 """Before what is signed, so that no signature of something else by the same key fits."""
 
@@ -35,6 +36,8 @@ class Kind(StrEnum):
     POSTGRES = "postgres"
     REDIS = "redis"
     MODELS = "models"
+    BASE = "base"
+    """PostgreSQL's own files, from which its log leads to any moment."""
 
 
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +51,17 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """What must be true of it once it is restored, such as rows and checksums by table."""
     run: str = ""
     """Whose folder has it: an earlier run's, since when it has not changed, or else this one's."""
+
+
+class LogHead(msgspec.Struct, frozen=True, kw_only=True):
+    """How far PostgreSQL's log was archived, so that what was is missed (``wal``)."""
+
+    cluster: str
+    segment: str
+    number: int
+    """Of the note in its chain."""
+    sha256: str
+    """Of the note, as it is stored."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +82,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[str, ...]
     """Who can read it."""
     artefacts: tuple[Artefact, ...]
+    log: tuple[LogHead, ...] = ()
+    """Of every cluster that the store has a log of, when the run was sealed."""
 
 
 def sha256_of(content: bytes) -> str:
@@ -77,7 +93,7 @@ def sha256_of(content: bytes) -> str:
 
 def write(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
     """The file's content."""
-    return _signed(msgspec.json.encode(manifest, order="sorted"), _PURPOSE, key)
+    return signed(msgspec.json.encode(manifest, order="sorted"), _PURPOSE, key)
 
 
 def read(content: bytes, keys: Sequence[Ed25519PublicKey]) -> Manifest:
@@ -86,7 +102,7 @@ def read(content: bytes, keys: Sequence[Ed25519PublicKey]) -> Manifest:
     Raises:
         StoreError: It is not signed by us, not whole, or of a newer platform.
     """
-    told = _told(content, _PURPOSE, keys)
+    told = unsigned(content, _PURPOSE, keys)
     try:
         version = msgspec.json.decode(told, type=_Version).format
         if version > FORMAT:
@@ -101,7 +117,7 @@ def read(content: bytes, keys: Sequence[Ed25519PublicKey]) -> Manifest:
 
 def write_gone(sha256: str, key: Ed25519PrivateKey) -> bytes:
     """The word that the run of a manifest was let go on purpose."""
-    return _signed(sha256.encode(), _PURPOSE_GONE, key)
+    return signed(sha256.encode(), _PURPOSE_GONE, key)
 
 
 def read_gone(content: bytes, keys: Sequence[Ed25519PublicKey]) -> str:
@@ -110,14 +126,26 @@ def read_gone(content: bytes, keys: Sequence[Ed25519PublicKey]) -> str:
     Raises:
         StoreError: It is not signed by us, or not whole.
     """
-    return _told(content, _PURPOSE_GONE, keys).decode()
+    return unsigned(content, _PURPOSE_GONE, keys).decode()
 
 
-def _signed(told: bytes, purpose: bytes, key: Ed25519PrivateKey) -> bytes:
+def signed(told: bytes, purpose: bytes, key: Ed25519PrivateKey) -> bytes:
+    """Two lines: what is told, and its signature.
+
+    Args:
+        told: Without a line's end.
+        purpose: What it is, so that no signature of something else by the same key fits.
+        key: Whose signature.
+    """
     return told + b"\n" + base64.b64encode(key.sign(purpose + told)) + b"\n"
 
 
-def _told(content: bytes, purpose: bytes, keys: Sequence[Ed25519PublicKey]) -> bytes:
+def unsigned(content: bytes, purpose: bytes, keys: Sequence[Ed25519PublicKey]) -> bytes:
+    """What is told in two such lines.
+
+    Raises:
+        StoreError: It is not signed by us for this purpose, or not whole.
+    """
     lines = content.split(b"\n")
     if len(lines) != len(("told", "signature", "")) or lines[2]:
         raise StoreError("it has not the two lines of what this platform signs")

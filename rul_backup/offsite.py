@@ -4,8 +4,9 @@ What belongs here: what is brought, in which order, and seeing that it came whol
 how objects are put (``remote``), which ones may go there (whoever has a key for that decides).
 
 As a run is made, so it is brought: what it kept first, its manifest last. So a manifest there
-promises nothing that is not there, whenever it breaks off. What is there is never brought again.
-A run that was let go here stays there: the two expire on their own.
+promises nothing that is not there, whenever it breaks off. PostgreSQL's log goes before the runs,
+each segment before its note. What is there is never brought again. A run that was let go here stays
+there: the two expire on their own.
 """
 
 from collections.abc import Collection
@@ -13,9 +14,10 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from rul_backup import runs
+from rul_backup import runs, wal
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import GONE, MANIFESTS, Sealed
+from rul_backup.sealing import Sums
 from rul_backup.stores import Shelf
 from rul_backup.streams import sha256_of
 from rul_core.errors import StoreError
@@ -28,6 +30,8 @@ class Brought(NamedTuple):
     """Whose manifests are there now and were not before."""
     bytes: int
     """Over the network."""
+    segments: int
+    """Of PostgreSQL's log, whose notes are there now and were not before."""
 
 
 def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...]) -> Brought:
@@ -39,15 +43,16 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
         keys: Of our signatures.
 
     Raises:
-        StoreError: A manifest is damaged here; or the remote store has another platform's backups,
-            refuses, or gives back something else than was brought.
+        StoreError: A manifest or note is damaged here; or the remote store has another platform's
+            backups, refuses, or gives back something else than was brought.
         Unavailable: It does not answer.
     """
     here, there = local.sizes(), remote.sizes()
     manifests = sorted(name for name in here if name.startswith(f"{MANIFESTS}/"))
     _refuse_another_line(local, remote, [name for name in manifests if name in there])
+    sent, segments = _bring_log(local, remote, keys, here, there)
     promised: set[str] = set()
-    sent = new = 0
+    new = 0
     for name in manifests:
         sealed = runs.read(local, name, keys)
         word = f"{GONE}/{sealed.manifest.number:08d}"
@@ -61,7 +66,29 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
             new += 1
         if not is_gone:
             promised |= sealed.objects.keys()
-    return Brought(new, sent)
+    return Brought(new, sent, segments)
+
+
+def _bring_log(
+    local: Shelf,
+    remote: RemoteStore,
+    keys: tuple[Ed25519PublicKey, ...],
+    here: dict[str, int],
+    there: Collection[str],
+) -> tuple[int, int]:
+    """Bring PostgreSQL's log, each segment before its note; give bytes and segments.
+
+    A segment without a note is still being sealed. One whose note is there was read back before.
+    """
+    missing = sorted(
+        name for name in here if name.endswith(wal.NOTE) and wal.is_name(name) and name not in there
+    )
+    sent = 0
+    for name in missing:
+        noted = wal.read(local, name, keys)
+        sent += _bring_and_look(local, remote, noted.content, noted.note.sums)
+        sent += _bring(local, remote, name, here[name])
+    return sent, len(missing)
 
 
 def _bring_artefacts(
@@ -70,15 +97,19 @@ def _bring_artefacts(
     """Bring what a run promises and none before it; also what is there already is looked at."""
     sent = 0
     for name, artefact in sealed.objects.items():
-        if name in promised:
-            continue
-        sent += _bring(local, remote, name, artefact.sums.stored_bytes)
-        found = _sha256(remote, name)
-        if found != artefact.sums.stored_sha256:
-            raise StoreError(
-                f"{remote}/{name} is not what was brought: its checksum is {found}; remove it "
-                "there, for it is never written over"
-            )
+        if name not in promised:
+            sent += _bring_and_look(local, remote, name, artefact.sums)
+    return sent
+
+
+def _bring_and_look(local: Shelf, remote: RemoteStore, name: str, sums: Sums) -> int:
+    sent = _bring(local, remote, name, sums.stored_bytes)
+    found = _sha256(remote, name)
+    if found != sums.stored_sha256:
+        raise StoreError(
+            f"{remote}/{name} is not what was brought: its checksum is {found}; remove it "
+            "there, for it is never written over"
+        )
     return sent
 
 

@@ -34,15 +34,43 @@ def path_of(name: str, server: int) -> str:
     """
     seen = []
     for path in _candidates(name):
-        version = subprocess.run([path, "--version"], capture_output=True, check=True)  # noqa: S603
-        found = re.search(rb"\) (\d+)", version.stdout)
-        if found and int(found[1]) >= server:
+        found = _version_of(path)
+        if found and found >= server:
             return path
-        seen.append(f"{path} is of {found[1].decode() if found else 'no known version'}")
+        seen.append(f"{path} is of {found or 'no known version'}")
     raise SettingsError(
         f"{name} of PostgreSQL {server} or newer is not here"
         f"{' (' + ', '.join(seen) + ')' if seen else ''}; install PostgreSQL's client programs"
     )
+
+
+def servers_folder(server: int) -> Path:
+    """The folder of the programs that run a server of exactly this version.
+
+    Args:
+        server: Its major version; no other runs on its data.
+
+    Raises:
+        SettingsError: It is nowhere.
+    """
+    seen = []
+    debian = Path(f"/usr/lib/postgresql/{server}/bin/postgres")
+    for path in (*_candidates("postgres"), *([str(debian)] if debian.exists() else [])):
+        found = _version_of(path)
+        if found == server:
+            return Path(path).resolve().parent
+        seen.append(f"{path} is of {found or 'no known version'}")
+    raise SettingsError(
+        f"a server of PostgreSQL {server} is not here"
+        f"{' (' + ', '.join(seen) + ')' if seen else ''}; its data need exactly this version: "
+        "install it, or recover where it is"
+    )
+
+
+def _version_of(path: str) -> int | None:
+    version = subprocess.run([path, "--version"], capture_output=True, check=True)  # noqa: S603
+    found = re.search(rb"\) (\d+)", version.stdout)
+    return int(found[1]) if found else None
 
 
 def _candidates(name: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
-from rul_backup.manifest import Artefact, Kind, Manifest
+from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, Readable, seal
 from rul_backup.stores import Shelf, Store
 from rul_backup.streams import copied
@@ -98,7 +98,7 @@ class Run:
             name: Of the thing, such as ``platform.dump``.
             kind: What it is.
             content: Its bytes.
-            facts: What must be true of it once restored.
+            facts: What must be true of it once restored; known when the content ends.
 
         Raises:
             StoreError: It cannot be written, or what gives it fails; nothing of it is left.
@@ -124,9 +124,19 @@ class Run:
         return {artefact.kind for artefact in self._artefacts}
 
     def seal(
-        self, versions: dict[str, str], keys: Sequence[Ed25519PublicKey], now: datetime
+        self,
+        versions: dict[str, str],
+        keys: Sequence[Ed25519PublicKey],
+        now: datetime,
+        log: Sequence[LogHead] = (),
     ) -> Sealed:
         """Write the manifest: from now on the run is one. Asked again it says the same.
+
+        Args:
+            versions: Of the platform, its schema, and the programs.
+            keys: Of our signatures.
+            now: When it ended.
+            log: How far PostgreSQL's log is archived.
 
         Raises:
             StoreError: The manifest before it is damaged, or it cannot be written; or what it takes
@@ -153,6 +163,7 @@ class Run:
                 versions=versions,
                 recipients=tuple(map(str, self._maker.recipients)),
                 artefacts=tuple(self._artefacts),
+                log=tuple(log),
             )
             if before and before.manifest.system != manifest.system:
                 raise StoreError(
@@ -250,7 +261,8 @@ def adopt(
     whoever knows the old one. What other runs kept is not brought: here they are let go.
 
     Args:
-        store: Goes on, where it has nothing or the beginning of the line; else it stays as it is.
+        store: Goes on, where it has nothing or the beginning of the line; else it stays as it is,
+            and where the line knows of an archived log too, which is not brought.
         shelf: Has the line.
         run: Whose artefacts are brought.
         keys: Of our signatures.
@@ -266,6 +278,8 @@ def adopt(
     line, there = every(shelf, keys), {one.object: one for one in every(store, keys)}
     here = [one.sha256 for one in there.values()]
     if here != [one.sha256 for one in line[: len(here)]] or len(here) >= len(line):
+        return 0
+    if any(one.manifest.log for one in line):
         return 0
     for name, artefact in run.objects.items():
         if name not in store.sizes(name):

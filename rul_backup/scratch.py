@@ -7,15 +7,14 @@ A drill needs no right on the server that lives, takes nothing from it, and show
 would have: the backup alone.
 """
 
-import subprocess
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rul_backup import programs
 from rul_core.errors import StoreError
-from rul_store.embedded import INITDB_OPTIONS, give_to_nobody, without_root
+from rul_store.embedded import PostgresServer, give_to_nobody
 
 _OPTIONS = (
     "-c listen_addresses= -c fsync=off -c full_page_writes=off -c synchronous_commit=off "
@@ -44,31 +43,16 @@ def server(major: int, folder: Path | None = None) -> Generator[str]:
         raise StoreError(
             f"the folder {folder}, in which drills restore (RUL_BACKUP_SCRATCH), is not there"
         )
-    initdb = Path(programs.path_of("initdb", major))
-    control = Path(programs.path_of("pg_ctl", major))
+    binaries = Path(programs.path_of("initdb", major)).parent
     with (
         tempfile.TemporaryDirectory(prefix="rul-drill-", dir=folder) as home,
         tempfile.TemporaryDirectory(prefix="rul-drill-") as sockets,
     ):
-        data, log = Path(home, "data"), Path(home, "log")
-        for each in (Path(home), Path(sockets)):
-            give_to_nobody(each)
-        _run([initdb, "-D", data, "--no-sync", *INITDB_OPTIONS], Path(home))
-        start = ["start", "-w", "-t", str(START_SECONDS), "-D", data, "-l", log]
-        _run([control, *start, "-o", f"-k {sockets} {_OPTIONS}"], Path(home), log)
+        give_to_nobody(Path(home), Path(sockets))
+        running = PostgresServer(binaries, Path(home, "data"), Path(home, "log"), Path(sockets))
+        running.make(durable=False)
+        running.start(_OPTIONS, timeout_seconds=START_SECONDS)
         try:
             yield f"postgresql+psycopg://postgres@/postgres?host={sockets}"
         finally:
-            _run([control, "stop", "-w", "-D", data, "-m", "immediate"], Path(home))
-
-
-def _run(command: Sequence[str | Path], home: Path, log: Path | None = None) -> None:
-    program = Path(command[0])
-    prefix, identity = without_root(program, home.parent)
-    done = subprocess.run(  # noqa: S603 - PostgreSQL's own
-        [*prefix, *command], capture_output=True, text=True, check=False, cwd="/", **identity
-    )
-    if done.returncode:
-        said = log.read_text(errors="replace") if log and log.exists() else done.stderr
-        told = " ".join(said.split())[-2000:]
-        raise StoreError(f"{program} ended with {done.returncode}: {told}")
+            running.stop("immediate")

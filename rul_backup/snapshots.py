@@ -5,9 +5,11 @@ does not: how it is sealed (``runs``), bringing it back (``drill``).
 """
 
 import hashlib
+import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,11 +20,17 @@ from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Run, Sealed
 from rul_backup.streams import BLOCK_BYTES, Chunks
 from rul_core.errors import StoreError
-from rul_store.database import connect
+from rul_store.database import begin, connect
 
 DATABASE = "platform.dump"
 REDIS = "redis.rdb"
 MODELS = "models.tar"
+BASE = "base.tar"
+BASE_EVERY = timedelta(hours=24)
+_HEAD_BYTES = 4096
+_LABEL = re.compile(
+    rb"START WAL LOCATION: ([0-9A-F/]+) \(file ([0-9A-F]{24})\)(?s:.*?)START TIMELINE: (\d+)"
+)
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -72,6 +80,111 @@ class _Output:
         if self._process.wait():
             raise StoreError(f"{self._name} failed: {said[-2000:]}")
         return b""
+
+
+def keep_base(run: Run, url: str, name: str = BASE) -> Artefact:
+    """PostgreSQL's own files as a tar, from which its log leads to any later moment.
+
+    They are of no one moment: only with the log from ``start_segment`` on are they anything
+    (``recovery``), from ``ended_at`` on.
+
+    Args:
+        run: Which keeps it.
+        url: Of any database of the server, of a user who may replicate.
+        name: Of the artefact.
+
+    Raises:
+        StoreError: ``pg_basebackup`` fails, as it does where there are tablespaces.
+        SettingsError: ``pg_basebackup`` is not here.
+        Unavailable: PostgreSQL does not answer.
+    """
+    engine = connect(url, pool_size=1)
+    facts: dict[str, Any] = {}
+
+    def ended(label: bytes) -> None:
+        found = _LABEL.search(label)
+        if found is None:
+            raise StoreError("pg_basebackup gave no backup_label at its beginning")
+        with begin(engine) as connection:
+            cluster, size, at = connection.execute(
+                sa.text(
+                    "SELECT system_identifier::text, pg_size_bytes(current_setting("
+                    "'wal_segment_size')), clock_timestamp() FROM pg_control_system()"
+                )
+            ).one()
+        facts.update(
+            cluster=cluster,
+            segment_bytes=size,
+            start_lsn=found[1].decode(),
+            start_segment=found[2].decode(),
+            timeline=int(found[3]),
+            ended_at=at.isoformat(),
+        )
+
+    try:
+        with begin(engine) as connection:
+            facts["server"] = programs.major_version(connection)
+        arguments = ("--format=tar", "--wal-method=none", "--checkpoint=fast", "--pgdata=-")
+        with programs.started(
+            url,
+            facts["server"],
+            "pg_basebackup",
+            (*arguments, f"--label={run.name}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as taking:
+            output = _Headed(_Output(taking, "pg_basebackup"), ended)
+            return run.keep(name, Kind.BASE, output, facts)
+    finally:
+        engine.dispose()
+
+
+def cluster_of(url: str) -> str:
+    """The number that a server's PostgreSQL gave itself when it was made.
+
+    Raises:
+        Unavailable: It does not answer.
+    """
+    engine = connect(url, pool_size=1)
+    try:
+        with begin(engine) as connection:
+            told = sa.text("SELECT system_identifier::text FROM pg_control_system()")
+            return connection.execute(told).scalar_one()
+    finally:
+        engine.dispose()
+
+
+def base_of(run: Sealed) -> Artefact | None:
+    """The base that a run promises, where it does."""
+    bases = [one for one in run.manifest.artefacts if one.kind is Kind.BASE]
+    return bases[0] if bases else None
+
+
+def ended_at(base: Artefact) -> datetime:
+    """From when on a base leads to any moment."""
+    return datetime.fromisoformat(base.facts["ended_at"])
+
+
+class _Headed:
+    """A stream that gives its beginning to somebody at its end.
+
+    Args:
+        below: The stream.
+        ended: Called with the beginning once all has been read; before the reader knows.
+    """
+
+    def __init__(self, below: _Output, ended: Callable[[bytes], None]) -> None:
+        self._below, self._ended = below, ended
+        self._head = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes."""
+        data = self._below.read(size)
+        if len(self._head) < _HEAD_BYTES:
+            self._head += data[: _HEAD_BYTES - len(self._head)]
+        if not data:
+            self._ended(self._head)
+        return data
 
 
 def keep_redis(run: Run, url: str, name: str = REDIS) -> Artefact:

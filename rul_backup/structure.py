@@ -37,7 +37,7 @@ def problem(artefact: Artefact, plain: BinaryIO) -> str:
             return _of_dump(artefact, plain)
         case Kind.REDIS:
             return _of_redis(plain)
-        case Kind.MODELS:
+        case Kind.MODELS | Kind.BASE:
             return _of_tar(artefact, plain)
 
 

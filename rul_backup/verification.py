@@ -5,7 +5,8 @@ What belongs here: finding damage and naming it. What does not: proving that a b
 
 No level reads what the one before it did not find whole:
 
-    exists      every object is there, with its size, and none that belongs to nobody
+    exists      every object is there, with its size, and none that belongs to nobody; of
+                PostgreSQL's log by the names alone
     stored      every object's checksum, every signature, the chain from the first manifest to the
                 newest that anybody knows of
     content     every artefact decrypts to the bytes that were kept
@@ -17,9 +18,10 @@ elsewhere, in PostgreSQL and in the other store.
 """
 
 import errno
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from tempfile import TemporaryFile, gettempdir
 from typing import Any, NamedTuple, cast
@@ -28,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
-from rul_backup import structure
+from rul_backup import structure, wal
 from rul_backup.manifest import Artefact
 from rul_backup.runs import (
     GONE,
@@ -39,11 +41,15 @@ from rul_backup.runs import (
     read,
     started_at,
 )
-from rul_backup.sealing import unseal
+from rul_backup.sealing import Sums, unseal
 from rul_backup.stores import Shelf
 from rul_backup.streams import sha256_of
+from rul_backup.wal import Noted, Start
 from rul_core.errors import StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
+
+LATE = timedelta(hours=1)
+"""A base whose first segment is not archived for so long will not be one."""
 
 
 class Level(IntEnum):
@@ -112,17 +118,9 @@ def verify(
     wanted = {name: artefact for sealed in promised for name, artefact in sealed.objects.items()}
     findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
     for name, artefact in wanted.items():
-        if name not in sizes:
-            findings.append(Finding(name, "is missing"))
-        elif sizes[name] != artefact.sums.stored_bytes:
-            findings.append(
-                Finding(
-                    name,
-                    f"has {sizes[name]:,} bytes where {artefact.sums.stored_bytes:,} were written",
-                )
-            )
-        elif level > Level.EXISTS:
-            findings += _read(store, name, artefact, level, identities)
+        findings += _looked_at(store, name, artefact.sums, sizes, level, identities, artefact)
+    if only is None:  # an archive has no log
+        findings += _log(store, keys, sizes, chain, promised, level, now, identities)
     return Verification(len(promised), len(sizes), tuple(findings))
 
 
@@ -213,7 +211,7 @@ def _belonging_to_nobody(
     for name in sorted(sizes):
         folder, _, rest = name.partition("/")
         run = rest.partition("/")[0]
-        if folder in {MANIFESTS, GONE} or name in wanted or name in going:
+        if folder in {MANIFESTS, GONE} or name in wanted or name in going or wal.is_name(name):
             continue
         begun = started_at(run) if folder == RUNS and run not in finished else None
         if begun is None or begun > now:
@@ -224,25 +222,190 @@ def _belonging_to_nobody(
             )
 
 
+def _log(
+    store: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    sizes: dict[str, int],
+    chain: Sequence[Sealed],
+    promised: Sequence[Sealed],
+    level: Level,
+    now: datetime,
+    identities: Sequence[x25519.Identity],
+) -> Iterator[Finding]:
+    """PostgreSQL's log, from the earliest base that any run promises on."""
+    starts = wal.starts(promised)
+    known = {head.cluster: head for sealed in chain for head in sealed.manifest.log}
+    objects = [name for name in sorted(sizes) if wal.is_name(name)]
+    clusters = {wal.cluster_of(name) for name in objects} | known.keys()
+    for cluster in sorted(clusters | {start.cluster for start in starts}):
+        of_it = [start for start in starts if start.cluster == cluster]
+        first = str(of_it[0].segment) if of_it else ""
+        there = [
+            name
+            for name in objects
+            if wal.cluster_of(name) == cluster
+            and (wal.is_history(wal.plain_name(name)) or wal.plain_name(name) >= first)
+        ]
+        notes, findings = _notes(store, keys, there, first, level)
+        yield from findings
+        for noted in notes:
+            if chain and noted.note.system != chain[-1].manifest.system:
+                yield Finding(noted.object, f"is of another platform, {noted.note.system}")
+            sums = noted.note.sums
+            if noted.content in sizes:
+                yield from _looked_at(store, noted.content, sums, sizes, level, identities)
+        yield from _in_pairs(there)
+        if (head := known.get(cluster)) and head.segment >= first:
+            name = wal.note_of(cluster, head.segment)
+            found = next((noted for noted in notes if noted.object == name), None)
+            if name not in sizes:
+                yield Finding(name, "is missing; a manifest knows of it")
+            elif found is not None and found.sha256 != head.sha256:
+                yield Finding(name, "is another than the one that a manifest knows of")
+        yield from _led_by(of_it, notes, there, now)
+
+
+def _notes(
+    store: Shelf, keys: Sequence[Ed25519PublicKey], there: Sequence[str], first: str, level: Level
+) -> tuple[list[Noted], list[Finding]]:
+    """Every note that can be read, in order, and what is wrong with their order.
+
+    There may be tens of thousands, and beyond the machine each takes its time. So whoever asks
+    what exists is told by their names alone.
+    """
+    names = [name for name in there if name.endswith(wal.NOTE)]
+    if level is Level.EXISTS:
+        return [], list(_holes(store, keys, names))
+    found: list[Noted] = []
+    findings: list[Finding] = []
+    before: Noted | None = None
+    for name in names:
+        try:
+            noted = wal.read(store, name, keys)
+        except Unavailable:
+            raise
+        except StoreError as error:
+            findings.append(Finding(name, str(error).partition(": ")[2] or str(error)))
+            before = None
+            continue
+        # Of what was before the earliest base, histories alone stay.
+        if before is not None and before.note.segment >= first:
+            findings += _between(before, noted)
+        found.append(noted)
+        before = noted
+    return found, findings
+
+
+def _between(before: Noted, after: Noted) -> Iterator[Finding]:
+    yield from _lost(before, after)
+    if (problem := wal.does_not_follow(before, after)) is not None:
+        yield Finding(after.object, problem)
+
+
+def _lost(before: Noted, after: Noted) -> Iterator[Finding]:
+    """Segments that were there, since what comes after them does not begin anew."""
+    one, other = before.segment, after.segment
+    if one and other and not after.note.begins and one.timeline == other.timeline:
+        for number in range(one.number + 1, other.number):
+            lost = wal.note_of(before.note.cluster, str(one._replace(number=number)))
+            yield Finding(lost, "is missing")
+
+
+def _holes(
+    store: Shelf, keys: Sequence[Ed25519PublicKey], names: Sequence[str]
+) -> Iterator[Finding]:
+    """Segments that are missing by the names of notes; those around a hole are read."""
+    places = [at for at, name in enumerate(names) if wal.is_segment(wal.plain_name(name))]
+    for one, other in itertools.pairwise(places):
+        digits = [int(wal.plain_name(names[at]), 16) for at in (one, other)]
+        if digits[1] == digits[0] + 1:
+            continue
+        try:
+            before, after = (wal.read(store, names[at], keys) for at in (one, other))
+        except Unavailable:
+            raise
+        except StoreError as error:
+            yield Finding(names[other], str(error))
+            continue
+        if after.note.number - before.note.number != other - one:
+            yield from _lost(before, after)
+            yield Finding(after.object, f"is not the next one after {before.object}")
+
+
+def _in_pairs(there: Sequence[str]) -> Iterator[Finding]:
+    """Whatever is there without its other half, but for the segment that is being sealed."""
+    noted = {wal.plain_name(name): name for name in there if name.endswith(wal.NOTE)}
+    kept = {wal.plain_name(name): name for name in there if not name.endswith(wal.NOTE)}
+    newest = max(noted, default="")
+    for number, plain in enumerate(sorted(kept.keys() - noted.keys())):
+        if plain < newest or number:
+            cluster = wal.cluster_of(kept[plain])
+            yield Finding(wal.note_of(cluster, plain), f"is missing, and {kept[plain]} is there")
+    for plain in sorted(noted.keys() - kept.keys()):
+        yield Finding(wal.object_of(wal.cluster_of(noted[plain]), plain), "is missing")
+
+
+def _led_by(
+    starts: Sequence[Start], notes: Sequence[Noted], there: Collection[str], now: datetime
+) -> Iterator[Finding]:
+    """Whether every base has the segment with which it begins, and the newest leads to the end."""
+    newest = max((wal.plain_name(name) for name in there if wal.NOTE in name), default="")
+    for start in starts:
+        name = wal.note_of(start.cluster, str(start.segment))
+        is_late = str(start.segment) < newest or now - start.ended_at > LATE
+        if name not in there and is_late:
+            yield Finding(name, f"is missing; with it begins the base of {start.run}")
+    if (
+        not starts
+        or not notes
+        or wal.note_of(starts[-1].cluster, str(starts[-1].segment)) not in there
+    ):
+        return
+    found, problem = wal.way(notes, starts[-1].segment, None)
+    if problem and found:
+        after = [one for one in notes if one.note.number > found[-1].note.number and one.segment]
+        if after:
+            yield Finding(after[0].object, f"{problem}; no base has been kept since")
+
+
+def _looked_at(
+    store: Shelf,
+    name: str,
+    sums: Sums,
+    sizes: dict[str, int],
+    level: Level,
+    identities: Sequence[x25519.Identity],
+    artefact: Artefact | None = None,
+) -> Iterator[Finding]:
+    """An object, as closely as is asked for."""
+    if name not in sizes:
+        yield Finding(name, "is missing")
+    elif sizes[name] != sums.stored_bytes:
+        yield Finding(name, f"has {sizes[name]:,} bytes where {sums.stored_bytes:,} were written")
+    elif level > Level.EXISTS:
+        yield from _read(store, name, sums, level, identities, artefact)
+
+
 def _read(
     store: Shelf,
     name: str,
-    artefact: Artefact,
+    sums: Sums,
     level: Level,
     identities: Sequence[x25519.Identity],
+    artefact: Artefact | None,
 ) -> Iterator[Finding]:
     try:
         with store.reading(name) as file:
             if level is Level.STORED:
-                if sha256_of(file) != artefact.sums.stored_sha256:
+                if sha256_of(file) != sums.stored_sha256:
                     yield Finding(name, "is not what was written: its checksum differs")
                 return
             with ExitStack() as stack:
-                is_looked_into = level >= Level.STRUCTURE
-                plain = stack.enter_context(TemporaryFile()) if is_looked_into else _Nowhere()
-                if unseal(file, plain, identities) != artefact.sums:
+                looked_into = artefact if level >= Level.STRUCTURE else None
+                plain = stack.enter_context(TemporaryFile()) if looked_into else _Nowhere()
+                if unseal(file, plain, identities) != sums:
                     yield Finding(name, "is not what was kept: its checksum differs")
-                elif is_looked_into and (told := structure.problem(artefact, cast("Any", plain))):
+                elif looked_into and (told := structure.problem(looked_into, cast("Any", plain))):
                     yield Finding(name, told)
     except Unavailable:
         raise
@@ -250,7 +413,7 @@ def _read(
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # here, not in the store
             raise StoreError(
                 f"{gettempdir()} is too small to look into {name}, which has "
-                f"{artefact.sums.plain_bytes:,} bytes; name a larger folder by TMPDIR"
+                f"{sums.plain_bytes:,} bytes; name a larger folder by TMPDIR"
             ) from error
         yield Finding(name, str(error))
 

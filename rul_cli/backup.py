@@ -1,5 +1,8 @@
 """``rul backup``: backups made, looked at, proved by restoring, let go."""
 
+import os
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -146,7 +149,7 @@ def bring(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
         print_json(brought._asdict())
         return
     console.print(
-        f"{brought.runs} runs, {brought.bytes:,} bytes, to {where}.",
+        f"{brought.runs} runs, {brought.segments} segments, {brought.bytes:,} bytes, to {where}.",
         highlight=False,
         soft_wrap=True,
     )
@@ -397,6 +400,91 @@ def _live_restore(laptop: Laptop) -> "LiveRestore":
 def _tell_step(what: str, seconds: float | None) -> None:
     took = f"{seconds:7.1f} s" if seconds is not None else " " * 9
     console.print(f"{took}  {what}", highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _without_database(root: Path) -> Generator["Backups"]:
+    """The backups of a data root whose database may be lost, or is not ours to look at."""
+    from rul_backup.keeping import Backups, BackupSettings
+    from rul_store.database import connect
+
+    engine = connect("postgresql:///")  # never reached
+    yield Backups(_named(root), BackupSettings(), engine, None)
+
+
+def _named(root: Path | None) -> Path:
+    return root or Path(os.environ.get("RUL_ROOT") or DEFAULT_ROOT)
+
+
+@app.command("recover")
+def recover(
+    to: Annotated[
+        str, typer.Option(help="a moment, such as 2026-11-29T08:30:00Z; or latest: all there is")
+    ],
+    into: Annotated[Path, typer.Option(help="a new folder for PostgreSQL's data")],
+    store: StoreName = "local",
+    root: Root = DEFAULT_ROOT,
+    json: Json = False,
+) -> None:
+    """Bring PostgreSQL's data folder back as it was at a moment, into a new one.
+
+    Needs a base (RUL_BACKUP_REPLICATION_URL), the log since (`rul backup archive`), and a server
+    of the same major version here. No database is asked. A server of your own then runs on it.
+    """
+    until = None if to == "latest" else _moment(to)
+    with _without_database(root) as backups:
+        found = backups.recover(until, into, _one_of(STORES, store))
+    if json:
+        print_json(found._asdict() | {"folder": str(found.folder)})
+        return
+    reaches = f"until {found.reaches_at.isoformat()}" if found.reaches_at else "to the end"
+    console.print(
+        f"{found.folder} has all that was committed {reaches}, from the base of {found.run} and "
+        f"{found.segments} segments; the last commit is of {found.last_commit_at or 'the base'}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no moment; 2026-11-29T08:30:00Z is one") from error
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no zone; put Z or +01:00 after it")
+    return moment
+
+
+@app.command("archive")
+def archive(
+    spool: Annotated[
+        Path | None, typer.Option(help="a folder that survives a restart; wal-spool/ in the root")
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(help="after how many seconds what was written is sealed, however little"),
+    ] = 60.0,
+    port: Annotated[int, typer.Option(help="of the metrics; 0 for none")] = 0,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Receive PostgreSQL's log and seal it into the store, until it is ended.
+
+    It talks to RUL_BACKUP_REPLICATION_URL, or else to the platform's own database.
+    """
+    from prometheus_client import start_http_server
+
+    from rul_backup.archiving import REGISTRY, say
+    from rul_backup.keeping import BackupSettings
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if port:
+        start_http_server(port, registry=REGISTRY)
+    alone = BackupSettings().backup_replication_url is not None
+    with _without_database(root) if alone else _backups(root) as backups:
+        backups.archiver(spool or _named(root) / "wal-spool", timeout, say).run(stop)
 
 
 @app.command("prune")

@@ -33,6 +33,8 @@ INITDB_OPTIONS = (
 )  # fmt: skip
 POSTGRES_OPTIONS = "-c listen_addresses= -c max_connections=200 -c jit=off"
 REDIS_OPTIONS = ("--port", "0", "--unixsocketperm", "700", "--daemonize", "yes")
+_STATUS_LINE = 7
+"""Of ``postmaster.pid``, from 0."""
 SETUP = "run `make setup`, or set RUL_DATABASE_URL and RUL_REDIS_URL to servers of your own"
 
 
@@ -107,23 +109,24 @@ class EmbeddedServers:
 
     def _start_postgres(self, programs: Path) -> None:
         home = self._home("postgres")
-        data, log = home / "data", home / "log"
-        if self._postgres_listens():
+        server = self._postgres(programs)
+        if server.listens():
             return
-        self._make_sockets_folder(home.stat().st_uid)
-        if not data.exists():
-            new = home / ".data.tmp"
-            shutil.rmtree(new, ignore_errors=True)
-            sync = [] if self._durable else ["--no-sync"]
-            self._run([programs / "initdb", "-D", new, *INITDB_OPTIONS, *sync])
-            new.rename(data)
-        _forget_reused_pid(data)
-        options = f"-k {self.sockets} {POSTGRES_OPTIONS}"
+        make_sockets_folder(self.sockets, home.stat().st_uid)
+        if not server.data.exists():
+            server.make(durable=self._durable)
+        options = POSTGRES_OPTIONS
         if not self._durable:
             options += " -c fsync=off -c full_page_writes=off"
-        wait = ["-w", "-t", str(START_TIMEOUT_SECONDS)]
-        start = [programs / "pg_ctl", "start", *wait, "-D", data, "-l", log, "-o", options]
-        self._run(start, log)
+        server.start(options)
+
+    def postgres_listens(self) -> bool:
+        """Whether PostgreSQL does."""
+        return _listens(self.sockets / ".s.PGSQL.5432")
+
+    def _postgres(self, programs: Path) -> "PostgresServer":
+        home = self.folder / "postgres"
+        return PostgresServer(programs, home / "data", home / "log", self.sockets)
 
     def _start_redis(self, program: Path) -> None:
         home = self._home("redis")
@@ -132,7 +135,7 @@ class EmbeddedServers:
             return
         places = ["--unixsocket", self.sockets / "redis.sock", "--dir", home, "--logfile", log]
         save = ["--save", "60 1" if self._durable else ""]
-        self._run([program, *REDIS_OPTIONS, *places, *save], log)
+        run_as_nobody([program, *REDIS_OPTIONS, *places, *save], self.folder, log)
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not self._redis_answers():
             if time.monotonic() > deadline:
@@ -143,9 +146,8 @@ class EmbeddedServers:
         if self._redis_answers():
             with self._redis() as client:
                 client.shutdown(save=self._durable, nosave=not self._durable)
-        if self._postgres_listens():
-            data = self.folder / "postgres" / "data"
-            self._run([_postgres_programs() / "pg_ctl", "stop", "-w", "-D", data, "-m", "fast"])
+        if self.postgres_listens():
+            self._postgres(_postgres_programs()).stop()
         shutil.rmtree(self.sockets, ignore_errors=True)
 
     def _home(self, name: str) -> Path:
@@ -153,18 +155,6 @@ class EmbeddedServers:
         home.mkdir(mode=0o700, exist_ok=True)
         give_to_nobody(home)
         return home
-
-    def _make_sockets_folder(self, owner: int) -> None:
-        shutil.rmtree(self.sockets, ignore_errors=True)
-        self.sockets.mkdir(mode=0o700, exist_ok=True)
-        found = self.sockets.lstat()
-        if found.st_mode != 0o040700 or found.st_uid not in {os.geteuid(), owner}:
-            raise StoreError(f"{self.sockets} belongs to another user; remove it")
-        os.chown(self.sockets, owner, -1)
-
-    def _postgres_listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            return client.connect_ex(str(self.sockets / ".s.PGSQL.5432")) == 0
 
     def _redis_answers(self) -> bool:
         try:
@@ -176,21 +166,141 @@ class EmbeddedServers:
     def _redis(self) -> redis.Redis:
         return redis.Redis.from_url(self.redis_url)
 
+
+class PostgresServer:
+    """A PostgreSQL on a data folder, which listens on a Unix socket alone.
+
+    Args:
+        programs: The folder of its programs.
+        data: Its data folder.
+        log: The file that it writes to as it runs.
+        sockets: The folder of its socket; a short name (``make_sockets_folder``).
+    """
+
+    def __init__(self, programs: Path, data: Path, log: Path, sockets: Path) -> None:
+        self._programs, self.data, self._log, self._sockets = programs, data, log, sockets
+
+    def make(self, *, durable: bool, options: Sequence[str] = ()) -> None:
+        """Make the data folder, whole or not at all.
+
+        Args:
+            durable: Whether it must survive a power cut.
+            options: More for ``initdb``.
+        """
+        new = self.data.with_name(f".{self.data.name}.tmp")
+        shutil.rmtree(new, ignore_errors=True)
+        sync = [] if durable else ["--no-sync"]
+        self._run([self._programs / "initdb", "-D", new, *INITDB_OPTIONS, *sync, *options])
+        new.rename(self.data)
+
+    def start(self, options: str, *, timeout_seconds: int = START_TIMEOUT_SECONDS) -> None:
+        """Start it, and wait until it takes connections.
+
+        Args:
+            options: For ``postgres``, as a shell would read them.
+            timeout_seconds: How long is waited.
+
+        Raises:
+            StoreError: It does not start in that time; says what its log says.
+        """
+        _forget_reused_pid(self.data)
+        wait = ["-w", "-t", str(timeout_seconds), "-D", self.data]
+        options = f"-k {self._sockets} {options}"
+        start = [self._programs / "pg_ctl", "start", *wait, "-l", self._log, "-o", options]
+        self._run(start, self._log)
+
+    def wait_until_ready(self, timeout_seconds: float) -> None:
+        """Wait until it is no standby any more, which ``pg_ctl`` takes for started too.
+
+        Raises:
+            StoreError: It ends before, or is still at it; says what its log says.
+        """
+        deadline, told = time.monotonic() + timeout_seconds, self.data / "postmaster.pid"
+        while True:
+            try:
+                lines = told.read_text().splitlines()
+            except FileNotFoundError:
+                raise StoreError(f"PostgreSQL ended; {_end_of(self._log)}") from None
+            if len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "ready":
+                return
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"PostgreSQL on {self.data} is not ready after {timeout_seconds:g} s; "
+                    f"{_end_of(self._log)}"
+                )
+            time.sleep(0.05)
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it, and wait until it has.
+
+        Args:
+            mode: ``fast`` or ``immediate``.
+
+        Raises:
+            StoreError: It does not run, or does not stop.
+        """
+        self._run([self._programs / "pg_ctl", "stop", "-w", "-D", self.data, "-m", mode])
+
+    def listens(self) -> bool:
+        """Whether somebody listens on its socket."""
+        return _listens(self._sockets / ".s.PGSQL.5432")
+
     def _run(self, command: Sequence[str | Path], log: Path | None = None) -> None:
-        program = Path(command[0])
-        prefix, identity = without_root(program, self.folder)
-        done = subprocess.run(  # noqa: S603 - programs of our own environment
-            [*prefix, *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            **identity,
-        )
-        if done.returncode:
-            said = _end_of(log) if log and log.exists() else done.stderr.strip()
-            raise StoreError(f"{program} ended with {done.returncode}; {said}")
+        run_as_nobody(command, self.data.parent, log)
+
+
+def run_as_nobody(command: Sequence[str | Path], folder: Path, log: Path | None = None) -> str:
+    """What a program prints; root becomes nobody for it, anybody else stays who it is.
+
+    Args:
+        command: The program, with its whole path, and its arguments.
+        folder: Where it works.
+        log: Tells more of what went wrong.
+
+    Raises:
+        StoreError: It fails; says what it said.
+    """
+    program = Path(command[0])
+    prefix, identity = without_root(program, folder)
+    done = subprocess.run(  # noqa: S603 - programs of our own environment
+        [*prefix, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+        **identity,
+    )
+    if done.returncode:
+        said = _end_of(log) if log and log.exists() else done.stderr.strip()
+        raise StoreError(f"{program} ended with {done.returncode}; {said}")
+    return done.stdout
+
+
+def make_sockets_folder(sockets: Path, owner: int) -> None:
+    """Make an empty folder for sockets, of a user alone.
+
+    Raises:
+        StoreError: Another has made it.
+    """
+    shutil.rmtree(sockets, ignore_errors=True)
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    found = sockets.lstat()
+    if found.st_mode != 0o040700 or found.st_uid not in {os.geteuid(), owner}:
+        raise StoreError(f"{sockets} belongs to another user; remove it")
+    os.chown(sockets, owner, -1)
+
+
+def give_to_nobody(*paths: Path) -> None:
+    """Let root's files be those of the user that its servers run as; anybody else's stay."""
+    if os.geteuid() == 0:
+        for path in paths:
+            os.chown(path, *_nobody(), follow_symlinks=False)
+
+
+def _listens(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(place)) == 0
 
 
 def _postgres_programs() -> Path:
@@ -216,12 +326,6 @@ def redis_program() -> Path:
 def _nobody() -> tuple[int, int]:
     entry = pwd.getpwnam("nobody")
     return entry.pw_uid, entry.pw_gid
-
-
-def give_to_nobody(folder: Path) -> None:
-    """Where root is at work, make the folder the user's as whom ``without_root`` starts things."""
-    if os.geteuid() == 0:
-        os.chown(folder, *_nobody())
 
 
 def without_root(program: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:

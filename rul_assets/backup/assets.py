@@ -142,6 +142,7 @@ def offsite_copy(
         metadata={
             "runs": brought.runs,
             "bytes": brought.bytes,
+            "segments": brought.segments,
             "seconds": time.monotonic() - started,
             "newest": backups.find(None).manifest.run,
         }

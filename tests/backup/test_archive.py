@@ -204,53 +204,56 @@ def test_an_archive_lists_its_run_alone_and_knows_no_other_object(
 
 
 # --- a new machine goes on with the old one's line
+@pytest.fixture
+def line(tmp_path: Path, plant: Keys) -> House:
+    return house_in(tmp_path / "line", plant, has_log=False)
+
+
 def adopted(house: House, shelf: Shelf, store: Store, number: int = 4) -> int:
     key = house.plant.maker.signing_key
     return runs.adopt(store, shelf, house.sealed[number], house.plant.verify, key)
 
 
 def test_a_new_store_goes_on_with_the_line_and_lets_go_what_it_was_not_given(
-    house: House, tmp_path: Path
+    line: House, tmp_path: Path
 ):
-    found = exported(house, tmp_path / "a.tar", 4)
+    found = exported(line, tmp_path / "a.tar", 4)
     store = FolderStore(tmp_path / "new")
-    assert adopted(house, found, store) == len(house.sealed)
-    keys = house.plant.verify
-    known = [one.known for one in house.sealed]
+    assert adopted(line, found, store) == len(line.sealed)
+    keys = line.plant.verify
+    known = [one.known for one in line.sealed]
     told = verify(store, keys, Level.CONTENT, now=NOW, known=known,
-                  identities=house.plant.identities)  # fmt: skip
+                  identities=line.plant.identities)  # fmt: skip
     assert told.findings == ()
-    assert [one.sha256 for one in runs.there(store, keys)] == [house.sealed[4].sha256]
-    run = Run(store, house.plant.maker, NOW)
-    run.take_over(house.sealed[4].manifest.artefacts[0], house.sealed[4])
+    assert [one.sha256 for one in runs.there(store, keys)] == [line.sealed[4].sha256]
+    run = Run(store, line.plant.maker, NOW)
+    run.take_over(line.sealed[4].manifest.artefacts[0], line.sealed[4])
     following = run.seal({}, keys, NOW)
-    assert following.manifest.number == len(house.sealed) + 1
-    assert following.manifest.previous_sha256 == house.sealed[4].sha256
-    assert adopted(house, found, store) == 0
+    assert following.manifest.number == len(line.sealed) + 1
+    assert following.manifest.previous_sha256 == line.sealed[4].sha256
+    assert adopted(line, found, store) == 0
 
 
-def test_of_a_run_that_is_not_the_newest_the_line_is_whole_too(house: House, tmp_path: Path):
+def test_of_a_run_that_is_not_the_newest_the_line_is_whole_too(line: House, tmp_path: Path):
     store = FolderStore(tmp_path / "new")
-    assert adopted(house, exported(house, tmp_path / "a.tar", 3), store, 3) == len(house.sealed)
-    newest = runs.newest_there(store, house.plant.verify)
+    assert adopted(line, exported(line, tmp_path / "a.tar", 3), store, 3) == len(line.sealed)
+    newest = runs.newest_there(store, line.plant.verify)
     assert newest is not None
-    assert newest.sha256 == house.sealed[3].sha256
+    assert newest.sha256 == line.sealed[3].sha256
 
 
-def test_a_store_with_a_line_of_its_own_or_a_longer_one_stays_as_it_is(
-    house: House, tmp_path: Path
-):
-    found = exported(house, tmp_path / "a.tar", 4)
-    other = house_in(tmp_path / "other", house.plant, 2)
-    for one in (other, house):
+def test_a_store_with_a_line_of_its_own_or_a_longer_one_stays_as_it_is(line: House, tmp_path: Path):
+    found = exported(line, tmp_path / "a.tar", 4)
+    other = house_in(tmp_path / "other", line.plant, 2, has_log=False)
+    for one in (other, line):
         before = one.store.sizes()
-        assert adopted(house, found, one.store) == 0
+        assert adopted(line, found, one.store) == 0
         assert one.store.sizes() == before
 
 
-def test_who_is_killed_while_he_adopts_goes_on(house: House, tmp_path: Path):
+def test_who_is_killed_while_he_adopts_goes_on(line: House, tmp_path: Path):
     """At each object that is put; what is there until then is the line's beginning."""
-    found = exported(house, tmp_path / "a.tar", 4)
+    found = exported(line, tmp_path / "a.tar", 4)
 
     class Killed(BaseException):
         pass
@@ -270,27 +273,34 @@ def test_who_is_killed_while_he_adopts_goes_on(house: House, tmp_path: Path):
         store = Mortal(tmp_path / f"new-{left}")
         store.left = left
         try:
-            adopted(house, found, store)
+            adopted(line, found, store)
         except Killed:
-            there = runs.every(store, house.plant.verify)
+            there = runs.every(store, line.plant.verify)
             assert [one.sha256 for one in there] == [
-                one.sha256 for one in house.sealed[: len(there)]
+                one.sha256 for one in line.sealed[: len(there)]
             ]
-            adopted(house, found, FolderStore(tmp_path / f"new-{left}"))
-        told = verify(store, house.plant.verify, Level.STORED, now=NOW)
+            adopted(line, found, FolderStore(tmp_path / f"new-{left}"))
+        told = verify(store, line.plant.verify, Level.STORED, now=NOW)
         assert (told.runs, told.findings) == (1, ())
     assert store.left
 
 
-def test_what_was_changed_meanwhile_is_not_adopted(house: House, tmp_path: Path):
-    name = next(iter(house.sealed[4].objects))
-    path = house.root / name
+def test_what_was_changed_meanwhile_is_not_adopted(line: House, tmp_path: Path):
+    name = next(iter(line.sealed[4].objects))
+    path = line.root / name
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     store = FolderStore(tmp_path / "new")
     with pytest.raises(StoreError, match=rf"{name} is not what was written"):
-        adopted(house, house.store, store)
-    assert runs.newest(store, house.plant.verify) is None
+        adopted(line, line.store, store)
+    assert runs.newest(store, line.plant.verify) is None
     assert name not in store.sizes()
+
+
+def test_a_line_with_a_log_is_not_gone_on_with(house: House, tmp_path: Path):
+    """Of the log an archive has nothing, and without it no base could be relied upon."""
+    store = FolderStore(tmp_path / "new")
+    assert adopted(house, exported(house, tmp_path / "a.tar", 4), store) == 0
+    assert store.sizes() == {}
 
 
 def pem_of(plant: Keys) -> bytes:

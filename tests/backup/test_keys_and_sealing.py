@@ -138,16 +138,16 @@ def test_a_second_public_key_stays_good_after_a_rotation(tmp_path: Path):
 
 
 def test_a_manifest_of_a_newer_platform_is_told_apart_from_a_damaged_one(plant: Keys):
-    newer = manifest._signed(
-        msgspec.json.encode({"format": 3, "more": True}),
+    newer = manifest.signed(
+        msgspec.json.encode({"format": 4, "more": True}),
         manifest._PURPOSE,
         plant.maker.signing_key,
     )
     with pytest.raises(
-        StoreError, match="is of format 3, and this version of the platform knows 2"
+        StoreError, match="is of format 4, and this version of the platform knows 3"
     ):
         manifest.read(newer, plant.verify)
-    other = manifest._signed(b"{}", manifest._PURPOSE, plant.maker.signing_key)
+    other = manifest.signed(b"{}", manifest._PURPOSE, plant.maker.signing_key)
     with pytest.raises(StoreError, match="it is no manifest"):
         manifest.read(other, plant.verify)
 
@@ -167,8 +167,6 @@ def test_a_manifest_of_an_earlier_format_is_still_read(plant: Keys):
         "versions": {}, "recipients": [],
         "artefacts": [{"name": "platform.dump", "kind": "postgres", "sums": sums, "facts": {}}],
     }  # fmt: skip
-    content = manifest._signed(
-        msgspec.json.encode(told), manifest._PURPOSE, plant.maker.signing_key
-    )
+    content = manifest.signed(msgspec.json.encode(told), manifest._PURPOSE, plant.maker.signing_key)
     found = Sealed("manifests/00000001", "", manifest.read(content, plant.verify))
     assert found.objects.keys() == {"runs/r/platform.dump.zst.age"}

@@ -10,7 +10,7 @@ from typing import Any
 import obstore
 import pytest
 
-from rul_backup import remote, runs
+from rul_backup import remote, runs, wal
 from rul_backup.manifest import Kind
 from rul_backup.offsite import bring
 from rul_backup.remote import RemoteStore
@@ -71,7 +71,7 @@ def test_what_is_brought_is_what_is_here_and_is_brought_once(
     assert (brought.runs, brought.bytes) == (3, sum(local.sizes().values()))
     assert far.sizes() == local.sizes()
     assert look(far, plant) == []
-    assert bring(local, far, plant.verify) == (0, 0)
+    assert bring(local, far, plant.verify) == (0, 0, 0)
     keep(local, plant, 3)
     assert bring(local, far, plant.verify).runs == 1
     assert [one.manifest.number for one in runs.there(far, plant.verify)] == [1, 2, 3, 4]
@@ -110,7 +110,7 @@ def test_what_broke_off_goes_on_at_the_part_where_it_broke(
     monkeypatch.setattr(obstore, "put", put)
     there = sum(far.sizes().values())
     assert there >= 5000
-    assert bring(local, far, plant.verify) == (1, whole - there)
+    assert bring(local, far, plant.verify) == (1, whole - there, 0)
     assert far.sizes() == local.sizes()
     assert look(far, plant) == []
     name = sealed.object_of(sealed.manifest.artefacts[0])
@@ -194,7 +194,7 @@ def test_what_a_run_took_over_from_one_that_was_never_brought_is_brought_with_it
     assert [one.manifest.number for one in runs.there(far, plant.verify)] == [2]
     assert second.objects.keys() == {name for name in far.sizes() if name.startswith("runs/")}
     assert look(far, plant) == []
-    assert bring(local, far, plant.verify) == (0, 0)
+    assert bring(local, far, plant.verify) == (0, 0, 0)
 
 
 def test_the_backups_of_another_platform_are_not_mixed_with_ours(
@@ -278,3 +278,67 @@ def test_a_store_that_does_not_answer_is_no_damage(
         monkeypatch.setattr(obstore, "get", breaks)
         with pytest.raises(Unavailable, match=f"{folder}.* cannot be reached: the line is gone"):
             look(far, plant, Level.STORED)
+
+
+def archive(local: FolderStore, plant: Keys, spool: Path, count: int) -> wal.Archive:
+    """So many segments of a log, from where it is."""
+    found = wal.Archive(local, plant.maker, plant.verify, "7", SEGMENT_BYTES)
+    spool.mkdir(exist_ok=True)
+    for _ in range(count):
+        last = found.last.segment if found.last else wal.Segment(1, 0, SEGMENT_BYTES)
+        assert last is not None
+        path = spool / str(last.next)
+        path.write_bytes(random.Random(last.number).randbytes(SEGMENT_BYTES))
+        found.take(path, now=START)
+    return found
+
+
+SEGMENT_BYTES = 4096
+
+
+def test_the_log_is_brought_segment_before_note_and_goes_on_where_it_broke_off(
+    local: FolderStore,
+    far: RemoteStore,
+    plant: Keys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    keep(local, plant, 0)
+    archive(local, plant, tmp_path / "spool", 4)
+    put, names = obstore.put, []
+
+    def breaks(objects: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+        if len(names) == 5:
+            raise OSError("the line is gone")
+        names.append(path)
+        return put(objects, path, *args, **kwargs)
+
+    monkeypatch.setattr(obstore, "put", breaks)
+    with pytest.raises(Unavailable, match="the line is gone"):
+        bring(local, far, plant.verify)
+    assert [name.endswith(wal.NOTE) for name in names] == [False, True, False, True, False]
+    assert look(far, plant) == []
+    monkeypatch.setattr(obstore, "put", put)
+    (Path(str(local)) / wal.object_of("7", str(wal.Segment(1, 5, SEGMENT_BYTES)))).write_bytes(b"h")
+    brought = bring(local, far, plant.verify)
+    assert (brought.runs, brought.segments) == (1, 2)
+    assert local.sizes().keys() - far.sizes().keys() == {
+        wal.object_of("7", str(wal.Segment(1, 5, SEGMENT_BYTES)))  # being sealed: it has no note
+    }
+    assert look(far, plant) == []
+    archive(local, plant, tmp_path / "spool", 1)
+    assert bring(local, far, plant.verify).segments == 1
+    assert bring(local, far, plant.verify) == (0, 0, 0)
+    assert far.sizes() == local.sizes()
+
+
+def test_a_segment_that_is_spoilt_on_the_way_has_no_note_there(
+    local: FolderStore, far: RemoteStore, s3: S3, place: str, plant: Keys, tmp_path: Path
+):
+    noted = archive(local, plant, tmp_path / "spool", 1).newest
+    assert noted is not None
+    size = noted.note.sums.stored_bytes
+    far.bring(noted.content, io.BytesIO(bytes(size)), size)
+    with pytest.raises(StoreError, match="is not what was brought: its checksum is"):
+        bring(local, far, plant.verify)
+    assert noted.object not in far.sizes()

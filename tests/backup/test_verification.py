@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from rul_backup import runs
+from rul_backup import runs, wal
 from rul_backup.manifest import Kind
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
@@ -43,10 +43,34 @@ class House(NamedTuple):
         )
 
 
-def house_in(root: Path, plant: Keys, count: int = 5) -> House:
+CLUSTER, SEGMENT_BYTES = "7713513085704746064", 4096
+SEGMENTS = [
+    *(f"000000010000000000000{number:03X}" for number in range(0xFD, 0x105)),
+    "00000002.history",
+    *(f"000000020000000000000{number:03X}" for number in range(0x105, 0x109)),
+]
+BASES = {0: SEGMENTS[3], 4: SEGMENTS[10]}
+"""The segments with which they begin, by the run that keeps them."""
+
+
+def archive_log(store: FolderStore, plant: Keys, spool: Path, chance: random.Random) -> None:
+    """The log of a cluster that took a new timeline once."""
+    history = f"1\t0/{0x105 * SEGMENT_BYTES + 80:X}\tno recovery target specified\n"
+    archive = wal.Archive(store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
+    spool.mkdir()
+    for name in SEGMENTS:
+        is_history = name.endswith(".history")
+        content = history.encode() if is_history else chance.randbytes(SEGMENT_BYTES)
+        (spool / name).write_bytes(content)
+        archive.take(spool / name, now=START, reaches_at=START, history=history)
+
+
+def house_in(root: Path, plant: Keys, count: int = 5, *, has_log: bool = True) -> House:
     store = FolderStore(root)
     sealed = []
     chance = random.Random(7)
+    if has_log:
+        archive_log(store, plant, root.with_name(f"{root.name}-spool"), chance)
     for number in range(count):
         at = START + timedelta(hours=number)
         run = Run(store, plant.maker, at)
@@ -57,9 +81,16 @@ def house_in(root: Path, plant: Keys, count: int = 5) -> House:
                 continue
             content = chance.randbytes(chance.randint(10, 3000))
             run.keep(f"{name}.data", kind, io.BytesIO(content), {})
-        sealed.append(run.seal({"rul": "0.1.0"}, plant.verify, at))
+        if has_log and number in BASES:
+            facts = {"cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": f"{at}"}
+            facts["start_segment"] = BASES[number]
+            run.keep("base.tar", Kind.BASE, io.BytesIO(chance.randbytes(500)), facts)
+        sealed.append(run.seal({"rul": "0.1.0"}, plant.verify, at, wal.heads(store, plant.verify)))
     runs.let_go(store, sealed[1], plant.maker.signing_key)
     runs.sweep(store, plant.verify, START + timedelta(hours=count))
+    assert [name for name in wal.sweep(store, plant.verify) if wal.NOTE in name] == (
+        [wal.note_of(CLUSTER, name) for name in SEGMENTS[:3]] if has_log else []
+    )
     return House(root, store, plant, sealed)
 
 
@@ -80,7 +111,7 @@ def test_what_was_written_is_whole_at_every_level_with_and_without_a_witness(who
         for witnessed in (True, False):
             found = whole.look(level, witnessed=witnessed)
             assert found.findings == ()
-            assert (found.runs, found.objects) == (4, 4 * 3 + 5 + 1)
+            assert (found.runs, found.objects) == (4, 4 * 3 + 2 + 5 + 1 + 2 * len(SEGMENTS[3:]))
 
 
 # --- what can befall an object
@@ -126,7 +157,7 @@ def duplicate(path: Path, chance: random.Random, _: Path) -> set[Path]:
 
 
 FAULTS = (flip, truncate, lengthen, delete, swap, replay, duplicate)
-EACH = 40
+EACH = 60
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -140,8 +171,8 @@ def test_every_fault_of_an_object_is_found_and_named(
         shutil.copytree(whole.root, root)
         house = whole._replace(root=root, store=FolderStore(root))
         objects = sorted(house.store.sizes())
-        # Every kind in turn: artefacts, manifests, words that a run went.
-        kind = ("runs/", "manifests/", "gone/")[number % 3]
+        # Every kind in turn: artefacts, manifests, words that a run went, PostgreSQL's log.
+        kind = ("runs/", "manifests/", "gone/", "wal/")[number % 4]
         path = root / chance.choice([name for name in objects if name.startswith(kind)])
         others = [
             root / name for name in objects if (root / name).read_bytes() != path.read_bytes()
@@ -269,3 +300,70 @@ def test_a_dump_that_decrypts_to_something_else_is_found_where_only_its_content_
     assert house.look(Level.STORED).findings == ()
     (finding,) = house.look(Level.CONTENT).findings
     assert finding.problem == "is not what was kept: its checksum differs"
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_segments_that_are_missing_are_named_at_every_level(house: House, level: Level):
+    gone = [SEGMENTS[at] for at in (5, 6, 11)]
+    for name in gone:
+        (house.root / wal.note_of(CLUSTER, name)).unlink()
+        (house.root / wal.object_of(CLUSTER, name)).unlink()
+    found = {finding.object for finding in house.look(level).findings}
+    assert {wal.note_of(CLUSTER, name) for name in gone} <= found
+
+
+@pytest.mark.parametrize("level", [Level.EXISTS, Level.STORED, Level.CONTENT])
+def test_the_end_of_the_log_is_missed_by_whoever_has_the_manifests(house: House, level: Level):
+    for name in SEGMENTS[-2:]:
+        (house.root / wal.note_of(CLUSTER, name)).unlink()
+        (house.root / wal.object_of(CLUSTER, name)).unlink()
+    (finding,) = house.look(level).findings
+    assert finding == (wal.note_of(CLUSTER, SEGMENTS[-1]), "is missing; a manifest knows of it")
+
+
+def test_the_segment_with_which_a_base_begins_is_missed(house: House):
+    for name in (wal.note_of(CLUSTER, SEGMENTS[3]), wal.object_of(CLUSTER, SEGMENTS[3])):
+        (house.root / name).unlink()
+    (finding,) = house.look().findings
+    assert finding.object == wal.note_of(CLUSTER, SEGMENTS[3])
+    assert "with it begins the base of" in finding.problem
+
+
+def test_a_segment_that_is_being_sealed_is_no_damage_and_two_are(house: House):
+    last = wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES)
+    first, second = last.next, last.next.next
+    (house.root / wal.object_of(CLUSTER, str(first))).write_bytes(b"half")
+    assert house.look().findings == ()
+    (house.root / wal.object_of(CLUSTER, str(second))).write_bytes(b"half")
+    (finding,) = house.look().findings
+    assert finding.object == wal.note_of(CLUSTER, str(second))
+
+
+def test_a_log_that_begins_anew_is_told_until_there_is_a_base_since(house: House, plant: Keys):
+    archive = wal.Archive(house.store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
+    last = wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES)
+    for number in (4, 5):
+        path = house.root.parent / str(last._replace(number=last.number + number))
+        path.write_bytes(bytes(SEGMENT_BYTES))
+        archive.take(path, now=NOW, history="")
+    (finding,) = house.look().findings
+    assert "3 segments after" in finding.problem
+    assert "no base has been kept since" in finding.problem
+    run = Run(house.store, plant.maker, NOW)
+    facts = {"cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": f"{NOW}"}
+    facts["start_segment"] = path.name
+    run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), facts)
+    run.seal({}, plant.verify, NOW)
+    assert house.look().findings == ()
+
+
+def test_what_no_base_needs_goes_with_the_last_run_that_promised_one(house: House, plant: Keys):
+    runs.let_go(house.store, house.sealed[0], plant.maker.signing_key)
+    runs.sweep(house.store, plant.verify, NOW)
+    assert house.look().findings == ()
+    went = wal.sweep(house.store, plant.verify)
+    assert len(went) == 2 * (len(SEGMENTS[3:10]) - 1)  # the history stays
+    assert house.look().findings == ()
+    assert min(wal.names(house.store)) == wal.note_of(CLUSTER, "00000002.history")
+    found = wal.notes(house.store, plant.verify, CLUSTER, since=SEGMENTS[10])
+    assert [noted.note.segment for noted in found] == SEGMENTS[10:]

@@ -125,7 +125,7 @@ def test_from_beyond_the_machine_all_comes_back_when_the_machine_is_lost(
         connection.execute(sa.text("INSERT INTO units (fleet, unit) VALUES ('pumps', 'a')"))
     run("now")
     assert "1 runs, " in run("bring").output
-    assert json.loads(run("bring", "--json").output) == {"runs": 0, "bytes": 0}
+    assert json.loads(run("bring", "--json").output) == {"runs": 0, "bytes": 0, "segments": 0}
     assert len(backup_rows.known(engine, keeping.OFF_SITE)) == 1
     for lost in ("backups", "models", "fleets"):
         (with_keys / lost).rename(with_keys / f"{lost} that are lost")

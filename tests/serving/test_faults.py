@@ -192,7 +192,7 @@ def restart_postgres(servers: EmbeddedServers) -> None:
     """As a machine does that loses its power, but for the disk's cache."""
     for pid in postgres_pids(servers):
         os.kill(pid, signal.SIGKILL)
-    while servers._postgres_listens():
+    while servers.postgres_listens():
         time.sleep(0.01)
     with EmbeddedServers(servers.folder):
         pass

@@ -1,0 +1,272 @@
+"""Bringing PostgreSQL back to a moment: a base, and its log until then.
+
+What belongs here: choosing them, and a server that replays the log into a new data folder. What
+does not: putting that folder in the place of a live one, dumps (``drill``).
+"""
+
+import hashlib
+import re
+import shlex
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pyrage import x25519
+
+from rul_backup import programs, runs, snapshots, wal
+from rul_backup.manifest import Artefact
+from rul_backup.runs import Sealed
+from rul_backup.sealing import Sums, unseal
+from rul_backup.stores import Shelf
+from rul_backup.wal import Noted, Segment
+from rul_core.errors import StoreError
+from rul_store import files
+from rul_store.embedded import PostgresServer, give_to_nobody, make_sockets_folder
+
+TIMEOUT_SECONDS = 24 * 3600
+"""For replaying the log; a day of it takes minutes."""
+_ENDED_BEFORE = "recovery ended before configured recovery target was reached"
+_LAST = re.compile(r"last completed transaction was at log time (.+)")
+_REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
+_HELD = "rul_wal"
+_SETTINGS = {
+    # What the old server had of these may be missing here, or speak to others.
+    "listen_addresses": "", "port": "5432", "ssl": "off", "shared_preload_libraries": "",
+    "archive_mode": "off", "primary_conninfo": "", "logging_collector": "off",
+    "log_destination": "stderr", "lc_messages": "C", "log_timezone": "UTC",
+    "shared_buffers": "128MB", "huge_pages": "off",
+    "hot_standby": "off",  # nobody asks it anything
+    "fsync": "off",  # all is synced at once when it is complete
+    "recovery_target_action": "promote",
+}  # fmt: skip
+
+
+class Recovered(NamedTuple):
+    """A data folder that was brought back."""
+
+    folder: Path
+    run: str
+    """Which kept the base."""
+    reaches_at: datetime | None
+    """What was committed until then is in it, and nothing from later; unknown where nobody asked
+    for a moment and the newest segments do not tell."""
+    last_commit_at: str
+    """As PostgreSQL tells it; empty where it replayed none."""
+    segments: int
+    """How many were replayed."""
+
+
+class Way(NamedTuple):
+    """What leads to a moment."""
+
+    sealed: Sealed
+    base: Artefact
+    segments: list[Noted]
+    histories: list[Noted]
+    until: datetime | None
+    """The moment; none where all is asked for."""
+    reaches_at: datetime | None
+    """Until when what was committed is in it; unknown where all is asked for and they do not
+    tell."""
+
+    @property
+    def last(self) -> Segment:
+        """The newest of its segments."""
+        return next(one.segment for one in reversed(self.segments) if one.segment)
+
+
+def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None) -> Way:
+    """The base and the segments that lead to a moment.
+
+    Args:
+        shelf: Has them.
+        keys: Of our signatures.
+        until: The moment; as far as possible unless given.
+
+    Raises:
+        StoreError: No base is from before it, segments are missing or damaged, or it is after what
+            is archived.
+    """
+    bases = [
+        (sealed, base)
+        for sealed in runs.there(shelf, keys)
+        if (base := snapshots.base_of(sealed)) is not None
+    ]
+    if not bases:
+        raise StoreError(
+            f"{shelf} has no base to recover from; runs keep one once RUL_BACKUP_REPLICATION_URL "
+            "is set (`rul backup restore` brings back a run's dump)"
+        )
+    before = [one for one in bases if until is None or snapshots.ended_at(one[1]) <= until]
+    if not before:
+        first = min(snapshots.ended_at(base) for _, base in bases)
+        raise StoreError(
+            f"{shelf} has no base from before {until}; the earliest moment is {first.isoformat()}"
+        )
+    sealed, base = max(before, key=lambda one: snapshots.ended_at(one[1]))
+    start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
+    cluster = base.facts["cluster"]
+    every = wal.notes(shelf, keys, cluster, since=str(start))
+    histories = wal.histories(shelf, keys, cluster)
+    for noted in (*histories, *every):
+        if noted.note.system != sealed.manifest.system:
+            raise StoreError(f"{shelf}/{noted.object} is of another platform, {noted.note.system}")
+    segments, problem = wal.way(every, start, until)
+    reached = wal.reached(segments)
+    if problem:
+        as_far = f"; recover to {reached.isoformat()} at the latest" if reached else ""
+        asked = until.isoformat() if until else "any moment"
+        raise StoreError(f"the log in {shelf} does not lead to {asked}: {problem}{as_far}")
+    return Way(sealed, base, segments, histories, until, until or reached)
+
+
+def is_base_of_today(
+    shelf: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    base: Artefact,
+    *,
+    cluster: str,
+    now: datetime,
+) -> bool:
+    """Whether a base is young enough, of this cluster, and what was archived since leads on.
+
+    Raises:
+        StoreError: A note is damaged; names it.
+    """
+    start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
+    if now - snapshots.ended_at(base) >= snapshots.BASE_EVERY or base.facts["cluster"] != cluster:
+        return False
+    every = wal.notes(shelf, keys, cluster, since=str(start))
+    return not every or wal.way(every, start, None)[1] is None
+
+
+def recover(
+    shelf: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    identities: Sequence[x25519.Identity],
+    until: datetime | None,
+    into: Path,
+    *,
+    timeout_seconds: int = TIMEOUT_SECONDS,
+) -> Recovered:
+    """Bring PostgreSQL's data folder back as it was at a moment, all of it or nothing.
+
+    A server of the same major version replays the log, takes a new timeline, and is stopped. Root
+    leaves the folder to the user ``nobody``; anybody else to themselves.
+
+    Args:
+        shelf: Has the backups.
+        keys: Of our signatures.
+        identities: By which they are decrypted.
+        until: The moment; as far as possible unless given.
+        into: A folder that is not there.
+        timeout_seconds: For replaying.
+
+    Raises:
+        StoreError: The folder is there, nothing leads to the moment, something is damaged, or the
+            server does not replay it; says what its log says.
+        SettingsError: There is no server of that version here.
+    """
+    if into.exists():
+        raise StoreError(f"{into} is there already; name a folder that is not, to recover into")
+    way = find(shelf, keys, until)
+    binaries = programs.servers_folder(way.base.facts["server"])
+    with files.publishing(into.absolute()) as data:
+        data.chmod(0o700)
+        _bring_base(shelf, way, data, identities)
+        held = data / _HELD
+        held.mkdir()
+        for noted in (*way.histories, *way.segments):
+            with (held / noted.note.segment).open("wb") as file:
+                _bring(shelf, noted.content, noted.note.sums, file, identities)
+        last = _replay(binaries, data, held, way, timeout_seconds)
+        shutil.rmtree(held)
+        (data / "postmaster.opts").unlink()  # of this server; pg_ctl restart would repeat it
+    return Recovered(into, way.sealed.manifest.run, way.reaches_at, last, len(way.segments))
+
+
+def _bring_base(shelf: Shelf, way: Way, data: Path, identities: Sequence[x25519.Identity]) -> None:
+    with tempfile.TemporaryFile(dir=data.parent) as plain:
+        name = way.sealed.object_of(way.base)
+        _bring(shelf, name, way.base.sums, cast("BinaryIO", plain), identities)
+        plain.seek(0)
+        with tarfile.open(fileobj=plain) as archive:
+            archive.extractall(data, filter="data")
+
+
+def _bring(
+    shelf: Shelf, name: str, sums: Sums, plain: BinaryIO, identities: Sequence[x25519.Identity]
+) -> None:
+    try:
+        with shelf.reading(name) as stored:
+            found = unseal(stored, plain, identities)
+    except StoreError as error:
+        raise StoreError(f"{shelf}/{name} {error}") from error
+    if found != sums:
+        raise StoreError(f"{shelf}/{name} is not what was kept: its checksum differs")
+
+
+def _replay(binaries: Path, data: Path, held: Path, way: Way, timeout_seconds: int) -> str:
+    """Let a server replay the log; give when the last transaction ended, as it tells it."""
+    log, hba = held / "log", held / "pg_hba.conf"
+    (data / "recovery.signal").touch()
+    log.touch()
+    hba.write_text("local all all reject\n")
+    copying = f"cp {shlex.quote(str(held).replace('%', '%%'))}/%f %p"
+    settings = {
+        **_SETTINGS,
+        "hba_file": str(hba),
+        "restore_command": copying,
+        "recovery_target_timeline": str(way.last.timeline),
+    }
+    give_to_nobody(data, *data.rglob("*"))
+    key = hashlib.sha256(str(data).encode()).hexdigest()[:16]
+    sockets = Path(tempfile.gettempdir(), f"rul-{key}")
+    make_sockets_folder(sockets, data.stat().st_uid)
+    server = PostgresServer(binaries, data, log, sockets)
+    try:
+        moment = {}
+        if way.until is not None:
+            moment["recovery_target_time"] = way.until.astimezone(UTC).isoformat(sep=" ")
+        try:
+            _run(server, {**settings, **moment}, timeout_seconds)
+        except StoreError:
+            if _ENDED_BEFORE not in log.read_text(errors="replace"):
+                raise
+            # Nothing was committed after the moment, in all that was archived until it was over.
+            moment = {}
+            _run(server, settings, timeout_seconds)
+        told = log.read_text(errors="replace")
+        if not moment:
+            _refuse_early_end(told, way.last)
+        server.stop()
+    except BaseException:
+        if server.listens() or (data / "postmaster.pid").exists():
+            server.stop("immediate")
+        raise
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+    last = _LAST.findall(told)
+    return last[-1] if last else ""
+
+
+def _refuse_early_end(told: str, last: Segment) -> None:
+    """PostgreSQL takes the first record that it cannot read for the end of the log."""
+    done = [wal.lsn_of(found) for found in _REDO_DONE.findall(told)]
+    if not done or done[-1] < last.end - 2 * last.bytes:
+        raise StoreError(
+            f"PostgreSQL did not replay the log to {last}, but ended at "
+            f"{f'{done[-1]:X}' if done else 'its beginning'}; {told[-2000:]}"
+        )
+
+
+def _run(server: PostgresServer, settings: dict[str, str], timeout_seconds: int) -> None:
+    """Start it, and wait until it has replayed the log."""
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    server.start(shlex.join(options), timeout_seconds=timeout_seconds)
+    server.wait_until_ready(timeout_seconds)

@@ -1,0 +1,233 @@
+"""What was archived brings PostgreSQL back to any moment, and nothing else."""
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rul_backup import programs, recovery, snapshots, wal
+from rul_backup.archiving import Archiver
+from rul_backup.runs import Run, Sealed
+from rul_backup.stores import FolderStore
+from rul_core.errors import SettingsError, StoreError
+
+from .conftest import Keys
+from .servers import Server, running, started
+
+WAIT_SECONDS = 120.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[Server]:
+    with running(tmp_path / "server") as made:
+        made.do("CREATE TABLE told (number serial, at timestamptz DEFAULT clock_timestamp())")
+        yield made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "backups")
+
+
+class Archiving:
+    """An archiver in a thread of its own, and what it told."""
+
+    def __init__(self, archiver: Archiver, told: list[dict[str, Any]]) -> None:
+        self.archiver, self.told = archiver, told
+
+    @property
+    def errors(self) -> list[str]:
+        return [one["error"] for one in self.told if "error" in one]
+
+
+@contextmanager
+def archiving(
+    store: FolderStore, plant: Keys, server: Server, spool: Path, timeout_seconds: float = 1.5
+) -> Generator[Archiving]:
+    told: list[dict[str, Any]] = []
+    archiver = Archiver(
+        store,
+        plant.maker,
+        plant.verify,
+        server.url,
+        spool,
+        archive_timeout_seconds=timeout_seconds,
+        tell=lambda **what: told.append(what),
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=archiver.run, args=(stop,), kwargs={"look_seconds": 0.1})
+    thread.start()
+    try:
+        yield Archiving(archiver, told)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+    return found
+
+
+def cluster_of(server: Server) -> str:
+    return snapshots.cluster_of(server.url)
+
+
+def notes_of(store: FolderStore, plant: Keys, server: Server) -> list[wal.Noted]:
+    return wal.notes(store, plant.verify, cluster_of(server))
+
+
+def keep_base(store: FolderStore, plant: Keys, server: Server) -> Sealed:
+    run = Run(store, plant.maker, datetime.now(UTC))
+    snapshots.keep_base(run, server.url)
+    return run.seal({}, plant.verify, datetime.now(UTC))
+
+
+def now_of(server: Server) -> datetime:
+    return server.ask("SELECT clock_timestamp()")[0][0]
+
+
+def wait_until_sealed(store: FolderStore, plant: Keys, server: Server, moment: datetime) -> None:
+    wait_for(lambda: (reached := wal.reached(notes_of(store, plant, server))) and reached >= moment)
+
+
+def test_a_moment_in_the_middle_gives_exactly_the_rows_until_then(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    with archiving(store, plant, server, tmp_path / "spool") as seen:
+        keep_base(store, plant, server)
+        for _ in range(30):
+            server.do("INSERT INTO told DEFAULT VALUES")
+            time.sleep(0.1)
+        server.do("INSERT INTO told SELECT FROM generate_series(1, 40000)")  # some segments of it
+        last = now_of(server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        end = now_of(server)
+        wait_until_sealed(store, plant, server, end)
+    assert seen.errors == []
+    rows = server.ask("SELECT number, at FROM told ORDER BY number")
+    middle = rows[15].at  # the row itself was committed a little later
+    for moment, name in ((middle, "middle"), (last, "last")):
+        found = recovery.recover(
+            store, plant.verify, plant.identities, moment, tmp_path / "back" / name
+        )
+        assert found.reaches_at == moment
+        with started(tmp_path / "back", name) as back:
+            there = back.ask("SELECT number, at FROM told ORDER BY number")
+            assert there == [row for row in rows if row.at < moment]
+            assert back.ask("SELECT pg_is_in_recovery()") == [(False,)]
+    assert not (tmp_path / "back" / "middle" / "rul_wal").exists()
+    with pytest.raises(StoreError, match="is there already; name a folder that is not"):
+        recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "last")
+
+
+def test_whoever_asks_for_what_is_not_there_is_told_what_is(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    def refused(moment: datetime | None, told: str) -> None:
+        with pytest.raises(StoreError, match=told):
+            recovery.recover(store, plant.verify, plant.identities, moment, tmp_path / "back")
+        assert not (tmp_path / "back").exists()
+
+    refused(None, "has no base to recover from; runs keep one once RUL_BACKUP_REPLICATION_URL")
+    run = keep_base(store, plant, server)
+    base = snapshots.base_of(run)
+    assert base is not None
+    refused(None, f"the segment {base.facts['start_segment']}, with which the base begins, is not")
+    with archiving(store, plant, server, tmp_path / "spool"):
+        newer = keep_base(store, plant, server)
+        for _ in range(3):
+            server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+        end = now_of(server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, end)
+    started_at = snapshots.ended_at(base)
+    refused(started_at - timedelta(seconds=1), "has no base from before .*; the earliest moment is")
+    refused(end + timedelta(hours=1), "the newest archived segment is .*; recover to 20.* at the l")
+    notes = notes_of(store, plant, server)
+    kept = snapshots.base_of(newer)
+    assert kept is not None
+    (first,) = [one for one in notes if one.note.segment == kept.facts["start_segment"]]
+    for name in (notes[-2].object, notes[-2].content):
+        content = (tmp_path / "backups" / name).read_bytes()
+        (tmp_path / "backups" / name).unlink()
+        refused(None, notes[-1].object if name.endswith(".sealed") else notes[-2].content)
+        (tmp_path / "backups" / name).write_bytes(content)
+    assert first.note.number <= notes[-2].note.number
+
+
+def test_a_server_of_another_version_is_not_tried(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch
+):
+    with pytest.raises(SettingsError, match=r"a server of PostgreSQL 99 is not here \(.* is of 16"):
+        programs.servers_folder(99)
+
+
+def test_while_the_store_is_away_the_server_stops_and_starts_and_nothing_is_lost(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    root = tmp_path / "backups"
+    with archiving(store, plant, server, tmp_path / "spool") as seen:
+        keep_base(store, plant, server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+        root.rename(tmp_path / "away")
+        root.write_text("a folder no more")
+        for _ in range(3):
+            server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+        wait_for(lambda: any("backups" in one for one in seen.errors))
+        server.stop()  # pg_ctl raises where it does not end
+        server.start()
+        server.do("INSERT INTO told DEFAULT VALUES")
+        end = now_of(server)
+        root.unlink()
+        (tmp_path / "away").rename(root)
+        wait_until_sealed(store, plant, server, end)
+    assert [one.note.begins for one in notes_of(store, plant, server)[1:]] == [""] * (
+        len(notes_of(store, plant, server)) - 1
+    )
+    recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "data")
+    with started(tmp_path / "back", "data") as back:
+        assert back.ask("SELECT count(*) FROM told") == server.ask("SELECT count(*) FROM told")
+
+
+def test_a_recovered_server_is_archived_beside_what_was_before_and_recovers_again(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    spool = tmp_path / "spool"
+    with archiving(store, plant, server, spool):
+        keep_base(store, plant, server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        moment = now_of(server)
+        for _ in range(4):
+            server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+        wait_until_sealed(store, plant, server, now_of(server))
+    server.stop()
+    recovery.recover(store, plant.verify, plant.identities, moment, tmp_path / "back" / "data")
+    with started(tmp_path / "back", "data") as back:
+        assert back.ask("SELECT count(*) FROM told") == [(1,)]
+        with archiving(store, plant, back, spool) as seen:
+            wait_for(lambda: any("left timeline 1 before" in one for one in seen.errors))
+            wait_for(lambda: (tmp_path / "spool" / cluster_of(back)).glob("00000002.history"))
+            back.do("SELECT pg_switch_wal()")
+            keep_base(store, plant, back)
+            back.do("INSERT INTO told SELECT FROM generate_series(1, 6)")
+            wait_until_sealed(store, plant, back, now_of(back))
+        begun = [one for one in notes_of(store, plant, back) if one.note.begins]
+        assert [one.note.segment[:8] for one in begun] == ["00000001", "00000002"]
+        assert "timeline 2 left 1 before" in begun[1].note.begins
+    again = tmp_path / "again" / "data"
+    recovery.recover(store, plant.verify, plant.identities, None, again)
+    with started(tmp_path / "again", "data") as back:
+        assert back.ask("SELECT count(*) FROM told") == [(7,)]
+        assert back.ask("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)") == [
+            ("00000003",)
+        ]
