@@ -28,6 +28,7 @@ from rul_cli import demo_data, stack_secrets
 from rul_core.schema import write_fleet
 
 from . import queries
+from .conftest import remove
 from .engine import (
     HTTP_PORT,
     NAME,
@@ -1140,7 +1141,7 @@ def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: St
     launch(stack, "backup", "back_up")
     wait_until(lambda: succeeded(stack, "back_up") > made, RUN_SECONDS, "a backup is made", every=3)
     kept_runs = len(rul_backup(stack, "list", "--json")[1])
-    stack.compose("down", "--volumes", "--timeout=5")
+    remove(stack)
     assert stack.run("docker", "volume", "ls", "--quiet", f"--filter=name={NAME}_") == ""
     began = time.monotonic()
     told = stack.run("docker/scripts/restore.sh", "--off-site")
