@@ -1126,7 +1126,7 @@ def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: St
             "readings": len(kept(stack, "survivor")),
             "ledger": stack.sql("rul", "SELECT count(*), max(position) FROM ledger"),
             "keys": stack.sql("rul", "SELECT count(*) FROM api_keys"),
-            "model": first_model(stack),
+            "model": wait_until(lambda: first_model(stack), 60, "a model is served"),
         }
 
     def prognosis(unit: str) -> Any:
