@@ -17,10 +17,8 @@ does not wait for 16 MB, ``GRANT EXECUTE ON FUNCTION pg_switch_wal() TO …``. (
 ``archive_timeout`` does nothing without its ``archive_mode``.)
 """
 
-import ctypes
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
 import threading
@@ -85,8 +83,6 @@ LOOKED_AT = Gauge(
 FAILURES = Counter(
     "rul_wal_failures", "Steps that failed and were tried again.", ["step"], registry=REGISTRY
 )
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 class Sample(NamedTuple):
@@ -139,7 +135,6 @@ class Archiver:
         self._server: _Server | None = None
         self._archive: Archive | None = None
         self._receiver: subprocess.Popen[bytes] | None = None
-        self._stuck_at: Segment | None = None
         self._compared: set[str] = set()
         self._samples: deque[Sample] = deque()
         self._settled = ""
@@ -233,11 +228,11 @@ class Archiver:
             found = connection.execute(query, named).one_or_none()
             if found is not None and (found[0] == "lost" or found[1] is None):
                 self._tell(step="receive", error=f"the slot {self._slot} has lost its place")
-                connection.execute(sa.text("SELECT pg_drop_replication_slot(:slot)"), named)
+                self._make_slot(connection, is_there=True)
                 found = None
+            elif found is None:
+                self._make_slot(connection, is_there=False)
             if found is None:
-                make = sa.text("SELECT pg_create_physical_replication_slot(:slot, true)")
-                connection.execute(make, named)
                 found = connection.execute(query, named).one()
         position = self._position
         if position is None:
@@ -245,6 +240,13 @@ class Archiver:
         problem = self._why_not_from(position, int(found[1]))
         if problem:
             self._begin_anew(problem)
+
+    def _make_slot(self, connection: sa.Connection, *, is_there: bool) -> None:
+        named = {"slot": self._slot}
+        if is_there:
+            connection.execute(sa.text("SELECT pg_drop_replication_slot(:slot)"), named)
+        make = sa.text("SELECT pg_create_physical_replication_slot(:slot, true)")
+        connection.execute(make, named)
 
     def _why_not_from(self, position: Segment, restart: int) -> str:
         """Why the server cannot go on after what the spool has; empty where it can."""
@@ -258,11 +260,12 @@ class Archiver:
             fork = wal.fork_of(history, position.timeline)
             if fork is None or fork < position.end:
                 return f"the server left timeline {position.timeline} before {position} ended"
+        if self._asked.exists() and self._asked.read_text() == str(position):
+            return f"the server does not have {position.next} any more"
         if restart // position.bytes > position.next.number:
-            # It may have more than the slot keeps, so it is asked for that first.
-            if self._stuck_at == position:
-                return f"the server does not have {position.next} any more"
-            self._stuck_at = position
+            # It may have more than the slot keeps, so it is asked for that first. Asked, the slot
+            # goes back to that place, whether it is there or not; so what was seen is written down.
+            files.write(self._asked, str(position))
         return ""
 
     def _line(self) -> tuple[int, str]:
@@ -293,22 +296,22 @@ class Archiver:
         for path in self._folder.iterdir():
             if wal.is_segment(path.name.partition(".")[0]):
                 path.unlink()
-        self._stuck_at = None
+        with begin(self._engine) as connection:  # where it can really go on
+            self._make_slot(connection, is_there=True)
+        self._asked.unlink(missing_ok=True)
         self._samples.clear()
 
     def _start_receiver(self) -> None:
         server = self._known
         program = programs.path_of("pg_receivewal", server.major)
-        parent = os.getpid()
-
-        def die_with_parent() -> None:  # or it would hold the slot against the next archiver
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
+        # Else it would outlive a killed archiver and hold the slot against the next one. Not by a
+        # function between fork and exec, in which a process with threads may hang.
+        setpriv = shutil.which("setpriv")
+        ending_with_us = [setpriv, "--pdeathsig=TERM", "--"] if setpriv else []
         with self._log.open("wb") as log:
             self._receiver = subprocess.Popen(  # noqa: S603 - PostgreSQL's own program
                 [
+                    *ending_with_us,
                     program,
                     "--no-password",
                     "--no-loop",
@@ -320,7 +323,6 @@ class Archiver:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,
             )
 
     # --- sealing
@@ -455,6 +457,11 @@ class Archiver:
     @property
     def _log(self) -> Path:
         return self._folder / "receiver.log"
+
+    @property
+    def _asked(self) -> Path:
+        """Says after which segment the server was asked to go on, though the slot keeps later."""
+        return self._folder / "asked"
 
     @property
     def _position(self) -> Segment | None:

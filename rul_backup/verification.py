@@ -262,7 +262,7 @@ def _log(
                 yield Finding(name, "is missing; a manifest knows of it")
             elif found is not None and found.sha256 != head.sha256:
                 yield Finding(name, "is another than the one that a manifest knows of")
-        yield from _led_by(of_it, notes, there, now)
+        yield from _led_by(store, keys, of_it, notes, there, now)
 
 
 def _notes(
@@ -346,26 +346,42 @@ def _in_pairs(there: Sequence[str]) -> Iterator[Finding]:
 
 
 def _led_by(
-    starts: Sequence[Start], notes: Sequence[Noted], there: Collection[str], now: datetime
+    store: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    starts: Sequence[Start],
+    notes: Sequence[Noted],
+    there: Collection[str],
+    now: datetime,
 ) -> Iterator[Finding]:
     """Whether every base has the segment with which it begins, and the newest leads to the end."""
-    newest = max((wal.plain_name(name) for name in there if wal.NOTE in name), default="")
+    segments = [
+        name for name in there if name.endswith(wal.NOTE) and wal.is_segment(wal.plain_name(name))
+    ]
     for start in starts:
         name = wal.note_of(start.cluster, str(start.segment))
-        is_late = str(start.segment) < newest or now - start.ended_at > LATE
-        if name not in there and is_late:
+        if name in segments:
+            continue
+        following = next((one for one in segments if one > name), None)
+        # Nobody archived it, where the log began after it; that is told of the newest base alone.
+        if following and _begins(store, keys, following) and start is not starts[-1]:
+            continue
+        if following or now - start.ended_at > LATE:
             yield Finding(name, f"is missing; with it begins the base of {start.run}")
-    if (
-        not starts
-        or not notes
-        or wal.note_of(starts[-1].cluster, str(starts[-1].segment)) not in there
-    ):
+    if not starts or wal.note_of(starts[-1].cluster, str(starts[-1].segment)) not in segments:
         return
     found, problem = wal.way(notes, starts[-1].segment, None)
     if problem and found:
         after = [one for one in notes if one.note.number > found[-1].note.number and one.segment]
-        if after:
-            yield Finding(after[0].object, f"{problem}; no base has been kept since")
+        yield Finding(after[0].object, f"{problem}; no base has been kept since")
+
+
+def _begins(store: Shelf, keys: Sequence[Ed25519PublicKey], name: str) -> bool:
+    try:
+        return bool(wal.read(store, name, keys).note.begins)
+    except Unavailable:
+        raise
+    except StoreError:
+        return False
 
 
 def _looked_at(

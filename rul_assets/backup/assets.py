@@ -70,8 +70,25 @@ def model_snapshot(
     return _keep(backups, underway, Kind.MODELS)
 
 
+@dg.asset(deps=[postgres_snapshot], kinds={"postgres"}, freshness_policy=EVERY_HALF_HOUR, **_COMMON)
+@explained
+def base_snapshot(
+    _context: dg.AssetExecutionContext,
+    backups: dg.ResourceParam[Backups],
+    underway: dg.ResourceParam[Underway],
+):
+    """PostgreSQL's own files, from which its archived log leads to any moment since.
+
+    Taken once a day, and where the log has a gap; else what an earlier run kept is promised again.
+    """
+    if Kind.BASE not in backups.kinds:
+        told = "nothing: RUL_BACKUP_REPLICATION_URL is not set"
+        return dg.MaterializeResult(metadata={"kept": told})
+    return _keep(backups, underway, Kind.BASE)
+
+
 @dg.asset(
-    deps=[postgres_snapshot, redis_snapshot, model_snapshot],
+    deps=[postgres_snapshot, redis_snapshot, model_snapshot, base_snapshot],
     kinds={"file"},
     freshness_policy=EVERY_HALF_HOUR,
     check_specs=[

@@ -19,6 +19,7 @@ def defs() -> dg.Definitions:
             assets.postgres_snapshot,
             assets.redis_snapshot,
             assets.model_snapshot,
+            assets.base_snapshot,
             assets.backup_manifest,
             assets.offsite_copy,
         ],

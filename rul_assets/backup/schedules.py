@@ -20,6 +20,7 @@ back_up = dg.define_asset_job(
         assets.postgres_snapshot,
         assets.redis_snapshot,
         assets.model_snapshot,
+        assets.base_snapshot,
         assets.backup_manifest,
         assets.offsite_copy,
     ).without_checks()

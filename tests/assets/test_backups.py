@@ -13,6 +13,7 @@ from rul_assets import laptop
 from rul_assets.backup import assets, definitions, drill, schedules
 from rul_backup import fingerprints
 from rul_backup.keeping import Backups, BackupSettings
+from rul_backup.manifest import Kind
 from rul_backup.verification import Level
 from rul_core.errors import Unavailable
 from rul_store import backup_rows
@@ -21,7 +22,9 @@ from tests.backup.s3 import S3, s3, s3_server
 
 __all__ = ["s3", "s3_server"]
 
-SNAPSHOTS = {"postgres_snapshot", "redis_snapshot", "model_snapshot", "backup_manifest"}
+SNAPSHOTS = {
+    "postgres_snapshot", "redis_snapshot", "model_snapshot", "base_snapshot", "backup_manifest",
+}  # fmt: skip
 KEPT = ["platform.dump", "redis.rdb", "models.tar"]
 
 
@@ -275,3 +278,26 @@ def test_the_laptop_has_the_main_job_and_its_backups_and_the_one_is_no_part_of_t
     names = {key.to_user_string() for key in found.resolve_asset_graph().get_all_asset_keys()}
     assert names > {*SNAPSHOTS, "restore_drill", "raw_readings"}
     assert dg.Definitions.validate_loadable(found) is None
+
+
+def test_a_base_is_kept_once_a_day_where_somebody_may_replicate(
+    keeper: Keeper, database_url: str, monkeypatch: pytest.MonkeyPatch, engine: sa.Engine
+):
+    keeper.run("back_up")
+    assert "RUL_BACKUP_REPLICATION_URL is not set" in keeper.told("base_snapshot")["kept"]
+    monkeypatch.setenv("RUL_BACKUP_REPLICATION_URL", database_url)
+    root = Path(str(keeper.backups.store)).parent
+    backups = Backups(root, BackupSettings(), engine, None)
+    keeper.run("back_up")
+    first = backups.find(None).manifest
+    kept = {one.name: one.run for one in first.artefacts}
+    assert sorted(kept) == sorted([*KEPT, "base.tar"])
+    assert not kept["base.tar"]
+    keeper.run("back_up")
+    assert keeper.told("base_snapshot")["kept_by"] == first.run
+    day = timedelta(hours=25)
+    assert backups.verify(Level.CONTENT, datetime.now(UTC)).findings == ()
+    late = backups.verify(Level.EXISTS, datetime.now(UTC) + day).findings  # nobody archives here
+    assert any("with it begins the base of" in one.problem for one in late)
+    run = backups.begin(datetime.now(UTC) + day)
+    assert not backups.keep(run, Kind.BASE).run

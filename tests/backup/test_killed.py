@@ -1,6 +1,8 @@
 """Killed at any moment, no manifest promises what is not there, and nothing needed has gone."""
 
+import hashlib
 import json
+import random
 import subprocess
 import sys
 import textwrap
@@ -15,11 +17,13 @@ AT_EVERY_STEP = """
     import io, json, os, random, shutil, signal, sys
     from datetime import UTC, datetime, timedelta
     from pathlib import Path
-    from rul_backup import archive, drill, keys, runs
+    from rul_backup import archive, drill, keys, runs, wal
+    from rul_backup.archiving import Archiver, _Server
     from rul_backup.manifest import Kind
     from rul_backup.runs import Maker, Run
     from rul_backup.stores import FolderStore
     from rul_backup.verification import Level, verify
+    from rul_backup.wal import Segment
 
     root, held, work = sys.argv[1:]
     kill_at, steps = None, 0
@@ -71,10 +75,24 @@ AT_EVERY_STEP = """
         return not verify(found, ours, Level.CONTENT, now=START + timedelta(hours=20),
                           identities=mine, only=found.run).findings
 
+    spool = Path(root) / "spool"
+
+    def receive(_):
+        archiver = Archiver(store, maker, ours, "postgresql:///", spool)
+        archiver._server = _Server("7", 4096, 16)
+        archiver._seal()
+
+    def write_segment(number):
+        spool.joinpath("7").mkdir(parents=True, exist_ok=True)
+        content = random.Random(number).randbytes(4096)
+        (spool / "7" / str(Segment(1, number, 4096))).write_bytes(content)
+
     if work != "make":
         for number in range(8):
             make(number)
     for step in range(1, 1000):
+        if work == "receive":
+            write_segment(step)
         child = os.fork()
         if child == 0:
             kill_at = step
@@ -89,6 +107,8 @@ AT_EVERY_STEP = """
             "runs": [sealed.manifest.number for sealed in runs.there(store, ours)],
             "back": (into / "redis.rdb").read_bytes().decode()[:5] if into.exists() else None,
             "archive": in_the_archive() if tar.exists() else None,
+            "sealed": [noted.note.sums.plain_sha256 for noted in wal.notes(store, ours, "7")],
+            "spool": sorted(path.name for path in spool.rglob("0*")),
             "left": len(runs.left_behind(store, ours, now)),
         }), flush=True)
         if not killed:
@@ -150,3 +170,19 @@ def test_an_archive_is_there_as_a_whole_or_not_at_all(tmp_path: Path):
     told = [state["archive"] for state in states]
     assert set(told) == {None, True}
     assert told == sorted(told, key=bool)
+
+
+def test_an_archiver_that_is_killed_at_any_step_loses_and_repeats_no_segment(tmp_path: Path):
+    states = seen(tmp_path, "receive")
+    assert len(states) > 8
+    for step, state in enumerate(states, 1):
+        expected = [
+            hashlib.sha256(random.Random(number).randbytes(4096)).hexdigest()
+            for number in range(1, step + 1)
+        ]
+        sealed = state["sealed"]
+        assert sealed == expected[: len(sealed)]
+        names = [f"{1:08X}{0:08X}{number:08X}" for number in range(len(sealed) + 1, step + 1)]
+        assert set(names) <= set(state["spool"])  # what is not sealed is in the spool
+    assert len(states[-1]["sealed"]) == len(states)
+    assert states[-1]["spool"] == [f"{1:08X}{0:08X}{len(states):08X}"]

@@ -1,5 +1,9 @@
 """What was archived brings PostgreSQL back to any moment, and nothing else."""
 
+import random
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -11,12 +15,13 @@ from typing import Any
 import pytest
 
 from rul_backup import programs, recovery, snapshots, wal
-from rul_backup.archiving import Archiver
+from rul_backup.archiving import REGISTRY, Archiver
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
+from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError
 
-from .conftest import Keys
+from .conftest import Keys, keys_in
 from .servers import Server, running, started
 
 WAIT_SECONDS = 120.0
@@ -75,6 +80,10 @@ def wait_for(what: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.05)
     return found
+
+
+def told(metric: str) -> float:
+    return REGISTRY.get_sample_value(metric) or 0.0
 
 
 def cluster_of(server: Server) -> str:
@@ -231,3 +240,123 @@ def test_a_recovered_server_is_archived_beside_what_was_before_and_recovers_agai
         assert back.ask("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)") == [
             ("00000003",)
         ]
+
+
+def test_a_slot_that_was_lost_begins_the_log_anew_and_says_so(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    with archiving(store, plant, server, tmp_path / "spool"):
+        keep_base(store, plant, server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+    server.do("SELECT pg_drop_replication_slot('rul_archiver')")
+    for _ in range(6):
+        server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+    for _ in range(2):
+        server.do("CHECKPOINT")
+    between = now_of(server)
+    with archiving(store, plant, server, tmp_path / "spool") as seen:
+        wait_for(lambda: any("the log begins anew" in one for one in seen.errors))
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+    with pytest.raises(StoreError, match=r"begins the log anew: \d segments after .* were lost"):
+        recovery.recover(store, plant.verify, plant.identities, between, tmp_path / "back")
+
+
+ARCHIVER = """
+    import sys, threading
+    from pathlib import Path
+    from rul_backup import keys
+    from rul_backup.archiving import Archiver
+    from rul_backup.runs import Maker
+    from rul_backup.stores import FolderStore
+
+    held, root, url, spool = sys.argv[1:]
+    folder = Path(held)
+    maker = Maker("plant", keys.signing_key(folder / "signing_key"),
+                  keys.recipients(folder / "recipients"))
+    archiver = Archiver(FolderStore(Path(root)), maker, keys.verify_keys(folder / "verify_key"),
+                        url, Path(spool), archive_timeout_seconds=1.5)
+    archiver.run(threading.Event(), look_seconds=0.02)
+"""
+
+
+def test_an_archiver_that_is_killed_again_and_again_loses_nothing_and_repeats_nothing(
+    store: FolderStore, server: Server, tmp_path: Path
+):
+    held = tmp_path / "held"
+    held.mkdir()
+    plant = keys_in(held)
+    chance = random.Random(0)
+    command = [sys.executable, "-c", textwrap.dedent(ARCHIVER), held, tmp_path / "backups",
+               server.url, tmp_path / "spool"]  # fmt: skip
+    with archiving(store, plant, server, tmp_path / "spool"):
+        keep_base(store, plant, server)
+    for _ in range(10):
+        sealed = len(notes_of(store, plant, server))
+        child = subprocess.Popen(command)
+        try:
+            # More than a segment each time, so that it dies at work.
+            for _ in range(chance.randint(3, 12)):
+                server.do("INSERT INTO told SELECT FROM generate_series(1, 3000)")
+            wait_for(
+                lambda sealed=sealed, child=child: (
+                    child.poll() is not None or len(notes_of(store, plant, server)) > sealed
+                )
+            )
+            assert child.poll() is None
+        finally:
+            child.kill()
+            child.wait()
+    with archiving(store, plant, server, tmp_path / "spool"):
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+    notes = notes_of(store, plant, server)
+    assert [one.note.begins for one in notes] == [notes[0].note.begins] + [""] * (len(notes) - 1)
+    found = verify(
+        store, plant.verify, Level.CONTENT, now=datetime.now(UTC), identities=plant.identities
+    )
+    assert found.findings == ()
+    recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "data")
+    with started(tmp_path / "back", "data") as back:
+        count = "SELECT count(*), sum(number) FROM told"
+        assert back.ask(count) == server.ask(count)
+
+
+def test_a_quiet_server_gives_no_more_segments(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    with archiving(store, plant, server, tmp_path / "spool", timeout_seconds=0.2) as seen:
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_for(lambda: wal.names(store))
+        wait_for(lambda: told("rul_wal_lag_seconds") == 0)
+        before = server.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+        seen.archiver.look()
+        server.do("CHECKPOINT")
+        looks = told("rul_wal_looked_timestamp_seconds")
+        wait_for(lambda: told("rul_wal_looked_timestamp_seconds") > looks + 2)
+        assert server.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())") == before
+    assert seen.errors == []
+
+
+def test_what_a_user_may_not_is_told_with_the_remedy(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    server.do("CREATE ROLE plain LOGIN", "CREATE ROLE copies LOGIN REPLICATION")
+    url = server.url.replace("postgres@", "copies@")
+    told: list[dict[str, Any]] = []
+    archiver = Archiver(
+        store, plant.maker, plant.verify, url, tmp_path / "spool",
+        archive_timeout_seconds=0, tell=lambda **what: told.append(what),
+    )  # fmt: skip
+    try:
+        server.do("INSERT INTO told DEFAULT VALUES")
+        archiver.look()
+        assert [one["step"] for one in told if "error" in one] == ["switch"]
+        assert "GRANT EXECUTE ON FUNCTION pg_switch_wal() TO copies" in told[-1]["error"]
+        server.do("GRANT EXECUTE ON FUNCTION pg_switch_wal() TO copies")
+        archiver.look()
+        wait_for(lambda: archiver.look() or wal.names(store))
+        assert [one for one in told[1:] if "error" in one] == []
+    finally:
+        archiver.close()

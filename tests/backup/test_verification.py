@@ -302,7 +302,7 @@ def test_a_dump_that_decrypts_to_something_else_is_found_where_only_its_content_
     assert finding.problem == "is not what was kept: its checksum differs"
 
 
-@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize("level", [Level.EXISTS, Level.STORED, Level.CONTENT])
 def test_segments_that_are_missing_are_named_at_every_level(house: House, level: Level):
     gone = [SEGMENTS[at] for at in (5, 6, 11)]
     for name in gone:
@@ -327,6 +327,27 @@ def test_the_segment_with_which_a_base_begins_is_missed(house: House):
     (finding,) = house.look().findings
     assert finding.object == wal.note_of(CLUSTER, SEGMENTS[3])
     assert "with it begins the base of" in finding.problem
+
+
+@pytest.mark.parametrize("level", [Level.EXISTS, Level.STORED, Level.CONTENT])
+def test_a_base_from_before_the_log_began_is_no_damage_once_there_is_another(
+    house: House, plant: Keys, level: Level
+):
+    last = wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES)
+    first, lost, later = (str(last._replace(number=last.number + n)) for n in (4, 7, 9))
+    archive = wal.Archive(house.store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
+    for name in (first, later):
+        path = house.root.parent / name
+        path.write_bytes(bytes(SEGMENT_BYTES))
+        archive.take(path, now=NOW)
+    told = []
+    for start in (first, lost, later):
+        run = Run(house.store, plant.maker, NOW)
+        facts = {"cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": f"{NOW}"}
+        run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), facts | {"start_segment": start})
+        run.seal({}, plant.verify, NOW)
+        told.append([finding.object for finding in house.look(level).findings])
+    assert told[1:] == [[wal.note_of(CLUSTER, lost)], []]
 
 
 def test_a_segment_that_is_being_sealed_is_no_damage_and_two_are(house: House):

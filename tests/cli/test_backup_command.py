@@ -1,9 +1,12 @@
 """``rul backup`` on a real PostgreSQL."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import pytest
 import sqlalchemy as sa
@@ -287,3 +290,66 @@ def test_another_platforms_store_is_not_written_to(with_keys: Path):
     (with_keys / "backup-keys" / "backup_system").write_text("another\n")
     assert "has backups of the platform plant, not of another" in refused("now")
     assert "1 runs" in run("verify").output
+
+
+@pytest.fixture
+def slotless(database_url: str) -> Generator[str]:
+    """The database of a server which holds nothing back afterwards."""
+    yield database_url
+    engine = connect(database_url)
+    with begin(engine) as connection:
+        drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        connection.execute(sa.text(drop))
+    engine.dispose()
+
+
+def test_the_log_is_archived_in_the_foreground_and_recovered_without_a_database(
+    with_keys: Path, slotless: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RUL_BACKUP_REPLICATION_URL", slotless)
+    run("now")
+    assert "does not lead to any moment" in refused(
+        "recover", "--to", "latest", "--into", str(tmp_path / "back")
+    )
+    with Archiving(with_keys, tmp_path / "spool") as archiver:
+        archiver.line()  # of the first segment: so the slot is there
+        told = json.loads(run("now", "--json").output)
+        (base,) = [one for one in told["artefacts"] if one["kind"] == "base"]
+        while json.loads(archiver.line()).get("sealed", "") < base["facts"]["start_segment"]:
+            pass
+    assert archiver.process.returncode == 0
+    assert "all as they were written" in run("verify", "--level", "content").output
+    monkeypatch.setenv("RUL_DATABASE_URL", "postgresql://nowhere.invalid/lost")
+    into = tmp_path / "back"
+    assert f"{into} has all that was committed until 20" in run(
+        "recover", "--to", "latest", "--into", str(into)
+    ).output.replace("\n", " ")
+    assert (into / "PG_VERSION").read_text() == "16\n"
+    assert "has no base from before" in refused(
+        "recover", "--to", "2026-01-01T00:00:00Z", "--into", str(tmp_path / "other")
+    )
+    for text, problem in (("yesterday", "is no moment"), ("2026-01-01T00:00:00", "has no zone")):
+        told = run("recover", "--to", text, "--into", str(tmp_path / "other"), code=2).output
+        assert problem in told
+
+
+class Archiving:
+    """``rul backup archive`` in a process of its own."""
+
+    def __init__(self, root: Path, spool: Path) -> None:
+        command = [str(Path(sys.executable).with_name("rul")), "backup", "archive"]
+        options = ["--root", str(root), "--spool", str(spool), "--timeout", "1.5"]
+        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=60)
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the archiver ended"
+        return line
