@@ -841,7 +841,8 @@ def test_services_that_stop_are_told_to_the_webhook_and_so_is_their_return(stack
     victim = stack.container("api").name
     gone = 'ALERTS{alertname="ApiInstanceDown"}'
     with webhook() as told:
-        assert not stack.series(gone, minutes=1)
+        # A busy machine may have missed one before; five minutes later that is over.
+        wait_until(lambda: not stack.series(gone, minutes=1), 420, "no instance is missed yet")
         stack.run("docker", "stop", victim)
         stack.compose("stop", *sorted(stopped))
         try:
