@@ -78,6 +78,10 @@ bench: setup ## feature speed against pandas, Polars and tsfresh
 bench-serving: setup ## speed of serving against BentoML, MLServer, FastAPI and a limit
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
+.PHONY: bench-backups
+bench-backups: setup ## damage found, data lost, time to come back, and what backups cost the API
+	$(BIN)/python -m benchmarks.backups $(ARGS)
+
 .PHONY: soak
 soak: setup ## the same, with a million requests before memory is looked at again
 	$(BIN)/python -m benchmarks.serving --soak $(ARGS)

@@ -35,9 +35,10 @@ import sqlalchemy as sa
 
 from benchmarks.serving_load import Address, ask, get, saturate
 from benchmarks.serving_readings import Machines, seed
-from benchmarks.serving_stage import FLEET, Learnt, Stage, cores, learn, on_core
+from benchmarks.serving_stage import FLEET, Stage, cores, learn, on_core, spread
 from rul_backup import drill, runs, scratch
-from rul_backup.keeping import IDENTITY, VERIFY_KEY, Backups, BackupSettings, Readers, Recovery
+from rul_backup.keeping import Backups
+from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore
 from rul_backup.verification import Level, verify
@@ -49,8 +50,9 @@ from rul_store.embedded import EmbeddedServers
 SCHEDULE_SECONDS = 1800.0
 """A backup is made every half hour."""
 WRITE_SECONDS = 0.1
-LOW_PRIORITY = 10
-"""Runs of backups have half the processor's weight of the API's instances in the stack."""
+LOW_PRIORITY = 3
+"""Half the processor's weight, as runs of backups have it beside the API's instances in the stack
+(``cpu_shares``); each step of ``nice`` is a factor of 1.25."""
 UNITS, CYCLES = 84, 200
 """Of the demo, whose readings are one time its data."""
 REQUIRED = {
@@ -112,9 +114,9 @@ def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         backups.make_keys("benchmark")
         with stage.serving() as (_, address):
             asyncio.run(seed(stage, address, Machines(learnt, "unit", UNITS), CYCLES))
-            details["load"] = load = beside_backups(plan, stage, address, learnt)
+            details["load"] = load = beside_backups(plan, stage, address)
         say(f"throughput while backups are made: {load['ratio']['median']:.3f} of what it is else")
-        details["faults"] = faults = injected(plan, backups, Path(name, "spoilt"))
+        details["faults"] = faults = injected(plan, stage, backups, Path(name, "spoilt"))
         say(f"faults: {faults['found']} of {faults['injected']} found and named")
         details["recovery_point"] = point = recovery_points(plan, stage, backups)
         say(
@@ -152,9 +154,9 @@ def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 # --- what they cost
-def beside_backups(plan: Plan, stage: Stage, address: Address, learnt: Learnt) -> dict[str, Any]:
+def beside_backups(plan: Plan, stage: Stage, address: Address) -> dict[str, Any]:
     """Readings taken in a second, with and without backups being made, in turns."""
-    machines = Machines(learnt, "load", 200)
+    machines = Machines(stage.learnt, "load", 200)
     requests = machines.one_by_one(stage.key)
     ratios, backups_made = [], []
 
@@ -176,9 +178,9 @@ def beside_backups(plan: Plan, stage: Stage, address: Address, learnt: Learnt) -
             backups_made.append(made.value)
         ratios.append(figures[True] / figures[False])
     return {
-        "ratio": _spread(ratios),
+        "ratio": spread(ratios),
         "connections": 32,
-        "backups_a_turn": _spread(backups_made),
+        "backups_a_turn": spread(backups_made),
         "turn_seconds": plan.turn_seconds,
     }
 
@@ -213,23 +215,36 @@ def _make_until(root: str, url: str, redis_url: str, ready: Any, stop: Any, made
 
 
 # --- what damage is found
-def injected(plan: Plan, backups: Backups, folder: Path) -> dict[str, Any]:
-    """Every kind of fault, in every kind of object, one at a time."""
+def injected(plan: Plan, stage: Stage, backups: Backups, folder: Path) -> dict[str, Any]:
+    """Every kind of fault, in every kind of object, one at a time; each must be named.
+
+    Raises:
+        RuntimeError: A fault changed nothing, so that it could not be found.
+    """
     chance = random.Random(20)  # noqa: S311 - which bit is no secret
-    now = datetime.now(UTC)
-    whole = backups.store
-    keys = Readers(backups.keys_folder / VERIFY_KEY, backups.keys_folder / IDENTITY)
-    first, *_ = runs.there(whole, keys.verify_keys())
-    backups.let_go([first.manifest.number], now)
-    known = [one.known for one in runs.every(whole, keys.verify_keys())]
-    spoil = (_flip, _truncate, _lengthen, _delete, _swap, _replay, _duplicate)
-    missed, kinds = [], sorted({_class_of(name) for name in whole.sizes()})
+    stage.promote(stage.versions[1])
+    backups.make(datetime.now(UTC))  # so that the models were kept twice too
+    now, whole = datetime.now(UTC), backups.store
+    keys = reading_keys_of(stage.root, BackupSettings())
+    first, second, *_ = runs.there(whole, keys.verify_keys())
+    backups.let_go([first.manifest.number, second.manifest.number], now)
+    every = runs.every(whole, keys.verify_keys())
+    known, names = [one.known for one in every], sorted(whole.sizes())
+    # Without the word that a run was let go, what it promised is missing.
+    promised = {
+        f"{runs.GONE}/{one.manifest.number:08d}": one.objects.keys() - {*names} for one in every
+    }
+    missed, kinds = [], sorted({_class_of(name) for name in names})
     for number in range(plan.faults):
-        fault, kind = spoil[number % len(spoil)], kinds[number // len(spoil) % len(kinds)]
+        fault, kind = FAULTS[number % len(FAULTS)], kinds[number // len(FAULTS) % len(kinds)]
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(backups.store.root, folder)
-        names = sorted(name for name in whole.sizes() if _class_of(name) == kind)
-        touched = fault(folder, chance.choice(names), chance, names)
+        shutil.copytree(whole.root, folder)
+        chosen = chance.sample([name for name in names if _class_of(name) == kind], 2)
+        touched = fault(folder, *chosen, chance)
+        if fault is _delete and chosen[0] in promised:
+            touched = set(promised[chosen[0]])
+        if not touched:
+            raise RuntimeError(f"{fault.__name__[1:]} of {chosen[0]} changed nothing")
         found = verify(
             FolderStore(folder), keys.verify_keys(), Level.CONTENT,
             now=now + timedelta(hours=1), known=known, identities=keys.identities(),
@@ -244,62 +259,57 @@ def injected(plan: Plan, backups: Backups, folder: Path) -> dict[str, Any]:
 
 def _class_of(name: str) -> str:
     folder, _, rest = name.partition("/")
-    return rest.rpartition("/")[2] if folder == "runs" else folder
+    return rest.rpartition("/")[2] if folder == runs.RUNS else folder
 
 
-def _flip(folder: Path, name: str, chance: random.Random, _: list[str]) -> set[str]:
+# Each takes the store's folder and two objects of a kind, and gives the objects that it spoilt.
+def _flip(folder: Path, name: str, _: str, chance: random.Random) -> set[str]:
     content = bytearray((folder / name).read_bytes())
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     (folder / name).write_bytes(content)
     return {name}
 
 
-def _truncate(folder: Path, name: str, chance: random.Random, _: list[str]) -> set[str]:
+def _truncate(folder: Path, name: str, _: str, chance: random.Random) -> set[str]:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: chance.randrange(len(content))])
     return {name}
 
 
-def _lengthen(folder: Path, name: str, chance: random.Random, _: list[str]) -> set[str]:
+def _lengthen(folder: Path, name: str, _: str, chance: random.Random) -> set[str]:
     with (folder / name).open("ab") as file:
         file.write(chance.randbytes(chance.randint(1, 9)))
     return {name}
 
 
-def _delete(folder: Path, name: str, _: random.Random, names: list[str]) -> set[str]:
+def _delete(folder: Path, name: str, _: str, __: random.Random) -> set[str]:
     (folder / name).unlink()
-    if not name.startswith("gone/"):
-        return {name}
-    # Without the word, what was let go is promised and missing.
-    return {f"manifests/{name.rpartition('/')[2]}"} if not names else set()
+    return {name}
 
 
-def _swap(folder: Path, name: str, chance: random.Random, names: list[str]) -> set[str]:
-    others = [each for each in names if each != name]
-    if not others:
-        return _flip(folder, name, chance, names)
-    other = chance.choice(others)
+def _swap(folder: Path, name: str, other: str, _: random.Random) -> set[str]:
     one, two = (folder / name).read_bytes(), (folder / other).read_bytes()
     (folder / name).write_bytes(two)
     (folder / other).write_bytes(one)
     return {name, other} if one != two else set()
 
 
-def _replay(folder: Path, name: str, chance: random.Random, names: list[str]) -> set[str]:
-    """An older one of the kind in its place."""
-    older = [each for each in names if each < name]
-    if not older:
-        return _truncate(folder, name, chance, names)
-    content = (folder / chance.choice(older)).read_bytes()
-    same = content == (folder / name).read_bytes()
-    (folder / name).write_bytes(content)
-    return set() if same else {name}
+def _replay(folder: Path, name: str, other: str, _: random.Random) -> set[str]:
+    """An older one in the place of a newer one."""
+    older, newer = sorted((name, other))
+    content = (folder / older).read_bytes()
+    is_same = content == (folder / newer).read_bytes()
+    (folder / newer).write_bytes(content)
+    return set() if is_same else {newer}
 
 
-def _duplicate(folder: Path, name: str, _: random.Random, __: list[str]) -> set[str]:
+def _duplicate(folder: Path, name: str, _: str, __: random.Random) -> set[str]:
     copy = f"{name}-copy"
     shutil.copyfile(folder / name, folder / copy)
     return {copy}
+
+
+FAULTS = (_flip, _truncate, _lengthen, _delete, _swap, _replay, _duplicate)
 
 
 # --- how much is lost
@@ -329,9 +339,9 @@ def recovery_points(plan: Plan, stage: Stage, backups: Backups) -> dict[str, Any
         following = begun
         while not stop.wait(max(0.0, following - time.monotonic())):
             started = time.monotonic()
-            sealed.append((0.0, backups.make(datetime.now(UTC))))
-            sealed[-1] = (time.monotonic(), sealed[-1][1])
-            seconds.append(sealed[-1][0] - started)
+            run = backups.make(datetime.now(UTC))
+            sealed.append((time.monotonic(), run))
+            seconds.append(time.monotonic() - started)
             following += plan.cycle_seconds
 
     threads = [threading.Thread(target=write), threading.Thread(target=keep)]
@@ -348,9 +358,9 @@ def recovery_points(plan: Plan, stage: Stage, backups: Backups) -> dict[str, Any
     for thread in threads:
         thread.join()
     lost = []
-    identities = Readers(Path(), backups.keys_folder / IDENTITY).identities()
+    identities = reading_keys_of(stage.root, BackupSettings()).identities()
     for moment in moments:
-        run = [run for at, run in sealed if 0.0 < at <= moment][-1]
+        run = [run for at, run in sealed if at <= moment][-1]
         (artefact,) = [one for one in run.manifest.artefacts if one.name == "platform.dump"]
         with scratch.server(artefact.facts["server"]) as url:
             drill.restore_database(backups.store, run, artefact, url, identities)
@@ -370,7 +380,7 @@ def recovery_points(plan: Plan, stage: Stage, backups: Backups) -> dict[str, Any
         "cycles": plan.cycles,
         "writing_seconds": WRITE_SECONDS,
         "backup_seconds": statistics.median(seconds),
-        "lost_seconds": _spread(lost),
+        "lost_seconds": spread(lost),
     }
 
 
@@ -382,7 +392,7 @@ def recovery_time(stage: Stage, backups: Backups, scale: int, folder: Path) -> d
     with stage.serving() as (_, address):
         before = _prognosis(address, get(unit, key=stage.key))
     sealed = backups.make(datetime.now(UTC))
-    keys = Readers(backups.keys_folder / VERIFY_KEY, backups.keys_folder / IDENTITY)
+    keys = reading_keys_of(stage.root, BackupSettings())
     steps, root = {}, folder / f"back-{scale}"
     began = time.monotonic()
 
@@ -391,14 +401,18 @@ def recovery_time(stage: Stage, backups: Backups, scale: int, folder: Path) -> d
 
     with EmbeddedServers(folder / f"servers-{scale}") as servers:
         done("servers started")
-        Recovery(backups.store, keys).restore(sealed.manifest.run, servers.database_url, root)
+        StoreReader(backups.store, keys).restore(sealed.manifest.run, servers.database_url, root)
         done("restored")
         engine = connect(servers.database_url)
         migrate(engine)
         engine.dispose()
         done("migrated")
-        restored = _Restored(stage, root, servers)
-        with restored.serving(f"again-{scale}") as (_, address):
+        place = {
+            "RUL_ROOT": str(root),
+            "RUL_DATABASE_URL": servers.database_url,
+            "RUL_REDIS_URL": servers.redis_url,
+        }
+        with stage.serving(f"again-{scale}", **place) as (_, address):
             done("service started")
             after = _prognosis(address, get(unit, key=stage.key))
             done("first prognosis")
@@ -412,14 +426,6 @@ def recovery_time(stage: Stage, backups: Backups, scale: int, folder: Path) -> d
         "scale": scale, "readings": readings, "stored_bytes": sealed.stored_bytes,
         "seconds": seconds, "steps": steps,
     }  # fmt: skip
-
-
-class _Restored(Stage):
-    """The same service on another data root and other servers."""
-
-    def __init__(self, stage: Stage, root: Path, servers: EmbeddedServers) -> None:
-        self.__dict__.update(stage.__dict__)
-        self.root, self.servers = root, servers
 
 
 def _grow(stage: Stage, scale: int) -> None:
@@ -440,10 +446,6 @@ def _prognosis(address: Address, request: bytes) -> dict[str, Any]:
     if status != 200:
         raise RuntimeError(f"no prognosis: {status} {body[:500]!r}")
     return json.loads(body)
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from sqlalchemy.exc import ProgrammingError
 from rul_backup import programs, wal
 from rul_backup.runs import Maker
 from rul_backup.stores import Store
-from rul_backup.wal import Archive, Segment
+from rul_backup.wal import ClusterLog, Segment
 from rul_core.errors import RulError, StoreError, Unavailable
 from rul_store import files
 from rul_store.database import begin, connect
@@ -52,8 +52,6 @@ STATUS_SECONDS = 5
 STOP_SECONDS = 10.0
 IN_FLIGHT = timedelta(seconds=1)
 """A commit bears a time from just before it is written; so much before a look all are written."""
-PORT = 9202
-"""Of the metrics."""
 REGISTRY = CollectorRegistry()
 SEALED_AT = Gauge(
     "rul_wal_sealed_timestamp_seconds", "When the newest segment was sealed.", registry=REGISTRY
@@ -133,7 +131,7 @@ class Archiver:
         self._timeout, self._tell = timedelta(seconds=archive_timeout_seconds), tell
         self._engine = connect(url, pool_size=1)
         self._server: _Server | None = None
-        self._archive: Archive | None = None
+        self._archive: ClusterLog | None = None
         self._receiver: subprocess.Popen[bytes] | None = None
         self._compared: set[str] = set()
         self._samples: deque[Sample] = deque()
@@ -330,7 +328,7 @@ class Archiver:
         """Seal what is complete; of that the spool keeps the newest, from which it goes on."""
         server = self._known
         if self._archive is None:
-            self._archive = Archive(
+            self._archive = ClusterLog(
                 self._store, self._maker, self._keys, server.cluster, server.segment_bytes
             )
         archive = self._archive
@@ -349,7 +347,7 @@ class Archiver:
             if complete and name.endswith(".partial") and name[:8] < complete[-1][:8]:
                 (self._folder / name).unlink()
 
-    def _seal_segment(self, archive: Archive, name: str) -> None:
+    def _seal_segment(self, archive: ClusterLog, name: str) -> None:
         path = self._folder / name
         if name in self._compared:
             return

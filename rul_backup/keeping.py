@@ -1,7 +1,8 @@
 """Backups of one platform, as people and schedules ask for them.
 
 What belongs here: made, looked at, proved, let go, each as one step that is written down. What does
-not: how each is done (the other modules), who asks and how it is shown (``rul_cli``).
+not: how each is done (the other modules), what a store gives back where nothing else is left
+(``reading``), who asks and how it is shown (``rul_cli``).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -11,64 +12,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from pydantic import Field, SecretStr
 
-from rul_backup import archive, drill, keys, offsite, recovery, retention, runs, snapshots, wal
-from rul_backup import verification as checks
-from rul_backup.archive import Archive
+from rul_backup import drill, keys, offsite, recovery, retention, runs, snapshots, wal
 from rul_backup.archiving import Archiver
 from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.offsite import Brought
-from rul_backup.recovery import Recovered
-from rul_backup.remote import RemoteStore
+from rul_backup.reading import (
+    ESCROW,
+    IDENTITY,
+    LOCAL,
+    OFF_SITE,
+    RECIPIENTS,
+    SIGNING_KEY,
+    SYSTEM,
+    VERIFY_KEY,
+    BackupSettings,
+    StoreReader,
+    keys_folder_of,
+    local_store_of,
+    reading_keys_of,
+    remote_store_of,
+)
 from rul_backup.retention import Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
-from rul_backup.stores import FolderStore, Shelf
+from rul_backup.stores import Shelf
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store import backup_rows, database
-from rul_store.backup_rows import BackupRun, RestoreProof
-from rul_store.settings import Settings
+from rul_store.backup_rows import RestoreProof
 
-LOCAL, OFF_SITE = "local", "off-site"
-"""The stores, by the names under which their runs are written down."""
-SYSTEM, RECIPIENTS, SIGNING_KEY, VERIFY_KEY, IDENTITY, ESCROW = (
-    "backup_system", "backup_recipients", "backup_signing_key", "backup_verify_key",
-    "backup_identity", "backup_escrow_identity",
-)  # fmt: skip
 ROOM = 2.0
 """A store must have room for so many times what the newest run took."""
-
-
-class BackupSettings(Settings):
-    """Where backups and their keys are."""
-
-    backup_store: Path | None = Field(
-        default=None, description="a folder; backups/ in the data root unless given"
-    )
-    backup_keys: Path | None = Field(
-        default=None,
-        description="the folder of key files that `rul backup keys` makes; backup-keys/ in the "
-        "data root unless given",
-    )
-    backup_scratch: Path | None = Field(
-        default=None,
-        description="the folder in which drills restore; the system's for temporary files unless "
-        "given",
-    )
-    backup_offsite: str | None = Field(
-        default=None, description="s3://bucket/prefix or az://container/prefix"
-    )
-    backup_offsite_options: SecretStr = Field(
-        default=SecretStr(""),
-        description="JSON: endpoint, region, access_key_id, secret_access_key and the like",
-    )
-    backup_replication_url: SecretStr | None = Field(
-        default=None,
-        description="postgresql://… of a user who may replicate; with it runs keep a base every "
-        "day, and `rul backup archive` receives the log",
-    )
 
 
 class Found(NamedTuple):
@@ -77,141 +52,6 @@ class Found(NamedTuple):
     sealed: Sealed
     proof: RestoreProof | None
     """The last, where there was any."""
-
-
-class Readers(NamedTuple):
-    """Files of the keys by which backups are looked at and read."""
-
-    verify_key: Path
-    identity: Path
-
-    def verify_keys(self) -> tuple[Any, ...]:
-        """By which manifests are checked."""
-        return keys.verify_keys(self.verify_key)
-
-    def identities(self) -> Sequence[Any]:
-        """By which artefacts are decrypted."""
-        return keys.identities(self.identity)
-
-
-class Recovery:
-    """What a store gives back, also where nothing is left of the platform.
-
-    Args:
-        shelf: The store.
-        readers: The keys to it.
-    """
-
-    def __init__(self, shelf: Shelf, readers: Readers) -> None:
-        self.shelf, self._readers = shelf, readers
-        self._only = shelf.run if isinstance(shelf, Archive) else None
-
-    def there(self) -> list[Sealed]:
-        """The runs that it has, the oldest first; an archive has one.
-
-        Raises:
-            StoreError: A manifest is damaged; names it.
-        """
-        return [
-            sealed
-            for sealed in runs.there(self.shelf, self._readers.verify_keys())
-            if self._only in (None, sealed.manifest.run)
-        ]
-
-    def find(self, run: str | None) -> Sealed:
-        """A run by its name or number (``7`` or ``manifests/00000007``), or the newest.
-
-        Raises:
-            StoreError: There is none.
-        """
-        there = self.there()
-        if not there:
-            raise StoreError(f"{self.shelf} has no backup yet; `rul backup now` makes one")
-        if run is None:
-            return there[-1]
-        number = run.rpartition("/")[2]
-        for sealed in there:
-            told = sealed.manifest
-            if told.run == run or (number.isdecimal() and told.number == int(number)):
-                return sealed
-        raise StoreError(
-            f"{self.shelf} has no run {run!r}; the newest is {there[-1].manifest.run} "
-            "(`rul backup list`)"
-        )
-
-    def verify(
-        self, level: Level, now: datetime, known: Collection[BackupRun] = ()
-    ) -> Verification:
-        """Look at every object, and hold the chain against what is known elsewhere."""
-        return checks.verify(
-            self.shelf,
-            self._readers.verify_keys(),
-            level,
-            now=now,
-            known=known,
-            identities=self._readers.identities() if level >= Level.CONTENT else (),
-            only=self._only,
-        )
-
-    def asked(self, run: str | None) -> Asked:
-        """A run that shall be restored over a live platform."""
-        return Asked(self.shelf, self.find(run), self._readers.identities())
-
-    def restore(self, run: str | None, url: str, into: Path) -> Sealed:
-        """Bring a run back: its database into an empty one, all else into a new folder.
-
-        Raises:
-            StoreError: There is no such run, a target is not empty, or the run is damaged. A
-                database is restored wholly or not at all.
-        """
-        sealed = self.find(run)
-        drill.refuse_files(into)
-        identities = self._readers.identities()
-        for artefact in sealed.manifest.artefacts:
-            if artefact.kind is Kind.POSTGRES:
-                drill.restore_database(self.shelf, sealed, artefact, url, identities)
-        drill.restore_files(self.shelf, sealed, into, identities)
-        return sealed
-
-    def export(self, run: str | None, target: Path) -> Sealed:
-        """Write a run, with all that restoring it needs but for the keys, to one new file.
-
-        Raises:
-            StoreError: There is no such run, the file is there, there is too little room, or
-                something is damaged; then there is no file.
-        """
-        sealed = self.find(run)
-        archive.export(self.shelf, sealed, self._readers.verify_keys(), target)
-        return sealed
-
-
-def readers_of(
-    root: Path,
-    settings: BackupSettings,
-    *,
-    identity: Path | None = None,
-    verify_key: Path | None = None,
-) -> Readers:
-    """The keys of a platform's folder of keys, or those that are given instead."""
-    folder = settings.backup_keys or root / "backup-keys"
-    return Readers(verify_key or folder / VERIFY_KEY, identity or folder / IDENTITY)
-
-
-def shelf_of(root: Path, settings: BackupSettings, store: str) -> Shelf:
-    """A store by its name, an archive or a folder of backups by its path.
-
-    Raises:
-        SettingsError: It is the one beyond the machine, and nobody has said where that is.
-        StoreError: There is no such file or folder, or the file is no archive.
-    """
-    if store == LOCAL:
-        return FolderStore(settings.backup_store or root / "backups")
-    if store == OFF_SITE:
-        return _remote(settings)
-    path = Path(store)
-    if path.is_dir():
-        return FolderStore(path)
-    return Archive(path)
 
 
 class Backups:
@@ -229,8 +69,8 @@ class Backups:
     ) -> None:
         self._root, self._engine, self._redis_url = root, engine, redis_url
         self._settings = settings
-        self.keys_folder = settings.backup_keys or root / "backup-keys"
-        self.store = FolderStore(settings.backup_store or root / "backups")
+        self.keys_folder = keys_folder_of(root, settings)
+        self.store = local_store_of(root, settings)
         url = settings.backup_replication_url
         self._replication_url = url.get_secret_value() if url else None
 
@@ -360,7 +200,7 @@ class Backups:
         Raises:
             SettingsError: It is the one beyond the machine, and nobody has said where that is.
         """
-        return self.store if store == LOCAL else _remote(self._settings)
+        return self.store if store == LOCAL else remote_store_of(self._settings)
 
     def bring(self) -> Brought:
         """Bring what the store beyond the machine lacks, and write down what it has.
@@ -370,7 +210,7 @@ class Backups:
             StoreError: It refuses, or has another platform's backups.
             Unavailable: It does not answer.
         """
-        remote, verify_keys = _remote(self._settings), self._verify_keys()
+        remote, verify_keys = remote_store_of(self._settings), self._verify_keys()
         brought = offsite.bring(self.store, remote, verify_keys)
         # Those of before too: a copying that was killed at this point wrote nothing down.
         every = runs.every(self.store, verify_keys)
@@ -386,13 +226,13 @@ class Backups:
         proofs = {proof.number: proof for proof in backup_rows.proofs(self._engine, store)}
         return [
             Found(sealed, proofs.get(sealed.manifest.number))
-            for sealed in self._recovery(store).there()
+            for sealed in self._reader(store).there()
         ]
 
     def verify(self, level: Level, now: datetime, store: str = LOCAL) -> Verification:
         """Look at every object of a store."""
         known = backup_rows.known(self._engine, store)
-        return self._recovery(store).verify(level, now, known)
+        return self._reader(store).verify(level, now, known)
 
     def prove(
         self, run: str | None, now: datetime, store: str = LOCAL
@@ -419,29 +259,6 @@ class Backups:
         )
         backup_rows.record_proof(self._engine, store, proof)
         return sealed, proof
-
-    def recover(self, until: datetime | None, into: Path, store: str = LOCAL) -> Recovered:
-        """Bring PostgreSQL's data folder back as it was at a moment; see ``recovery.recover``."""
-        shelf = self.shelf(store)
-        return recovery.recover(shelf, self._verify_keys(), self._identities(), until, into)
-
-    def archiver(
-        self, spool: Path, archive_timeout_seconds: float, tell: Callable[..., None]
-    ) -> Archiver:
-        """What receives the log of PostgreSQL and seals it.
-
-        Raises:
-            SettingsError: A key is missing.
-        """
-        return Archiver(
-            self.store,
-            self._maker(),
-            self._verify_keys(),
-            self._replication_url or self._url,
-            spool,
-            archive_timeout_seconds=archive_timeout_seconds,
-            tell=tell,
-        )
 
     def plan(self, policy: Policy, now: datetime) -> Plan:
         """Which runs may go.
@@ -488,7 +305,7 @@ class Backups:
         Raises:
             StoreError: There is none.
         """
-        return self._recovery(store).find(run)
+        return self._reader(store).find(run)
 
     def make_keys(self, system: str) -> Path:
         """Write new keys, each for its owner alone; nothing is written over.
@@ -523,7 +340,7 @@ class Backups:
         if not self._replication_url:
             raise SettingsError("RUL_BACKUP_REPLICATION_URL is not set; set it, or keep no base")
         verify_keys = self._verify_keys()
-        earlier = runs.newest(self.store, verify_keys)
+        earlier = runs.newest_there(self.store, verify_keys)
         base = snapshots.base_of(earlier) if earlier else None
         cluster = snapshots.cluster_of(self._replication_url)
         if (
@@ -540,23 +357,11 @@ class Backups:
     def _url(self) -> str:
         return self._engine.url.render_as_string(hide_password=False)
 
-    def _recovery(self, store: str) -> Recovery:
-        return Recovery(self.shelf(store), readers_of(self._root, self._settings))
+    def _reader(self, store: str) -> StoreReader:
+        return StoreReader(self.shelf(store), reading_keys_of(self._root, self._settings))
 
     def _maker(self) -> Maker:
-        path = self.keys_folder / SYSTEM
-        try:
-            system = path.read_text().strip()
-        except OSError as error:
-            raise SettingsError(
-                f"{path} cannot be read: {error.strerror}; `rul backup keys` makes the keys of a "
-                "platform, or name their folder by RUL_BACKUP_KEYS"
-            ) from error
-        return Maker(
-            system,
-            keys.signing_key(self.keys_folder / SIGNING_KEY),
-            keys.recipients(self.keys_folder / RECIPIENTS),
-        )
+        return maker_of(self.keys_folder)
 
     def _verify_keys(self) -> tuple[Any, ...]:
         return keys.verify_keys(self.keys_folder / VERIFY_KEY)
@@ -577,14 +382,56 @@ class Backups:
             )
 
 
-def _remote(settings: BackupSettings) -> RemoteStore:
-    if settings.backup_offsite is None:
+def archiver_of(
+    root: Path,
+    settings: BackupSettings,
+    url: str,
+    spool: Path,
+    *,
+    tell: Callable[..., None],
+    archive_timeout_seconds: float,
+) -> Archiver:
+    """What receives the log of PostgreSQL and seals it; no database of the platform is asked.
+
+    Args:
+        root: The data root.
+        settings: Where backups and keys are.
+        url: Of the server, of a user who may replicate.
+        spool: A folder that survives a restart.
+        tell: Told what was sealed, and what went wrong.
+        archive_timeout_seconds: What was written is sealed within so many seconds.
+
+    Raises:
+        SettingsError: A key is missing.
+    """
+    return Archiver(
+        local_store_of(root, settings),
+        maker_of(keys_folder_of(root, settings)),
+        reading_keys_of(root, settings).verify_keys(),
+        url,
+        spool,
+        archive_timeout_seconds=archive_timeout_seconds,
+        tell=tell,
+    )
+
+
+def maker_of(folder: Path) -> Maker:
+    """Who makes backups, by a folder of keys.
+
+    Raises:
+        SettingsError: A key is missing.
+    """
+    path = folder / SYSTEM
+    try:
+        system = path.read_text().strip()
+    except OSError as error:
         raise SettingsError(
-            "RUL_BACKUP_OFFSITE is not set; give s3://bucket/prefix or "
-            "az://container/prefix, and the key in RUL_BACKUP_OFFSITE_OPTIONS"
-        )
-    options = settings.backup_offsite_options.get_secret_value()
-    return RemoteStore.at(settings.backup_offsite, options)
+            f"{path} cannot be read: {error.strerror}; `rul backup keys` makes the keys of a "
+            "platform, or name their folder by RUL_BACKUP_KEYS"
+        ) from error
+    return Maker(
+        system, keys.signing_key(folder / SIGNING_KEY), keys.recipients(folder / RECIPIENTS)
+    )
 
 
 def _later(started: datetime) -> datetime:

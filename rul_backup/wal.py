@@ -245,7 +245,7 @@ def does_not_follow(before: Noted, after: Noted) -> str | None:
     return None
 
 
-class Archive:
+class ClusterLog:
     """The log of one cluster in a store, to which segments are added.
 
     Args:

@@ -1,10 +1,9 @@
 """``rul backup``: backups made, looked at, proved by restoring, let go."""
 
-import os
 import signal
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +16,9 @@ from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened, user
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
-    from rul_backup.keeping import Backups, Recovery
+    from rul_backup.keeping import Backups
     from rul_backup.live import LiveRestore
+    from rul_backup.reading import StoreReader
 
 app = typer.Typer(
     no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
@@ -59,7 +59,8 @@ LEVELS = ("exists", "stored", "content", "structure")
 
 def backups_of(laptop: Laptop) -> "Backups":
     """The backups of a data root."""
-    from rul_backup.keeping import Backups, BackupSettings
+    from rul_backup.keeping import Backups
+    from rul_backup.reading import BackupSettings
 
     url = laptop.settings.redis_url
     redis_url = url.get_secret_value() if url else None
@@ -86,19 +87,19 @@ def _backups(root: Path) -> Generator["Backups"]:
         yield backups_of(laptop)
 
 
-def _recovery(
+def _reader(
     root: Path, store: str, identity: Path | None = None, verify_key: Path | None = None
-) -> "Recovery":
-    """What a store gives back, by its files and keys alone."""
-    from rul_backup.keeping import BackupSettings, Recovery, readers_of, shelf_of
+) -> "StoreReader":
+    """A store, by its files and keys alone."""
+    from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of, shelf_of
 
     if store not in STORES and not Path(store).exists():
         raise typer.BadParameter(
             f"{store!r} is none of {', '.join(STORES)}, and no file or folder that is there"
         )
     settings = BackupSettings()
-    readers = readers_of(root, settings, identity=identity, verify_key=verify_key)
-    return Recovery(shelf_of(root, settings, store), readers)
+    keys = reading_keys_of(root, settings, identity=identity, verify_key=verify_key)
+    return StoreReader(shelf_of(root, settings, store), keys)
 
 
 @app.command("keys")
@@ -169,8 +170,8 @@ def list_runs(
         with _backups(root) as backups:
             found = backups.there(store)
     else:
-        recovery = _recovery(root, store, verify_key=verify_key)
-        found = [Found(sealed, None) for sealed in recovery.there()]
+        reader = _reader(root, store, verify_key=verify_key)
+        found = [Found(sealed, None) for sealed in reader.there()]
     if json:
         print_json([{"manifest": one.sealed.manifest, "proof": one.proof} for one in found])
         return
@@ -220,8 +221,8 @@ def verify(
             found = backups.verify(closely, now, store)
             where = str(backups.shelf(store))
     else:
-        recovery = _recovery(root, store, identity, verify_key)
-        found, where = recovery.verify(closely, now), str(recovery.shelf)
+        reader = _reader(root, store, identity, verify_key)
+        found, where = reader.verify(closely, now), str(reader.shelf)
     if json:
         print_json(found._asdict())
     elif found.findings:
@@ -277,8 +278,8 @@ def export(
 
     list, verify and restore take it as --store FILE.tar.
     """
-    recovery = _recovery(root, store, verify_key=verify_key)
-    sealed = recovery.export(run, to)
+    reader = _reader(root, store, verify_key=verify_key)
+    sealed = reader.export(run, to)
     console.print(
         f"{sealed.manifest.run} is in {to}, {to.stat().st_size:,} bytes, encrypted. No key is in "
         "it: restoring needs backup_escrow_identity from the safe and backup_verify_key.",
@@ -327,7 +328,7 @@ def restore(
     elif over_live:
         _restore_over_live(root, run, store, identity, verify_key, despite_golden=despite_golden)
     elif database is not None and files is not None:
-        sealed = _recovery(root, store, identity, verify_key).restore(run, database, files)
+        sealed = _reader(root, store, identity, verify_key).restore(run, database, files)
         console.print(
             f"{sealed.manifest.run} is restored: its database, and its files in {files}.",
             highlight=False,
@@ -347,14 +348,14 @@ def _restore_over_live(
     from rul_backup import live
     from rul_core.errors import StoreError
 
-    recovery = _recovery(root, store, identity, verify_key)
+    reader = _reader(root, store, identity, verify_key)
     # Of an older or a newer version too: what is restored has tables of its own.
     with opened(root, migrated=False) as laptop:
         backups, interrupted = backups_of(laptop), live.interrupted(laptop.root)
         if run is None and interrupted is not None:
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
-        asked = recovery.asked(run)
+        asked = reader.asked(run)
         if count := backups.adopt(asked):
             console.print(f"Backups here go on after the {count} of that store.", highlight=False)
         journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
@@ -402,27 +403,15 @@ def _tell_step(what: str, seconds: float | None) -> None:
     console.print(f"{took}  {what}", highlight=False, soft_wrap=True, markup=False)
 
 
-@contextmanager
-def _without_database(root: Path) -> Generator["Backups"]:
-    """The backups of a data root whose database may be lost, or is not ours to look at."""
-    from rul_backup.keeping import Backups, BackupSettings
-    from rul_store.database import connect
-
-    engine = connect("postgresql:///")  # never reached
-    yield Backups(_named(root), BackupSettings(), engine, None)
-
-
-def _named(root: Path | None) -> Path:
-    return root or Path(os.environ.get("RUL_ROOT") or DEFAULT_ROOT)
-
-
 @app.command("recover")
 def recover(
     to: Annotated[
         str, typer.Option(help="a moment, such as 2026-11-29T08:30:00Z; or latest: all there is")
     ],
     into: Annotated[Path, typer.Option(help="a new folder for PostgreSQL's data")],
-    store: StoreName = "local",
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
@@ -432,8 +421,7 @@ def recover(
     of the same major version here. No database is asked. A server of your own then runs on it.
     """
     until = None if to == "latest" else _moment(to)
-    with _without_database(root) as backups:
-        found = backups.recover(until, into, _one_of(STORES, store))
+    found = _reader(root, store, identity, verify_key).recover(until, into)
     if json:
         print_json(found._asdict() | {"folder": str(found.folder)})
         return
@@ -475,16 +463,27 @@ def archive(
     from prometheus_client import start_http_server
 
     from rul_backup.archiving import REGISTRY, say
-    from rul_backup.keeping import BackupSettings
+    from rul_backup.keeping import archiver_of
+    from rul_backup.reading import BackupSettings
 
-    stop = threading.Event()
+    stop, settings = threading.Event(), BackupSettings()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if port:
         start_http_server(port, registry=REGISTRY)
-    alone = BackupSettings().backup_replication_url is not None
-    with _without_database(root) if alone else _backups(root) as backups:
-        backups.archiver(spool or _named(root) / "wal-spool", timeout, say).run(stop)
+    with ExitStack() as stack:
+        url = settings.backup_replication_url
+        if url is None:
+            url = stack.enter_context(opened(root)).settings.database_url
+        archiver = archiver_of(
+            root,
+            settings,
+            url.get_secret_value(),
+            spool or root / "wal-spool",
+            tell=say,
+            archive_timeout_seconds=timeout,
+        )
+        archiver.run(stop)
 
 
 @app.command("prune")

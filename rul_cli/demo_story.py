@@ -113,7 +113,9 @@ def tell(
         second = _watch(address, fleet, first, api, dagster)
         again = _ranked(address, fleet)
         _show(fleet, again, f"model {second}, in place of {first}")
-        console.print("All of it is kept, and restored beside what lives, to see that it can be.")
+        console.print(
+            "All of it is kept, and restored into servers of its own, to see that it can be."
+        )
         for job in ("back_up", "prove_backups"):
             _run(environment, logs / f"{job}.log", job)
         proof = _proof(laptop)

@@ -14,8 +14,9 @@ import dagster as dg
 from rul_assets import reports
 from rul_assets.backup.resources import Underway
 from rul_assets.failures import explained
-from rul_backup.keeping import LOCAL, OFF_SITE, Backups
+from rul_backup.keeping import Backups
 from rul_backup.manifest import Artefact, Kind
+from rul_backup.reading import LOCAL, OFF_SITE
 from rul_backup.runs import Sealed
 from rul_backup.verification import Level
 from rul_core import pictures

@@ -11,7 +11,8 @@ import dagster as dg
 from rul_assets import reports
 from rul_assets.backup import resources
 from rul_assets.failures import explained
-from rul_backup.keeping import LOCAL, OFF_SITE, Backups
+from rul_backup.keeping import Backups
+from rul_backup.reading import LOCAL, OFF_SITE
 
 EVERY_DAY = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=26), warn_window=timedelta(hours=25)

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from rul_backup.keeping import Backups, BackupSettings
+from rul_backup.keeping import Backups
+from rul_backup.reading import BackupSettings
 from rul_backup.runs import Run
 from rul_store.database import connect
 from rul_store.settings import StoreSettings

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from rul_assets import laptop
 from rul_assets.backup import assets, definitions, drill, schedules
 from rul_backup import fingerprints
-from rul_backup.keeping import Backups, BackupSettings
+from rul_backup.keeping import Backups
 from rul_backup.manifest import Kind
+from rul_backup.reading import BackupSettings
 from rul_backup.verification import Level
 from rul_core.errors import Unavailable
 from rul_store import backup_rows

@@ -15,8 +15,8 @@ import pytest
 
 from rul_backup import archive, runs
 from rul_backup.archive import Archive
-from rul_backup.keeping import Readers, Recovery
 from rul_backup.manifest import Kind
+from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run
 from rul_backup.stores import FolderStore, Shelf, Store
@@ -188,11 +188,11 @@ def test_an_archive_lists_its_run_alone_and_knows_no_other_object(
     house: House, tmp_path: Path, plant: Keys
 ):
     found = exported(house, tmp_path / "a.tar")
-    recovery = Recovery(found, Readers(tmp_path / "key", tmp_path / "none"))
+    reader = StoreReader(found, ReadingKeys(tmp_path / "key", tmp_path / "none"))
     (tmp_path / "key").write_bytes(pem_of(plant))
-    assert [each.manifest.number for each in recovery.there()] == [4]
+    assert [each.manifest.number for each in reader.there()] == [4]
     with pytest.raises(StoreError, match="has no run"):
-        recovery.find(house.sealed[4].manifest.run)
+        reader.find(house.sealed[4].manifest.run)
     with (
         pytest.raises(StoreError, match="is not there"),
         found.reading(next(iter(house.sealed[4].objects))),

@@ -20,8 +20,9 @@ from sqlalchemy.exc import OperationalError
 
 from rul_backup import fingerprints, golden, live, swapping
 from rul_backup.golden import Golden
-from rul_backup.keeping import Backups, BackupSettings, Recovery, readers_of
+from rul_backup.keeping import Backups
 from rul_backup.live import LiveRestore, Platform
+from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of
 from rul_backup.runs import Sealed
 from rul_core.errors import StoreError
 from rul_store import files
@@ -78,9 +79,9 @@ class House(NamedTuple):
 
     def asked(self, run: Sealed) -> live.Asked:
         settings = BackupSettings(backup_keys=self.backups.keys_folder)
-        readers = readers_of(self.root, settings)
-        recovery = Recovery(self.backups.store, readers)
-        return recovery.asked(run.manifest.run)._replace(run=run)
+        keys = reading_keys_of(self.root, settings)
+        reader = StoreReader(self.backups.store, keys)
+        return reader.asked(run.manifest.run)._replace(run=run)
 
     def units(self, name: str | None = None) -> list[str]:
         url = sa.make_url(self.url)
@@ -401,7 +402,8 @@ KILLED = """
     from pathlib import Path
     import sqlalchemy as sa
     from rul_backup import live
-    from rul_backup.keeping import Backups, BackupSettings, Recovery, readers_of
+    from rul_backup.keeping import Backups
+    from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of
     from rul_store.database import begin, connect
 
     root, url, run = sys.argv[1:]
@@ -435,7 +437,7 @@ KILLED = """
         engine = connect(url)
         settings = BackupSettings()
         backups = Backups(Path(root), settings, engine, None)
-        asked = Recovery(backups.store, readers_of(Path(root), settings)).asked(run)
+        asked = StoreReader(backups.store, reading_keys_of(Path(root), settings)).asked(run)
         platform = live.Platform(Path(root), url, url, None, "plant")
         keep = lambda: backups.make(datetime.now(UTC))
         live.LiveRestore(platform, keep, lambda *_: None).restore(asked)

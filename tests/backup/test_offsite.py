@@ -280,9 +280,9 @@ def test_a_store_that_does_not_answer_is_no_damage(
             look(far, plant, Level.STORED)
 
 
-def archive(local: FolderStore, plant: Keys, spool: Path, count: int) -> wal.Archive:
+def archive(local: FolderStore, plant: Keys, spool: Path, count: int) -> wal.ClusterLog:
     """So many segments of a log, from where it is."""
-    found = wal.Archive(local, plant.maker, plant.verify, "7", SEGMENT_BYTES)
+    found = wal.ClusterLog(local, plant.maker, plant.verify, "7", SEGMENT_BYTES)
     spool.mkdir(exist_ok=True)
     for _ in range(count):
         last = found.last.segment if found.last else wal.Segment(1, 0, SEGMENT_BYTES)

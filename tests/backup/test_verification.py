@@ -56,7 +56,7 @@ BASES = {0: SEGMENTS[3], 4: SEGMENTS[10]}
 def archive_log(store: FolderStore, plant: Keys, spool: Path, chance: random.Random) -> None:
     """The log of a cluster that took a new timeline once."""
     history = f"1\t0/{0x105 * SEGMENT_BYTES + 80:X}\tno recovery target specified\n"
-    archive = wal.Archive(store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
+    archive = wal.ClusterLog(store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
     spool.mkdir()
     for name in SEGMENTS:
         is_history = name.endswith(".history")
@@ -335,7 +335,7 @@ def test_a_base_from_before_the_log_began_is_no_damage_once_there_is_another(
 ):
     last = wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES)
     first, lost, later = (str(last._replace(number=last.number + n)) for n in (4, 7, 9))
-    archive = wal.Archive(house.store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
+    archive = wal.ClusterLog(house.store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
     for name in (first, later):
         path = house.root.parent / name
         path.write_bytes(bytes(SEGMENT_BYTES))
@@ -361,7 +361,7 @@ def test_a_segment_that_is_being_sealed_is_no_damage_and_two_are(house: House):
 
 
 def test_a_log_that_begins_anew_is_told_until_there_is_a_base_since(house: House, plant: Keys):
-    archive = wal.Archive(house.store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
+    archive = wal.ClusterLog(house.store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
     last = wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES)
     for number in (4, 5):
         path = house.root.parent / str(last._replace(number=last.number + number))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from rul_backup import fingerprints, keeping, retention
+from rul_backup.stores import FolderStore
 from rul_cli.backup import app
 from rul_core.errors import RulError
 from rul_store import backup_rows
@@ -280,7 +281,7 @@ def test_a_full_disk_is_found_before_anything_is_written(
 ):
     run("now")
     before = sorted((with_keys / "backups").rglob("*"))
-    monkeypatch.setattr(keeping.FolderStore, "free_bytes", lambda _: 10)
+    monkeypatch.setattr(FolderStore, "free_bytes", lambda _: 10)
     assert "make room, or let runs go" in refused("now")
     assert sorted((with_keys / "backups").rglob("*")) == before
 

@@ -120,6 +120,26 @@ def test_either_identity_alone_opens_what_is_made_for_the_recipients(folder, tmp
     assert re.fullmatch(r"rul-[0-9a-f]{8}\n", read(folder)["backup_system"])
 
 
+def test_on_a_new_machine_the_keys_of_the_backups_that_were_saved_stay(folder, tmp_path):
+    saved = {
+        name: text
+        for name, text in read(folder).items()
+        if name
+        in {
+            "backup_identity", "backup_escrow_identity", "backup_recipients", "backup_signing_key",
+            "backup_verify_key", "backup_system", "drill_offsite_options",
+        }
+    }  # fmt: skip
+    new = tmp_path / "new"
+    new.mkdir()
+    for name, text in saved.items():
+        (new / name).write_text(text)
+    assert set(stack_secrets.make_missing(new)) == NAMES - saved.keys()
+    found = read(new)
+    assert {name: found[name] for name in saved} == saved
+    assert found["postgres_superuser"] != read(folder)["postgres_superuser"]
+
+
 def test_recipients_that_are_lost_are_made_of_the_identities(folder):
     before = read(folder)
     for name in ("backup_recipients", "backup_verify_key", "backup_system"):

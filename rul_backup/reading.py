@@ -1,0 +1,229 @@
+"""What a store of backups gives back: to whoever has its keys, also where all else is lost.
+
+What belongs here: where stores and keys are, and listing, looking at, restoring and exporting what
+a store has, by its files and keys alone. What does not: whatever is written down in the platform's
+database (``keeping``), restoring over what lives (``live``).
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field, SecretStr
+
+from rul_backup import archive, drill, keys, recovery, runs
+from rul_backup import verification as checks
+from rul_backup.archive import Archive
+from rul_backup.live import Asked
+from rul_backup.manifest import Kind
+from rul_backup.recovery import Recovered
+from rul_backup.remote import RemoteStore
+from rul_backup.runs import Sealed
+from rul_backup.stores import FolderStore, Shelf
+from rul_backup.verification import Level, Verification
+from rul_core.errors import SettingsError, StoreError
+from rul_store.backup_rows import BackupRun
+from rul_store.settings import Settings
+
+LOCAL, OFF_SITE = "local", "off-site"
+"""The stores, by the names under which their runs are written down."""
+SYSTEM, RECIPIENTS, SIGNING_KEY, VERIFY_KEY, IDENTITY, ESCROW = (
+    "backup_system", "backup_recipients", "backup_signing_key", "backup_verify_key",
+    "backup_identity", "backup_escrow_identity",
+)  # fmt: skip
+
+
+class BackupSettings(Settings):
+    """Where backups and their keys are."""
+
+    backup_store: Path | None = Field(
+        default=None, description="a folder; backups/ in the data root unless given"
+    )
+    backup_keys: Path | None = Field(
+        default=None,
+        description="the folder of key files that `rul backup keys` makes; backup-keys/ in the "
+        "data root unless given",
+    )
+    backup_scratch: Path | None = Field(
+        default=None,
+        description="the folder in which drills restore; the system's for temporary files unless "
+        "given",
+    )
+    backup_offsite: str | None = Field(
+        default=None, description="s3://bucket/prefix or az://container/prefix"
+    )
+    backup_offsite_options: SecretStr = Field(
+        default=SecretStr(""),
+        description="JSON: endpoint, region, access_key_id, secret_access_key and the like",
+    )
+    backup_replication_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://… of a user who may replicate; with it runs keep a base every "
+        "day, and `rul backup archive` receives the log",
+    )
+
+
+class ReadingKeys(NamedTuple):
+    """Files of the keys by which backups are looked at and read."""
+
+    verify_key: Path
+    identity: Path
+
+    def verify_keys(self) -> tuple[Any, ...]:
+        """By which manifests are checked."""
+        return keys.verify_keys(self.verify_key)
+
+    def identities(self) -> Sequence[Any]:
+        """By which artefacts are decrypted."""
+        return keys.identities(self.identity)
+
+
+class StoreReader:
+    """A store as whoever has its keys reads it, also where nothing is left of the platform.
+
+    Args:
+        shelf: The store.
+        reading_keys: To it.
+    """
+
+    def __init__(self, shelf: Shelf, reading_keys: ReadingKeys) -> None:
+        self.shelf, self._keys = shelf, reading_keys
+        self._only = shelf.run if isinstance(shelf, Archive) else None
+
+    def there(self) -> list[Sealed]:
+        """The runs that it has, the oldest first; an archive has one.
+
+        Raises:
+            StoreError: A manifest is damaged; names it.
+        """
+        return [
+            sealed
+            for sealed in runs.there(self.shelf, self._keys.verify_keys())
+            if self._only in (None, sealed.manifest.run)
+        ]
+
+    def find(self, run: str | None) -> Sealed:
+        """A run by its name or number (``7`` or ``manifests/00000007``), or the newest.
+
+        Raises:
+            StoreError: There is none.
+        """
+        there = self.there()
+        if not there:
+            raise StoreError(f"{self.shelf} has no backup yet; `rul backup now` makes one")
+        if run is None:
+            return there[-1]
+        number = run.rpartition("/")[2]
+        for sealed in there:
+            told = sealed.manifest
+            if told.run == run or (number.isdecimal() and told.number == int(number)):
+                return sealed
+        raise StoreError(
+            f"{self.shelf} has no run {run!r}; the newest is {there[-1].manifest.run} "
+            "(`rul backup list`)"
+        )
+
+    def verify(
+        self, level: Level, now: datetime, known: Collection[BackupRun] = ()
+    ) -> Verification:
+        """Look at every object, and hold the chain against what is known elsewhere."""
+        return checks.verify(
+            self.shelf,
+            self._keys.verify_keys(),
+            level,
+            now=now,
+            known=known,
+            identities=self._keys.identities() if level >= Level.CONTENT else (),
+            only=self._only,
+        )
+
+    def asked(self, run: str | None) -> Asked:
+        """A run that shall be restored over a live platform."""
+        return Asked(self.shelf, self.find(run), self._keys.identities())
+
+    def restore(self, run: str | None, url: str, into: Path) -> Sealed:
+        """Bring a run back: its database into an empty one, all else into a new folder.
+
+        Raises:
+            StoreError: There is no such run, a target is not empty, or the run is damaged. A
+                database is restored wholly or not at all.
+        """
+        sealed = self.find(run)
+        drill.refuse_files(into)
+        identities = self._keys.identities()
+        for artefact in sealed.manifest.artefacts:
+            if artefact.kind is Kind.POSTGRES:
+                drill.restore_database(self.shelf, sealed, artefact, url, identities)
+        drill.restore_files(self.shelf, sealed, into, identities)
+        return sealed
+
+    def recover(self, until: datetime | None, into: Path) -> Recovered:
+        """Bring PostgreSQL's data folder back as it was at a moment; see ``recovery.recover``."""
+        verify_keys, identities = self._keys.verify_keys(), self._keys.identities()
+        return recovery.recover(self.shelf, verify_keys, identities, until, into)
+
+    def export(self, run: str | None, target: Path) -> Sealed:
+        """Write a run, with all that restoring it needs but for the keys, to one new file.
+
+        Raises:
+            StoreError: There is no such run, the file is there, there is too little room, or
+                something is damaged; then there is no file.
+        """
+        sealed = self.find(run)
+        archive.export(self.shelf, sealed, self._keys.verify_keys(), target)
+        return sealed
+
+
+def reading_keys_of(
+    root: Path,
+    settings: BackupSettings,
+    *,
+    identity: Path | None = None,
+    verify_key: Path | None = None,
+) -> ReadingKeys:
+    """The keys of a platform's folder of keys, or those that are given instead."""
+    folder = keys_folder_of(root, settings)
+    return ReadingKeys(verify_key or folder / VERIFY_KEY, identity or folder / IDENTITY)
+
+
+def shelf_of(root: Path, settings: BackupSettings, store: str) -> Shelf:
+    """A store by its name, an archive or a folder of backups by its path.
+
+    Raises:
+        SettingsError: It is the one beyond the machine, and nobody has said where that is.
+        StoreError: There is no such file or folder, or the file is no archive.
+    """
+    if store == LOCAL:
+        return local_store_of(root, settings)
+    if store == OFF_SITE:
+        return remote_store_of(settings)
+    path = Path(store)
+    if path.is_dir():
+        return FolderStore(path)
+    return Archive(path)
+
+
+def keys_folder_of(root: Path, settings: BackupSettings) -> Path:
+    """The platform's folder of keys."""
+    return settings.backup_keys or root / "backup-keys"
+
+
+def local_store_of(root: Path, settings: BackupSettings) -> FolderStore:
+    """The store on this machine."""
+    return FolderStore(settings.backup_store or root / "backups")
+
+
+def remote_store_of(settings: BackupSettings) -> RemoteStore:
+    """The store beyond the machine.
+
+    Raises:
+        SettingsError: Nobody has said where that is, or how it is reached.
+    """
+    if settings.backup_offsite is None:
+        raise SettingsError(
+            "RUL_BACKUP_OFFSITE is not set; give s3://bucket/prefix or "
+            "az://container/prefix, and the key in RUL_BACKUP_OFFSITE_OPTIONS"
+        )
+    options = settings.backup_offsite_options.get_secret_value()
+    return RemoteStore.at(settings.backup_offsite, options)
