@@ -224,6 +224,7 @@ def injected(plan: Plan, stage: Stage, backups: Backups, folder: Path) -> dict[s
     chance = random.Random(20)  # noqa: S311 - which bit is no secret
     stage.promote(stage.versions[1])
     backups.make(datetime.now(UTC))  # so that the models were kept twice too
+    stage.promote(stage.versions[0])
     now, whole = datetime.now(UTC), backups.store
     keys = reading_keys_of(stage.root, BackupSettings())
     first, second, *_ = runs.there(whole, keys.verify_keys())
