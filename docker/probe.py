@@ -1,14 +1,15 @@
 #!/opt/rul/bin/python -I
 """Asks one service whether it is well, in a tenth of a second.
 
-``probe http URL``, ``probe metric URL LINE``, ``probe grpc PORT`` and ``probe daemon`` end with 0,
-or say why not.
+``probe http URL``, ``probe metric URL LINE``, ``probe recent URL METRIC SECONDS``, ``probe grpc PORT``
+and ``probe daemon`` end with 0, or say why not.
 Dagster's own checks import all of Dagster, a second of CPU each time, which is most of what an
 idle stack would do.
 """
 
 import os
 import sys
+import time
 import urllib.request
 
 TIMEOUT_SECONDS = 8.0
@@ -26,6 +27,17 @@ def metric(url: str, line: str) -> None:
     with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
         if line not in answer.read().decode().splitlines():
             sys.exit(f"{url} does not say {line}")
+
+
+def recent(url: str, name: str, seconds: str) -> None:
+    """Pass if a metric at the address is a time of the last so many seconds."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        told = dict(
+            line.split(" ", 1) for line in answer.read().decode().splitlines() if " " in line
+        )
+    age_seconds = time.time() - float(told.get(name, 0))
+    if age_seconds > float(seconds):
+        sys.exit(f"{url} says of {name} that it was {age_seconds:.0f} s ago")
 
 
 def grpc(port: str) -> None:

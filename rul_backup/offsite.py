@@ -20,6 +20,7 @@ from rul_backup.runs import GONE, MANIFESTS, Sealed
 from rul_backup.sealing import Sums
 from rul_backup.stores import Shelf
 from rul_backup.streams import sha256_of
+from rul_backup.wal import Noted
 from rul_core.errors import StoreError
 
 
@@ -49,7 +50,7 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
     """
     here, there = local.sizes(), remote.sizes()
     manifests = sorted(name for name in here if name.startswith(f"{MANIFESTS}/"))
-    _refuse_another_line(local, remote, [name for name in manifests if name in there])
+    refuse_another_line(local, remote)
     sent, segments = _bring_log(local, remote, keys, here, there)
     promised: set[str] = set()
     new = 0
@@ -85,10 +86,36 @@ def _bring_log(
     )
     sent = 0
     for name in missing:
-        noted = wal.read(local, name, keys)
-        sent += _bring_and_look(local, remote, noted.content, noted.note.sums)
-        sent += _bring(local, remote, name, here[name])
+        sent += bring_noted(local, remote, wal.read(local, name, keys))
     return sent, len(missing)
+
+
+def bring_noted(local: Shelf, remote: RemoteStore, noted: Noted) -> int:
+    """Bring a segment, or a timeline's history, and its note; give the bytes that were sent.
+
+    Raises:
+        StoreError: The remote store refuses, or gives back something else than was brought.
+        Unavailable: It does not answer.
+    """
+    sent = _bring_and_look(local, remote, noted.content, noted.note.sums)
+    return sent + _bring(local, remote, noted.object, local.sizes(noted.object)[noted.object])
+
+
+def refuse_another_line(local: Shelf, remote: RemoteStore) -> None:
+    """See that a remote store is this platform's: the newest manifest of both is the same.
+
+    Raises:
+        StoreError: It is another.
+        Unavailable: The store does not answer.
+    """
+    there = remote.sizes(f"{MANIFESTS}/")
+    common = [name for name in local.sizes(f"{MANIFESTS}/") if name in there]
+    newest = max(common, default=None)
+    if newest is not None and _sha256(local, newest) != _sha256(remote, newest):
+        raise StoreError(
+            f"{remote}/{newest} is another than the one here: it has the backups of another "
+            "platform, or of another time of this one; give this one a place of its own"
+        )
 
 
 def _bring_artefacts(
@@ -116,15 +143,6 @@ def _bring_and_look(local: Shelf, remote: RemoteStore, name: str, sums: Sums) ->
 def _bring(local: Shelf, remote: RemoteStore, name: str, size: int) -> int:
     with local.reading(name) as content:
         return remote.bring(name, content, size)
-
-
-def _refuse_another_line(local: Shelf, remote: RemoteStore, common: list[str]) -> None:
-    """The newest manifest that both have must be the same."""
-    if common and _sha256(local, common[-1]) != _sha256(remote, common[-1]):
-        raise StoreError(
-            f"{remote}/{common[-1]} is another than the one here: it has the backups of another "
-            "platform, or of another time of this one; give this one a place of its own"
-        )
 
 
 def _sha256(shelf: Shelf, name: str) -> str:

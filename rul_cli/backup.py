@@ -16,6 +16,8 @@ from rul_cli.fleet import Root
 from rul_cli.laptop import DEFAULT_ROOT, Laptop, opened, user
 
 if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
+    from prometheus_client import CollectorRegistry
+
     from rul_backup.keeping import Backups
     from rul_backup.live import LiveRestore
     from rul_backup.reading import StoreReader
@@ -460,17 +462,12 @@ def archive(
 
     It talks to RUL_BACKUP_REPLICATION_URL, or else to the platform's own database.
     """
-    from prometheus_client import start_http_server
-
     from rul_backup.archiving import REGISTRY, say
     from rul_backup.keeping import archiver_of
     from rul_backup.reading import BackupSettings
 
-    stop, settings = threading.Event(), BackupSettings()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if port:
-        start_http_server(port, registry=REGISTRY)
+    stop, settings = _until_ended(), BackupSettings()
+    _serve_metrics(port, REGISTRY)
     with ExitStack() as stack:
         url = settings.backup_replication_url
         if url is None:
@@ -484,6 +481,50 @@ def archive(
             archive_timeout_seconds=timeout,
         )
         archiver.run(stop)
+
+
+@app.command("bring-log")
+def bring_log(
+    port: Annotated[int, typer.Option(help="of the metrics; 0 for none")] = 0,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Bring PostgreSQL's log beyond the machine as it is sealed, until it is ended.
+
+    No server of the platform is asked. Without RUL_BACKUP_OFFSITE there is nothing to do.
+    """
+    from rul_backup.archiving import say
+    from rul_backup.bringing import REGISTRY, LogBringer
+    from rul_backup.reading import (
+        BackupSettings,
+        local_store_of,
+        reading_keys_of,
+        remote_store_of,
+    )
+
+    stop, settings = _until_ended(), BackupSettings()
+    _serve_metrics(port, REGISTRY)
+    if settings.backup_offsite is None:
+        say(waits="RUL_BACKUP_OFFSITE is not set, so nothing is brought")
+        stop.wait()
+        return
+    verify_keys = reading_keys_of(root, settings).verify_keys()
+    remote = remote_store_of(settings)
+    LogBringer(local_store_of(root, settings), remote, verify_keys, tell=say).run(stop)
+
+
+def _serve_metrics(port: int, registry: "CollectorRegistry") -> None:
+    from prometheus_client import start_http_server
+
+    if port:
+        start_http_server(port, registry=registry)
+
+
+def _until_ended() -> threading.Event:
+    """Set when somebody ends this process."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 @app.command("prune")

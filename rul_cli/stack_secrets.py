@@ -29,7 +29,7 @@ SERVING, ASSETS, POSTGRES, REDIS, NGINX = 10001, 10002, 999, 999, 101
 NOBODY, REDIS_EXPORTER, GRAFANA = 65534, 59000, 472
 ROLES = (
     "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
-    "dagster", "postgres_exporter",
+    "rul_archiver", "dagster", "postgres_exporter",
 )  # fmt: skip
 """Of PostgreSQL; what each may do is set where they are made (``rul_store.provisioning``)."""
 
@@ -160,7 +160,7 @@ def _salted(password: str) -> str:
     return "{SSHA}" + base64.b64encode(digest + salt).decode()
 
 
-_RUL = "@postgres:5432/rul"
+_RUL, _MAINTENANCE = "@postgres:5432/rul", "@postgres:5432/postgres"
 RECEIVERS = """\
 # Who is told of alerts, in Alertmanager's own words:
 # https://prometheus.io/docs/alerting/latest/configuration/#receiver
@@ -192,6 +192,7 @@ FILES: tuple[Made | Follows | Begun, ...] = (
     Made("operator_database_url", ASSETS, _database_url("rul_operator"), _RUL),
     Made("backup_database_url", ASSETS, _database_url("rul_backup"), _RUL),
     Made("drill_database_url", ASSETS, _database_url("rul_drill"), _RUL),
+    Made("backup_replication_url", ASSETS, _database_url("rul_archiver"), _MAINTENANCE),
     Made("dagster_pgpass", ASSETS, "postgres:5432:dagster:dagster:"),
     Made("postgres_exporter_password", NOBODY),
     Made("serving_redis_url", SERVING, "redis://serving:", "@redis:6379/0"),
@@ -226,6 +227,7 @@ FILES: tuple[Made | Follows | Begun, ...] = (
             "operator_database_url",
             "backup_database_url",
             "drill_database_url",
+            "backup_replication_url",
             "dagster_pgpass",
             "postgres_exporter_password",
         ),

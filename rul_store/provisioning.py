@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 from pydantic import Field, SecretStr
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import make_url
 
 from rul_store.database import begin, connect, create_database
 from rul_store.rights import Group
@@ -26,6 +27,10 @@ OPERATORS = ("rul_operator",)
 """May what serving and the assets may: people's command line."""
 KEEPERS = (Group.BACKUP,)
 """Read every table, to keep it."""
+ARCHIVERS = ("rul_archiver",)
+"""Receive the server's log and copy its files, so whatever is in it; they may read no table."""
+MAINTENANCE = "postgres"
+"""The database in which archivers ask the server; no restore puts another in its place."""
 DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), "dagster": ("dagster", ())}
 """Each database: its owner, and who else may connect."""
 
@@ -62,9 +67,10 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
             for role, password in passwords.items():
                 verb = "ALTER" if role in known else "CREATE"
                 scram = verifier(connection, role, password)
+                replicates = "REPLICATION" if role in ARCHIVERS else "NOREPLICATION"
                 connection.exec_driver_sql(
                     f"{verb} ROLE {_quote(role)} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE "
-                    f"NOREPLICATION PASSWORD '{scram}'"
+                    f"{replicates} PASSWORD '{scram}'"
                 )
             for role in WATCHERS:
                 connection.exec_driver_sql(f"GRANT pg_monitor TO {_quote(role)}")
@@ -73,6 +79,7 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
             for role in OPERATORS:
                 for group in (Group.SERVING, Group.ASSETS):
                     connection.exec_driver_sql(f"GRANT {group} TO {_quote(role)}")
+        _let_archivers_end_segments(admin_url)
         for name, (owner, others) in DATABASES.items():
             create_database(admin_url, name)
             with begin(admin) as connection:
@@ -80,6 +87,20 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
                     connection.exec_driver_sql(statement)
     finally:
         admin.dispose()
+
+
+def _let_archivers_end_segments(admin_url: str) -> None:
+    """Functions are each database's own, so this is said in the one where archivers ask."""
+    place = make_url(admin_url).set(database=MAINTENANCE)
+    engine = connect(place.render_as_string(hide_password=False))
+    try:
+        with begin(engine) as connection:
+            for role in ARCHIVERS:
+                connection.exec_driver_sql(
+                    f"GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {_quote(role)}"
+                )
+    finally:
+        engine.dispose()
 
 
 def _rights(database: str, owner: str, others: tuple[str, ...]) -> list[str]:

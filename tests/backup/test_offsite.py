@@ -10,7 +10,8 @@ from typing import Any
 import obstore
 import pytest
 
-from rul_backup import remote, runs, wal
+from rul_backup import bringing, remote, runs, wal
+from rul_backup.bringing import LogBringer
 from rul_backup.manifest import Kind
 from rul_backup.offsite import bring
 from rul_backup.remote import RemoteStore
@@ -289,7 +290,7 @@ def archive(local: FolderStore, plant: Keys, spool: Path, count: int) -> wal.Clu
         assert last is not None
         path = spool / str(last.next)
         path.write_bytes(random.Random(last.number).randbytes(SEGMENT_BYTES))
-        found.take(path, now=START)
+        found.take(path, now=START, reaches_at=START)
     return found
 
 
@@ -342,3 +343,80 @@ def test_a_segment_that_is_spoilt_on_the_way_has_no_note_there(
     with pytest.raises(StoreError, match="is not what was brought: its checksum is"):
         bring(local, far, plant.verify)
     assert noted.object not in far.sizes()
+
+
+def told_by(name: str) -> float:
+    value = bringing.REGISTRY.get_sample_value(name)
+    assert value is not None
+    return value
+
+
+def test_the_log_follows_as_it_is_sealed_and_how_far_it_lags_is_told(
+    local: FolderStore,
+    far: RemoteStore,
+    plant: Keys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    keep(local, plant, 0)
+    told: list[dict[str, Any]] = []
+    bringer = LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what))
+    bringer.look()
+    assert (told, told_by("rul_wal_beyond_lag_seconds")) == ([], 0)
+    archive(local, plant, tmp_path / "spool", 2)
+    bringer.look()
+    log = {name for name in local.sizes() if name.startswith("wal/")}
+    assert far.sizes().keys() == log
+    assert [one["number"] for one in told] == [1, 2]
+    assert told_by("rul_wal_beyond_reaches_timestamp_seconds") == START.timestamp()
+    put = obstore.put
+    monkeypatch.setattr(obstore, "put", lambda *_, **__: _raise(OSError("the line is gone")))
+    archive(local, plant, tmp_path / "spool", 1)
+    failures = told_by("rul_wal_beyond_failures_total")
+    bringer.look()
+    assert "the line is gone" in told[-1]["error"]
+    assert told_by("rul_wal_beyond_failures_total") == failures + 1
+    waited = told_by("rul_wal_beyond_lag_seconds")
+    assert waited == pytest.approx((datetime.now(UTC) - START).total_seconds(), abs=60)
+    monkeypatch.setattr(obstore, "put", put)
+    bringer.look()
+    assert told_by("rul_wal_beyond_lag_seconds") == 0
+    assert look(far, plant) == []
+    asked: list[str] = []
+    monkeypatch.setattr(obstore, "list", lambda *_, **__: asked.append("listed") or [])
+    bringer.look()
+    assert asked == []  # what is there is kept in mind
+
+
+def test_a_store_that_cannot_even_be_listed_lags_from_then_on(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, monkeypatch
+):
+    archive(local, plant, tmp_path / "spool", 1)
+    bringer = LogBringer(local, far, plant.verify)
+    with monkeypatch.context() as broken:
+        broken.setattr(obstore, "list", lambda *_, **__: _raise(OSError("nobody there")))
+        bringer.look()
+        bringer.look()
+        assert 0 < told_by("rul_wal_beyond_lag_seconds") < 60
+    assert far.sizes() == {}
+    bringer.look()
+    assert len(wal.names(far)) == 1
+    assert told_by("rul_wal_beyond_lag_seconds") == 0
+
+
+def test_the_log_is_not_brought_to_another_platform_s_place(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
+):
+    other = FolderStore(tmp_path / "other")
+    keep(other, plant, 5)
+    bring(other, far, plant.verify)
+    keep(local, plant, 0)
+    archive(local, plant, tmp_path / "spool", 1)
+    told: list[str] = []
+    LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what["error"])).look()
+    assert "is another than the one here" in told[0]
+    assert wal.names(far) == []
+
+
+def _raise(error: Exception) -> Any:
+    raise error

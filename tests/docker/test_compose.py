@@ -115,7 +115,7 @@ def test_no_secret_is_in_an_environment():
             assert not re.search(r"://[^/@]*:[^/@]+@", str(value)), (name, variable)
 
 
-def test_only_what_tells_of_alerts_may_call_out():
+def test_only_what_tells_of_alerts_or_brings_backups_may_call_out():
     networks = COMPOSE["networks"]
     closed = {
         name
@@ -125,7 +125,10 @@ def test_only_what_tells_of_alerts_may_call_out():
         == "false"
     }
     assert set(networks) - closed == {"egress"}
-    assert {n for n, s in SERVICES.items() if "egress" in s.get("networks", ())} == {"alertmanager"}
+    joined = {n for n, s in SERVICES.items() if "egress" in s.get("networks", ())}
+    assert joined == {"alertmanager", "wal-bringer"}
+    for name in joined:  # and reaches no server that has what is not for the world
+        assert set(SERVICES[name]["networks"]) == {"monitoring", "egress"}
 
 
 def test_the_guard_s_network_has_only_those_who_need_docker():
@@ -205,6 +208,7 @@ def test_who_makes_backups_cannot_read_them_and_nothing_that_stays_up_can(tmp_pa
     }
     assert given["runs"].keys() == {"assets_database_url", "assets_redis_url", "dagster_pgpass"}
     assert given["backup"]["database_url"] == "backup_database_url"
+    assert given["backup"]["replication_url"] == "backup_replication_url"
     assert given["drill"]["database_url"] == "drill_database_url"
     assert given["drill"]["offsite_options"] == "drill_offsite_options"
     assert "backup_identity" not in given["backup"]

@@ -123,6 +123,15 @@ BROUGHT, SEALED = (
     f'rul_dagster_asset_last_success_timestamp_seconds{{asset="{asset}"}}'
     for asset in ("offsite_copy", "backup_manifest")
 )
+RECEIVING, LOG_LAG, LOG_LAG_BEYOND, LOG_LOOKED = (
+    f'{name}{{job="{job}"}}'
+    for name, job in (
+        ("rul_wal_receiving", "wal-archiver"),
+        ("rul_wal_lag_seconds", "wal-archiver"),
+        ("rul_wal_beyond_lag_seconds", "wal-bringer"),
+        ("rul_wal_looked_timestamp_seconds", "wal-archiver"),
+    )
+)
 DRILL_SECONDS = 'rul_backup_drill_duration_seconds{store="local",instance="a"}'
 DIFFERENCES = 'rul_backup_drill_differences{store="local",instance="a"}'
 TOLD = "0+15xN"
@@ -152,6 +161,9 @@ CASES = {
     ),
     "ServiceDown, the janitor": Case(
         {LOOKED: 0}, ({LOOKED: TOLD},), 240 + STEP_SECONDS + 120, bears='job="dagster-janitor"'
+    ),
+    "ServiceDown, the archiver": Case(
+        {LOG_LOOKED: 0}, ({LOG_LOOKED: TOLD},), 240 + STEP_SECONDS + 120, bears='job="wal-archiver"'
     ),
     "ServiceDown, Docker": Case({DOCKER: 0}, ({DOCKER: 1},), 120, bears='job="socket-proxy"'),
     "ApiDown": Case({API[0]: 0, API[1]: 0}, ({API[0]: 1, API[1]: 0},), 60),
@@ -236,6 +248,13 @@ CASES = {
         {LOOKED_AT: 0, ANOTHER_CHECK: TOLD}, ({LOOKED_AT: TOLD},), 9000 + STEP_SECONDS + 300
     ),
     "OffsiteLags": Case({BROUGHT: 0, SEALED: TOLD}, ({BROUGHT: TOLD},), 7200 + STEP_SECONDS + 300),
+    "LogNotReceived": Case(
+        {RECEIVING: 0}, ({RECEIVING: 1},), 300, bears='job="wal-archiver"'
+    ),
+    "LogNotArchived": Case({LOG_LAG: 301}, ({LOG_LAG: 300},), 60, bears='job="wal-archiver"'),
+    "LogNotBeyond": Case(
+        {LOG_LAG_BEYOND: 301}, ({LOG_LAG_BEYOND: 300},), 60, bears='job="wal-bringer"'
+    ),
     "RestoreDrillOverdue": Case(
         {PROVEN: 0}, ({PROVEN: 0, PROVEN_AWAY: TOLD},), 26 * 3600 + STEP_SECONDS + 300
     ),

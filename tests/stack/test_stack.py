@@ -272,15 +272,16 @@ def test_each_container_reaches_what_the_documents_allow_and_nothing_else(stack:
     assert wrong == []
 
 
-def test_nobody_but_the_alertmanager_gets_an_answer_from_outside(stack: Stack):
+def test_nobody_but_who_tells_or_brings_gets_an_answer_from_outside(stack: Stack):
     with outside() as there:
         answered = {c.service for c in stack.containers() if reached(c.pid, [there]) == [True]}
-    assert answered == {"alertmanager"}
+    assert answered == {"alertmanager", "wal-bringer"}
 
 
-def test_nobody_but_the_alertmanager_can_call_out(stack: Stack):
-    joined = stack.container("alertmanager").told["NetworkSettings"]["Networks"]
-    assert set(joined) == {f"{NAME}_monitoring", f"{NAME}_egress"}
+def test_nobody_but_who_tells_or_brings_can_call_out(stack: Stack):
+    for service in ("alertmanager", "wal-bringer"):
+        joined = stack.container(service).told["NetworkSettings"]["Networks"]
+        assert set(joined) == {f"{NAME}_monitoring", f"{NAME}_egress"}
     open_networks = {
         name
         for name, said in stack.config["networks"].items()
@@ -290,7 +291,7 @@ def test_nobody_but_the_alertmanager_can_call_out(stack: Stack):
     }
     assert open_networks == {"egress"}
     joined = {n for n, s in stack.config["services"].items() if "egress" in s.get("networks", {})}
-    assert joined == {"alertmanager"}
+    assert joined == {"alertmanager", "wal-bringer"}
 
 
 # --- the socket of Docker

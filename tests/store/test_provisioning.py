@@ -17,7 +17,7 @@ from rul_store.provisioning import ProvisioningSettings, provision
 
 ROLES = (
     "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
-    "dagster", "postgres_exporter",
+    "rul_archiver", "dagster", "postgres_exporter",
 )  # fmt: skip
 FIRST = {role: f"first password of {role}" for role in ROLES}
 
@@ -71,8 +71,25 @@ def test_no_role_is_more_than_it_must_be(admin_url):
             "SELECT rolname FROM pg_roles WHERE (rolsuper OR rolcreatedb OR rolcreaterole"
             " OR rolreplication OR rolbypassrls) AND rolname = ANY(:roles)"
         )
-        assert connection.execute(query, {"roles": list(ROLES)}).all() == []
+        roles = [role for role in ROLES if role != "rul_archiver"]
+        assert connection.execute(query, {"roles": roles}).all() == []
     engine.dispose()
+
+
+def test_the_archiver_receives_the_log_and_ends_segments_and_reads_no_table(admin_url):
+    engine = as_role(admin_url, "rul_archiver", "postgres")
+    with begin(engine) as connection:
+        may = "SELECT rolreplication, rolsuper, rolcreatedb FROM pg_roles WHERE rolname = user"
+        assert connection.execute(sa.text(may)).one() == (True, False, False)
+        slot = "SELECT pg_create_physical_replication_slot('tried', true)"
+        connection.execute(sa.text(slot))
+        connection.execute(sa.text("SELECT pg_switch_wal()"))
+        connection.execute(sa.text("SELECT pg_drop_replication_slot('tried')"))
+    engine.dispose()
+    elsewhere = as_role(admin_url, "rul_archiver")
+    with pytest.raises(Exception, match="permission denied for database"), begin(elsewhere):
+        pass
+    elsewhere.dispose()
 
 
 def test_the_owner_makes_the_tables_and_others_use_them(admin_url):
