@@ -8,6 +8,7 @@ What belongs here: writing such a file, and reading it as a store. What does not
     manifests/…       every manifest of its store: the chain that the run stands in
     gone/…            every word that a run was let go
     runs/…            what the run promises, encrypted as it is stored
+    wal/…             where it was asked for, PostgreSQL's log from the run's base on
 
 It promises its run alone: of the others it has the manifests, so that the chain can be followed,
 and not what they kept.
@@ -24,7 +25,7 @@ from typing import BinaryIO, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from rul_backup import runs
+from rul_backup import runs, wal
 from rul_backup.runs import GONE, Sealed
 from rul_backup.stores import Shelf
 from rul_backup.streams import BLOCK_BYTES
@@ -60,17 +61,23 @@ says where each lies, and its checksums.
 
 
 def export(
-    store: Shelf, sealed: Sealed, keys: Sequence[Ed25519PublicKey], target: Path
+    store: Shelf,
+    sealed: Sealed,
+    keys: Sequence[Ed25519PublicKey],
+    target: Path,
+    *,
+    with_log: bool = False,
 ) -> dict[str, int]:
     """Write a run and the chain that it stands in to a file, all of it or none.
 
-    The same run of the same store gives the same bytes.
+    The same run of the same store gives the same bytes, as long as the log is left out.
 
     Args:
         store: Has the run.
         sealed: Which.
         keys: Of our signatures.
         target: The new file.
+        with_log: Also PostgreSQL's log from the run's base on, as far as the store has it.
 
     Returns:
         The bytes of each object in it.
@@ -82,12 +89,14 @@ def export(
     if target.exists():
         raise StoreError(f"{target} is there already; name a file that is not")
     known = runs.every(store, keys)
+    log = wal.from_base(store, keys, sealed) if with_log else []
     sizes = store.sizes()
     told = {README: _readme(sealed).encode(), RUN: f"{sealed.manifest.run}\n".encode()}
     names = [
         *(one.object for one in known),
         *(word for one in known if (word := f"{GONE}/{one.manifest.number:08d}") in sizes),
         *sorted(sealed.objects),
+        *(name for noted in log for name in (noted.content, noted.object)),
     ]
     for name in names:
         if name not in sizes:
@@ -95,7 +104,8 @@ def export(
     content = {name: sizes[name] for name in names}
     _refuse_where_it_does_not_fit(target, [*map(len, told.values()), *content.values()])
     expected = {name: kept.sums.stored_sha256 for name, kept in sealed.objects.items()}
-    expected |= {one.object: one.sha256 for one in known}
+    expected |= {one.object: one.sha256 for one in (*known, *log)}
+    expected |= {noted.content: noted.note.sums.stored_sha256 for noted in log}
     with files.replacing(target) as temporary, temporary.open("wb") as file:
         for name, text in told.items():
             _add(file, name, len(text), io.BytesIO(text))

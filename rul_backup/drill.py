@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -22,6 +22,7 @@ from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.sealing import unseal
 from rul_backup.stores import Shelf
+from rul_backup.streams import BLOCK_BYTES
 from rul_core.errors import StoreError
 from rul_store import files
 from rul_store.database import begin, connect
@@ -107,8 +108,57 @@ def restore_database(
     Raises:
         StoreError: The database is not empty, the dump is damaged, or ``pg_restore`` fails.
     """
-    server = _refuse_content(url)
     name = run.object_of(artefact)
+
+    def feed(fed: BinaryIO) -> None:
+        with store.reading(name) as stored:
+            sums = unseal(stored, fed, identities)
+        if sums != artefact.sums:
+            raise StoreError(f"{name} is not what was kept: its checksum differs")
+
+    _restore_dump(url, name, feed)
+
+
+def copy_database(source: str, target: str) -> dict[str, Any]:
+    """Copy a database to which nobody writes into an empty one.
+
+    Args:
+        source: Its address.
+        target: That of the empty one.
+
+    Returns:
+        Rows and sum of every table of the source (``fingerprints``).
+
+    Raises:
+        StoreError: The target is not empty, or ``pg_dump`` or ``pg_restore`` fails.
+        SettingsError: These programs are not here.
+    """
+    engine = connect(source)
+    try:
+        with begin(engine) as connection:
+            server = programs.major_version(connection)
+            facts = fingerprints.of_database(connection)
+    finally:
+        engine.dispose()
+    with programs.started(
+        source, server, "pg_dump", ("--format=custom", "--compress=0"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as dump:  # fmt: skip
+        output = programs.Output(dump, "pg_dump")
+        name = f"the database {make_url(source).database}"
+        _restore_dump(target, name, lambda fed: shutil.copyfileobj(output, fed, BLOCK_BYTES))
+    return facts
+
+
+def _restore_dump(url: str, name: str, feed: Callable[[BinaryIO], None]) -> None:
+    """Let ``pg_restore`` fill an empty database, all of it or nothing.
+
+    Args:
+        url: Of the database.
+        name: What is restored, for people.
+        feed: Gives the dump.
+    """
+    server = _refuse_content(url)
     arguments = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
     database = make_url(url).database or ""
     with programs.started(
@@ -121,10 +171,7 @@ def restore_database(
     ) as process:
         fed: Any = process.stdin
         try:
-            with store.reading(name) as stored:
-                sums = unseal(stored, fed, identities)
-            if sums != artefact.sums:
-                raise StoreError(f"{name} is not what was kept: its checksum differs")
+            feed(fed)
         except BaseException as error:
             process.kill()  # before its input ends, so that nothing is committed
             if isinstance(error, BrokenPipeError):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from rul_backup import drill, keys, offsite, recovery, retention, runs, snapshots, wal
+from rul_backup import adoption, drill, keys, offsite, recovery, retention, runs, snapshots, wal
 from rul_backup.archiving import Archiver
 from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
@@ -174,7 +174,7 @@ class Backups:
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
 
     def adopt(self, asked: Asked) -> int:
-        """Go on here with the line of runs that one to be restored stands in (``runs.adopt``).
+        """Go on here with the line of runs that one to be restored stands in; see ``adoption``.
 
         Returns:
             How many manifests there are more; none where this platform is another, cannot sign, or
@@ -185,7 +185,7 @@ class Backups:
         """
         if self.system != asked.run.manifest.system:
             return 0
-        return runs.adopt(
+        return adoption.adopt(
             self.store, asked.shelf, asked.run, self._verify_keys(), self._maker().signing_key
         )
 

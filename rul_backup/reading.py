@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr
 from rul_backup import archive, drill, keys, recovery, runs
 from rul_backup import verification as checks
 from rul_backup.archive import Archive
-from rul_backup.live import Asked
+from rul_backup.live import Asked, Moment
 from rul_backup.manifest import Kind
 from rul_backup.recovery import Recovered
 from rul_backup.remote import RemoteStore
@@ -138,9 +138,21 @@ class StoreReader:
             only=self._only,
         )
 
-    def asked(self, run: str | None) -> Asked:
-        """A run that shall be restored over a live platform."""
-        return Asked(self.shelf, self.find(run), self._keys.identities())
+    def asked(self, run: str | None, moment: Moment | None = None) -> Asked:
+        """What shall be restored over a live platform: a run, or a moment.
+
+        Models of a moment are of the first run after it, which has all that there were; or the
+        newest, where there is none yet.
+        """
+        sealed = self.find(run)
+        if run is None and moment is not None and moment.until is not None:
+            after = [one for one in self.there() if one.manifest.started_at >= moment.until]
+            sealed = after[0] if after else sealed
+        return Asked(self.shelf, sealed, self._keys.identities(), moment)
+
+    def moment(self, until: datetime | None, folder: Path | None) -> Moment:
+        """A moment to which PostgreSQL's log leads; none for all that is archived."""
+        return Moment(until, self._keys.verify_keys(), folder)
 
     def restore(self, run: str | None, url: str, into: Path) -> Sealed:
         """Bring a run back: its database into an empty one, all else into a new folder.
@@ -163,15 +175,20 @@ class StoreReader:
         verify_keys, identities = self._keys.verify_keys(), self._keys.identities()
         return recovery.recover(self.shelf, verify_keys, identities, until, into)
 
-    def export(self, run: str | None, target: Path) -> Sealed:
+    def export(self, run: str | None, target: Path, *, with_log: bool = False) -> Sealed:
         """Write a run, with all that restoring it needs but for the keys, to one new file.
+
+        Args:
+            run: Its name or number; the newest unless given.
+            target: The file.
+            with_log: Also PostgreSQL's log from the run's base on.
 
         Raises:
             StoreError: There is no such run, the file is there, there is too little room, or
                 something is damaged; then there is no file.
         """
         sealed = self.find(run)
-        archive.export(self.shelf, sealed, self._keys.verify_keys(), target)
+        archive.export(self.shelf, sealed, self._keys.verify_keys(), target, with_log=with_log)
         return sealed
 
 

@@ -1,7 +1,8 @@
 """Bringing PostgreSQL back to a moment: a base, and its log until then.
 
-What belongs here: choosing them, and a server that replays the log into a new data folder. What
-does not: putting that folder in the place of a live one, dumps (``drill``).
+What belongs here: choosing them, a server that replays the log into a new data folder, and one that
+answers from it for a moment. What does not: putting what is recovered in the place of what lives
+(``live``), dumps (``drill``).
 """
 
 import hashlib
@@ -10,7 +11,8 @@ import shlex
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -61,6 +63,19 @@ class Recovered(NamedTuple):
     """How many were replayed."""
 
 
+class Served(NamedTuple):
+    """A server that answers from what was recovered."""
+
+    recovered: Recovered
+    sockets: Path
+    """The folder of its socket."""
+    major: int
+
+    def url(self, database: str) -> str:
+        """Of one of its databases, for whoever made it."""
+        return f"postgresql+psycopg://postgres@/{database}?host={self.sockets}"
+
+
 class Way(NamedTuple):
     """What leads to a moment."""
 
@@ -92,10 +107,12 @@ def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None)
         StoreError: No base is from before it, segments are missing or damaged, or it is after what
             is archived.
     """
+    objects = shelf.sizes(f"{runs.RUNS}/")
     bases = [
         (sealed, base)
         for sealed in runs.there(shelf, keys)
         if (base := snapshots.base_of(sealed)) is not None
+        and sealed.object_of(base) in objects  # an archive has those of its run alone
     ]
     if not bases:
         raise StoreError(
@@ -190,6 +207,45 @@ def recover(
     return Recovered(into, way.sealed.manifest.run, way.reaches_at, last, len(way.segments))
 
 
+@contextmanager
+def served(
+    shelf: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    identities: Sequence[x25519.Identity],
+    until: datetime | None,
+    folder: Path | None = None,
+) -> Generator[Served]:
+    """PostgreSQL as it was at a moment, for as long as somebody looks; gone afterwards.
+
+    Args:
+        shelf: Has the backups.
+        keys: Of our signatures.
+        identities: By which they are decrypted.
+        until: The moment; as far as possible unless given.
+        folder: Where its data lie meanwhile; the system's folder for such unless given.
+
+    Raises:
+        StoreError: See ``recover``; or the server does not start.
+        SettingsError: There is no server of that version here.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="rul-recovered-", dir=folder) as home,
+        tempfile.TemporaryDirectory(prefix="rul-recovered-") as sockets,
+    ):
+        data, log, hba = (Path(home, name) for name in ("data", "log", "pg_hba.conf"))
+        found = recover(shelf, keys, identities, until, data)
+        hba.write_text("local all all trust\n")
+        log.touch()
+        give_to_nobody(Path(home), log, hba, Path(sockets))
+        major = int((data / "PG_VERSION").read_text())
+        server = PostgresServer(programs.servers_folder(major), data, log, Path(sockets))
+        server.start(_options({**_SETTINGS, "hba_file": str(hba)}))
+        try:
+            yield Served(found, Path(sockets), major)
+        finally:
+            server.stop("immediate")
+
+
 def _bring_base(shelf: Shelf, way: Way, data: Path, identities: Sequence[x25519.Identity]) -> None:
     with tempfile.TemporaryFile(dir=data.parent) as plain:
         name = way.sealed.object_of(way.base)
@@ -267,6 +323,11 @@ def _refuse_early_end(told: str, last: Segment) -> None:
 
 def _run(server: PostgresServer, settings: dict[str, str], timeout_seconds: int) -> None:
     """Start it, and wait until it has replayed the log."""
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    server.start(shlex.join(options), timeout_seconds=timeout_seconds)
+    server.start(_options(settings), timeout_seconds=timeout_seconds)
     server.wait_until_ready(timeout_seconds)
+
+
+def _options(settings: dict[str, str]) -> str:
+    return shlex.join(
+        part for name, value in settings.items() for part in ("-c", f"{name}={value}")
+    )

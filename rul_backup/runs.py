@@ -25,7 +25,6 @@ from rul_backup import manifest as manifests
 from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, Readable, seal
 from rul_backup.stores import Shelf, Store
-from rul_backup.streams import copied
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
@@ -246,55 +245,6 @@ def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
         if word not in store.sizes(f"{GONE}/"):
             with store.putting(word) as file:
                 file.write(manifests.write_gone(run.sha256, key))
-
-
-def adopt(
-    store: Store,
-    shelf: Shelf,
-    run: Sealed,
-    keys: Sequence[Ed25519PublicKey],
-    key: Ed25519PrivateKey,
-) -> int:
-    """Let a store go on with the line of manifests that a run stands in elsewhere.
-
-    After a loss the new machine's store is empty, and a line that began anew would be another's to
-    whoever knows the old one. What other runs kept is not brought: here they are let go.
-
-    Args:
-        store: Goes on, where it has nothing or the beginning of the line; else it stays as it is,
-            and where the line knows of an archived log too, which is not brought.
-        shelf: Has the line.
-        run: Whose artefacts are brought.
-        keys: Of our signatures.
-        key: Signs that the others are let go here.
-
-    Returns:
-        How many manifests it has more.
-
-    Raises:
-        StoreError: A manifest or an artefact is damaged, or cannot be written. Asked again it goes
-            on where it broke off.
-    """
-    line, there = every(shelf, keys), {one.object: one for one in every(store, keys)}
-    here = [one.sha256 for one in there.values()]
-    if here != [one.sha256 for one in line[: len(here)]] or len(here) >= len(line):
-        return 0
-    if any(one.manifest.log for one in line):
-        return 0
-    for name, artefact in run.objects.items():
-        if name not in store.sizes(name):
-            with shelf.reading(name) as content, store.putting(name) as stored:
-                if copied(content, stored) != artefact.sums.stored_sha256:
-                    raise StoreError(
-                        f"{shelf}/{name} is not what was written: its checksum differs; choose "
-                        "another run"
-                    )
-    for one in line[len(here) :]:
-        if one.sha256 != run.sha256:
-            let_go(store, one, key)
-        with shelf.reading(one.object) as content, store.alone(), store.putting(one.object) as told:
-            copied(content, told)
-    return len(line) - len(here)
 
 
 def left_behind(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -> list[str]:

@@ -58,28 +58,9 @@ def keep_database(run: Run, url: str, name: str = DATABASE) -> Artefact:
             with programs.started(
                 url, server, "pg_dump", arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as dump:
-                return run.keep(name, Kind.POSTGRES, _Output(dump, "pg_dump"), facts)
+                return run.keep(name, Kind.POSTGRES, programs.Output(dump, "pg_dump"), facts)
     finally:
         engine.dispose()
-
-
-class _Output:
-    """What a program prints; an error where it fails, instead of an end that looks like one."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", name: str) -> None:
-        self._process, self._name = process, name
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most so many bytes."""
-        output: Any = self._process.stdout
-        data = output.read(size)
-        if data:
-            return data
-        errors: Any = self._process.stderr
-        said = errors.read().decode(errors="replace").strip()
-        if self._process.wait():
-            raise StoreError(f"{self._name} failed: {said[-2000:]}")
-        return b""
 
 
 def keep_base(run: Run, url: str, name: str = BASE) -> Artefact:
@@ -133,7 +114,7 @@ def keep_base(run: Run, url: str, name: str = BASE) -> Artefact:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as taking:
-            output = _Headed(_Output(taking, "pg_basebackup"), ended)
+            output = _Headed(programs.Output(taking, "pg_basebackup"), ended)
             return run.keep(name, Kind.BASE, output, facts)
     finally:
         engine.dispose()
@@ -173,7 +154,7 @@ class _Headed:
         ended: Called with the beginning once all has been read; before the reader knows.
     """
 
-    def __init__(self, below: _Output, ended: Callable[[bytes], None]) -> None:
+    def __init__(self, below: programs.Output, ended: Callable[[bytes], None]) -> None:
         self._below, self._ended = below, ended
         self._head = b""
 

@@ -119,7 +119,7 @@ def verify(
     findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
     for name, artefact in wanted.items():
         findings += _looked_at(store, name, artefact.sums, sizes, level, identities, artefact)
-    if only is None:  # an archive has no log
+    if only is None or any(map(wal.is_name, sizes)):  # an archive may have no log
         findings += _log(store, keys, sizes, chain, promised, level, now, identities)
     return Verification(len(promised), len(sizes), tuple(findings))
 
@@ -255,7 +255,8 @@ def _log(
             if noted.content in sizes:
                 yield from _looked_at(store, noted.content, sums, sizes, level, identities)
         yield from _in_pairs(there)
-        if (head := known.get(cluster)) and head.segment >= first:
+        # Without a base nothing leads along the log, and it may be gone.
+        if of_it and (head := known.get(cluster)) and head.segment >= first:
             name = wal.note_of(cluster, head.segment)
             found = next((noted for noted in notes if noted.object == name), None)
             if name not in sizes:

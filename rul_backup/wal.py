@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from rul_backup import manifest as manifests
 from rul_backup.manifest import Kind, LogHead
-from rul_backup.runs import Maker, Sealed, there
+from rul_backup.runs import Maker, Sealed, every, there
 from rul_backup.sealing import SUFFIX, Sums, seal
 from rul_backup.stores import Shelf, Store
 from rul_core.errors import StoreError, Unavailable
@@ -38,6 +38,8 @@ _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 _CLUSTER = re.compile(r"[0-9]{1,20}")
 _FOUR_GIB = 1 << 32
+_AFTER_ALL = "~"
+"""Sorted by name, after every segment."""
 
 
 class Segment(NamedTuple):
@@ -233,6 +235,23 @@ def histories(store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str) -> l
     return [read(store, one, keys) for one in names(store, cluster) if is_history(plain_name(one))]
 
 
+def from_base(store: Shelf, keys: Sequence[Ed25519PublicKey], run: Sealed) -> list[Noted]:
+    """The notes that lead on from the base that a run promises, in order; none without a base.
+
+    Raises:
+        StoreError: One is damaged, or does not follow the one before it; names it.
+    """
+    found = {
+        noted.object: noted
+        for start in starts([run])
+        for noted in (
+            *histories(store, keys, start.cluster),
+            *notes(store, keys, start.cluster, since=str(start.segment)),
+        )
+    }
+    return [found[name] for name in sorted(found)]
+
+
 def does_not_follow(before: Noted, after: Noted) -> str | None:
     """What is wrong with a note after the one before it; none where nothing is."""
     told = after.note
@@ -423,15 +442,15 @@ def heads(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[LogHead]:
 def left_behind(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[str]:
     """Objects of segments that no base of any run needs that was not let go.
 
-    The log of a cluster of which there is no base stays, since one may be on its way; histories
-    stay, since they are small and say which timelines there were.
+    The log of a cluster of which there was no base yet stays, since one may be on its way;
+    histories stay, since they are small and say which timelines there were.
 
     Raises:
         StoreError: A manifest is damaged; until it is restored, nobody knows what is needed.
     """
-    earliest: dict[str, str] = {}
-    for start in starts(there(store, keys)):
-        earliest.setdefault(start.cluster, str(start.segment))
+    earliest = {start.cluster: _AFTER_ALL for start in starts(every(store, keys))}
+    for start in reversed(starts(there(store, keys))):
+        earliest[start.cluster] = str(start.segment)
     return [
         name
         for name in sorted(store.sizes(f"{WAL}/"))

@@ -272,6 +272,13 @@ def drill(
 def export(
     to: Annotated[Path, typer.Option(help="a new file, FILE.tar")],
     run: RunName = None,
+    with_log: Annotated[
+        bool,
+        typer.Option(
+            "--with-log",
+            help="with PostgreSQL's log from the run's base on, which leads to any moment since",
+        ),
+    ] = False,
     store: AnyStoreName = "local",
     verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
@@ -281,7 +288,7 @@ def export(
     list, verify and restore take it as --store FILE.tar.
     """
     reader = _reader(root, store, verify_key=verify_key)
-    sealed = reader.export(run, to)
+    sealed = reader.export(run, to, with_log=with_log)
     console.print(
         f"{sealed.manifest.run} is in {to}, {to.stat().st_size:,} bytes, encrypted. No key is in "
         "it: restoring needs backup_escrow_identity from the safe and backup_verify_key.",
@@ -304,6 +311,14 @@ def restore(
             "--despite-golden", help="over what lives also where a champion answers otherwise"
         ),
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="over what lives: the database as it was at a moment, such as "
+            "2026-11-29T08:30:00Z, by its log; or latest: all there is",
+        ),
+    ] = None,
     forget: Annotated[
         bool,
         typer.Option("--forget", help="instead: remove what was there before such restores"),
@@ -325,10 +340,15 @@ def restore(
     targets = [database is not None and files is not None, over_live, forget]
     if sum(targets) != 1 or (database is None) != (files is None):
         raise typer.BadParameter("give --database and --files, or --over-live, or --forget")
+    if to is not None and not over_live:
+        raise typer.BadParameter(
+            "--to is for --over-live; `rul backup recover` brings a moment into a new folder"
+        )
     if forget:
         _forget(root)
     elif over_live:
-        _restore_over_live(root, run, store, identity, verify_key, despite_golden=despite_golden)
+        reader = _reader(root, store, identity, verify_key)
+        _restore_over_live(root, reader, run, to, despite_golden=despite_golden)
     elif database is not None and files is not None:
         sealed = _reader(root, store, identity, verify_key).restore(run, database, files)
         console.print(
@@ -339,25 +359,21 @@ def restore(
 
 
 def _restore_over_live(
-    root: Path,
-    run: str | None,
-    store: str,
-    identity: Path | None,
-    verify_key: Path | None,
-    *,
-    despite_golden: bool,
+    root: Path, reader: "StoreReader", run: str | None, to: str | None, *, despite_golden: bool
 ) -> None:
     from rul_backup import live
+    from rul_backup.reading import BackupSettings
     from rul_core.errors import StoreError
 
-    reader = _reader(root, store, identity, verify_key)
+    scratch = BackupSettings().backup_scratch
+    moment = None if to is None else reader.moment(_moment(to), scratch)
     # Of an older or a newer version too: what is restored has tables of its own.
     with opened(root, migrated=False) as laptop:
         backups, interrupted = backups_of(laptop), live.interrupted(laptop.root)
         if run is None and interrupted is not None:
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
-        asked = reader.asked(run)
+        asked = reader.asked(run, moment)
         if count := backups.adopt(asked):
             console.print(f"Backups here go on after the {count} of that store.", highlight=False)
         journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
@@ -422,7 +438,7 @@ def recover(
     Needs a base (RUL_BACKUP_REPLICATION_URL), the log since (`rul backup archive`), and a server
     of the same major version here. No database is asked. A server of your own then runs on it.
     """
-    until = None if to == "latest" else _moment(to)
+    until = _moment(to)
     found = _reader(root, store, identity, verify_key).recover(until, into)
     if json:
         print_json(found._asdict() | {"folder": str(found.folder)})
@@ -436,7 +452,10 @@ def recover(
     )
 
 
-def _moment(text: str) -> datetime:
+def _moment(text: str) -> datetime | None:
+    """That of a text; none for all there is."""
+    if text == "latest":
+        return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:

@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 import pytest
 
-from rul_backup import archive, runs
+from rul_backup import archive, runs, wal
+from rul_backup.adoption import adopt
 from rul_backup.archive import Archive
 from rul_backup.manifest import Kind
 from rul_backup.reading import ReadingKeys, StoreReader
@@ -26,7 +27,7 @@ from rul_core.errors import StoreError
 
 from .conftest import Keys
 from .s3 import S3, s3, s3_server
-from .test_verification import NOW, House, house_in
+from .test_verification import BASES, NOW, House, house_in
 
 __all__ = ["s3", "s3_server"]
 
@@ -211,7 +212,7 @@ def line(tmp_path: Path, plant: Keys) -> House:
 
 def adopted(house: House, shelf: Shelf, store: Store, number: int = 4) -> int:
     key = house.plant.maker.signing_key
-    return runs.adopt(store, shelf, house.sealed[number], house.plant.verify, key)
+    return adopt(store, shelf, house.sealed[number], house.plant.verify, key)
 
 
 def test_a_new_store_goes_on_with_the_line_and_lets_go_what_it_was_not_given(
@@ -296,11 +297,52 @@ def test_what_was_changed_meanwhile_is_not_adopted(line: House, tmp_path: Path):
     assert name not in store.sizes()
 
 
-def test_a_line_with_a_log_is_not_gone_on_with(house: House, tmp_path: Path):
-    """Of the log an archive has nothing, and without it no base could be relied upon."""
+BASED = 4
+"""The run of the house that kept a base."""
+
+
+def test_without_the_log_the_line_goes_on_and_the_run_that_needs_it_is_let_go(
+    house: House, tmp_path: Path
+):
     store = FolderStore(tmp_path / "new")
-    assert adopted(house, exported(house, tmp_path / "a.tar", 4), store) == 0
-    assert store.sizes() == {}
+    found = exported(house, tmp_path / "a.tar", BASED)
+    assert adopted(house, found, store, BASED) == len(house.sealed)
+    assert runs.there(store, house.plant.verify) == []
+    assert {name.partition("/")[0] for name in store.sizes()} == {"manifests", "gone"}
+    assert verify(store, house.plant.verify, Level.STORED, now=NOW).findings == ()
+    run = Run(store, house.plant.maker, NOW)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"anew"), {})
+    assert run.seal({}, house.plant.verify, NOW).manifest.number == len(house.sealed) + 1
+
+
+def test_with_the_log_a_base_and_what_leads_on_from_it_come_along(house: House, tmp_path: Path):
+    target, store = tmp_path / "a.tar", FolderStore(tmp_path / "new")
+    archive.export(house.store, house.sealed[BASED], house.plant.verify, target, with_log=True)
+    found = Archive(target)
+    log = {name for name in house.store.sizes("wal/") if wal.plain_name(name) >= BASES[BASED]}
+    assert log <= found.sizes().keys()
+    assert look(found, house.plant) == ()
+    assert adopted(house, found, store, BASED) == len(house.sealed)
+    told = verify(store, house.plant.verify, Level.CONTENT, now=NOW,
+                  identities=house.plant.identities)  # fmt: skip
+    assert (told.runs, told.findings) == (1, ())
+    assert log <= store.sizes().keys()
+
+
+def test_a_segment_that_is_spoilt_in_an_archive_with_the_log_is_found(house: House, tmp_path: Path):
+    keys, noted = (
+        house.plant.verify,
+        wal.from_base(house.store, house.plant.verify, house.sealed[BASED]),
+    )
+    path = house.root / noted[-1].content
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match=rf"{noted[-1].content} is not what was written"):
+        archive.export(house.store, house.sealed[BASED], keys, tmp_path / "a.tar", with_log=True)
+    assert not (tmp_path / "a.tar").exists()
+    store = FolderStore(tmp_path / "new")
+    with pytest.raises(StoreError, match=rf"{noted[-1].content} is not what was written"):
+        adopted(house, house.store, store, BASED)
+    assert runs.newest(store, keys) is None
 
 
 def pem_of(plant: Keys) -> bytes:

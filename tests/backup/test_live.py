@@ -193,8 +193,8 @@ def test_what_lives_is_exchanged_and_stays_beside_until_it_is_forgotten(house: H
     steps = [what for what, seconds in house.told if seconds is not None]
     assert steps == [
         "what is here now kept", "an empty database beside", "the dump restored and compared",
-        "models and fleets staged", "champions tried", "bundles added", "databases exchanged",
-        "the other files exchanged", "champions told to the models' folder",
+        "it migrated", "models and fleets staged", "champions tried", "bundles added",
+        "databases exchanged", "the other files exchanged", "champions told to the models' folder",
         "states of units forgotten by Redis",
     ]  # fmt: skip
     # The way back: the backup that was made of it.

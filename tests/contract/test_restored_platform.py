@@ -2,14 +2,19 @@
 
 import json
 import os
+import threading
+import time
 from collections.abc import Generator
+from datetime import datetime
+from pathlib import Path
 
 import polars as pl
 import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from rul_backup import golden
+from rul_backup import golden, keeping, reading, wal
+from rul_backup.reading import BackupSettings
 from rul_cli.backup import app
 from rul_core.errors import RulError
 from rul_store import champions, ledger
@@ -168,3 +173,109 @@ def test_how_it_is_restored_must_be_said(served: Platform):
     for given in ((), ("--over-live", "--forget"), ("--database", "x"), ("--files", "x")):
         told = run("restore", *given, code=2)
         assert "give --database and --files" in told
+
+
+# --- a moment between two runs
+@pytest.fixture
+def archived(
+    served: Platform, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Generator[Platform]:
+    """Its log is received; ends what holds it back."""
+    monkeypatch.setenv("RUL_BACKUP_REPLICATION_URL", database_url)
+    stop, settings = threading.Event(), BackupSettings()
+    archiver = keeping.archiver_of(
+        served.root, settings, database_url, served.root / "spool",
+        tell=lambda **_: None, archive_timeout_seconds=1.0,
+    )  # fmt: skip
+    thread = threading.Thread(target=archiver.run, args=(stop,), kwargs={"look_seconds": 0.2})
+    thread.start()
+    yield served
+    stop.set()
+    thread.join()
+    with begin(served.engine) as connection:
+        drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        connection.execute(sa.text(drop))
+
+
+def moment_of(platform: Platform) -> str:
+    with begin(platform.engine) as connection:
+        return connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one().isoformat()
+
+
+def wait_until_sealed(platform: Platform, moment: str) -> None:
+    """Until the archiver says that all until then is in the store."""
+    store = reading.local_store_of(platform.root, BackupSettings())
+    keys = reading.reading_keys_of(platform.root, BackupSettings()).verify_keys()
+    until = datetime.fromisoformat(moment)
+    for _ in range(1200):
+        noted = [wal.read(store, name, keys) for name in wal.names(store)]
+        if (reached := wal.reached(noted)) and reached >= until:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{moment} was never sealed")
+
+
+def prognoses_of(platform: Platform) -> int:
+    with begin(platform.engine) as connection:
+        return connection.execute(sa.text("SELECT count(*) FROM ledger")).scalar_one()
+
+
+def test_a_moment_between_two_runs_comes_back_with_what_was_said_until_then(archived: Platform):
+    run("now")
+    with archived.client() as client:
+        send(client, body(archived, unit_of(archived)[12:20]))
+        wanted = prognoses_of(archived)
+        moment = moment_of(archived)
+        send(client, body(archived, unit_of(archived)[20:24]))
+    assert prognoses_of(archived) > wanted
+    wait_until_sealed(archived, moment_of(archived))
+    told = run("restore", "--over-live", "--to", moment)
+    assert f"it has all that was committed until {moment}" in told
+    for step in (
+        "the server recovered by its log",
+        "the copy compared",
+        "is equal to the last bit",
+    ):
+        assert step in told
+    assert "the dump restored" not in told
+    assert prognoses_of(archived) == wanted
+    assert "all as they were written" in run("verify")
+    # All there is, of which the newest run knows nothing: what was put aside is in the log too.
+    run("restore", "--forget")
+    run("restore", "--over-live", "--to", "latest", "--run", "1")
+    assert prognoses_of(archived) == wanted
+
+
+def test_a_moment_to_which_nothing_leads_changes_nothing(archived: Platform):
+    run("now")
+    for moment in ("2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z"):
+        told = refused("restore", "--over-live", "--to", moment)
+        assert "has no base from before" in told or "does not lead to" in told
+        assert not (archived.root / ".restoring.json").exists()
+    told = run("restore", "--over-live", "--to", "2026-01-01T00:00:00", code=2)
+    assert "has no zone" in told
+    told = run("restore", "--forget", "--to", "latest", code=2)
+    assert "--to is for --over-live" in told
+
+
+def test_an_archive_with_the_log_brings_a_moment_to_another_machine(
+    archived: Platform, tmp_path: Path
+):
+    run("now")
+    with archived.client() as client:
+        send(client, body(archived, unit_of(archived)[12:20]))
+    wanted, moment = prognoses_of(archived), moment_of(archived)
+    wait_until_sealed(archived, moment)
+    run("export", "--with-log", "--to", str(tmp_path / "with.tar"))
+    run("export", "--to", str(tmp_path / "without.tar"))
+    with begin(archived.engine) as connection:
+        connection.execute(sa.text("UPDATE units SET unit = 'spoilt'"))
+    told = refused(
+        "restore", "--over-live", "--to", moment, "--store", str(tmp_path / "without.tar")
+    )
+    assert "is not archived" in told
+    run("restore", "--over-live", "--to", moment, "--store", str(tmp_path / "with.tar"))
+    assert prognoses_of(archived) == wanted
+    with begin(archived.engine) as connection:
+        units = connection.execute(sa.text("SELECT unit FROM units")).scalars().all()
+    assert units == ["unit-000001"]

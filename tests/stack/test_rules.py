@@ -248,9 +248,7 @@ CASES = {
         {LOOKED_AT: 0, ANOTHER_CHECK: TOLD}, ({LOOKED_AT: TOLD},), 9000 + STEP_SECONDS + 300
     ),
     "OffsiteLags": Case({BROUGHT: 0, SEALED: TOLD}, ({BROUGHT: TOLD},), 7200 + STEP_SECONDS + 300),
-    "LogNotReceived": Case(
-        {RECEIVING: 0}, ({RECEIVING: 1},), 300, bears='job="wal-archiver"'
-    ),
+    "LogNotReceived": Case({RECEIVING: 0}, ({RECEIVING: 1},), 300, bears='job="wal-archiver"'),
     "LogNotArchived": Case({LOG_LAG: 301}, ({LOG_LAG: 300},), 60, bears='job="wal-archiver"'),
     "LogNotBeyond": Case(
         {LOG_LAG_BEYOND: 301}, ({LOG_LAG_BEYOND: 300},), 60, bears='job="wal-bringer"'

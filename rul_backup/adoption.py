@@ -1,0 +1,90 @@
+"""A new machine's store goes on with the line of manifests of the one that was lost.
+
+What belongs here: that. What does not: restoring what a run kept (``live``), bringing backups
+beyond the machine (``offsite``).
+
+After a loss the new machine's store is empty, and a line that began anew would be another's to
+whoever knows the old one.
+"""
+
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from rul_backup import runs, wal
+from rul_backup.runs import Sealed
+from rul_backup.stores import Shelf, Store
+from rul_backup.streams import copied
+from rul_backup.wal import Noted
+from rul_core.errors import StoreError
+
+
+def adopt(
+    store: Store,
+    shelf: Shelf,
+    run: Sealed,
+    keys: Sequence[Ed25519PublicKey],
+    key: Ed25519PrivateKey,
+) -> int:
+    """Let a store go on with the line of manifests that a run stands in elsewhere.
+
+    The run's artefacts are brought, and the log that leads on from its base. Where that log is not
+    there, as in an archive without one, the run is let go here like all others: the next one keeps
+    everything anew.
+
+    Args:
+        store: Goes on, where it has nothing or the beginning of the line; else it stays as it is.
+        shelf: Has the line.
+        run: Whose artefacts are brought.
+        keys: Of our signatures.
+        key: Signs that the others are let go here.
+
+    Returns:
+        How many manifests it has more.
+
+    Raises:
+        StoreError: A manifest or an artefact is damaged, or cannot be written. Asked again it goes
+            on where it broke off.
+    """
+    line, there = runs.every(shelf, keys), {one.object: one for one in runs.every(store, keys)}
+    here = [one.sha256 for one in there.values()]
+    if here != [one.sha256 for one in line[: len(here)]] or len(here) >= len(line):
+        return 0
+    log = wal.from_base(shelf, keys, run)
+    stays = _leads_on(run, log)
+    if stays:
+        for noted in log:
+            _bring(store, shelf, noted.content, noted.note.sums.stored_sha256)
+            _bring(store, shelf, noted.object, noted.sha256)
+        for name, artefact in run.objects.items():
+            _bring(store, shelf, name, artefact.sums.stored_sha256)
+    for one in line[len(here) :]:
+        if one.sha256 != run.sha256 or not stays:
+            runs.let_go(store, one, key)
+        with store.alone():
+            _bring(store, shelf, one.object, one.sha256)
+    return len(line) - len(here)
+
+
+def _leads_on(run: Sealed, log: Sequence[Noted]) -> bool:
+    """Whether a log leads from the base that a run promises as far as its manifest knows of it."""
+    names = {noted.object for noted in log}
+    heads = {head.cluster: head.segment for head in run.manifest.log}
+    return all(
+        {
+            wal.note_of(start.cluster, str(start.segment)),
+            wal.note_of(start.cluster, heads.get(start.cluster, str(start.segment))),
+        }
+        <= names
+        for start in wal.starts([run])
+    )
+
+
+def _bring(store: Store, shelf: Shelf, name: str, sha256: str) -> None:
+    if name in store.sizes(name):
+        return
+    with shelf.reading(name) as content, store.putting(name) as stored:
+        if copied(content, stored) != sha256:
+            raise StoreError(
+                f"{shelf}/{name} is not what was written: its checksum differs; choose another run"
+            )
