@@ -1,8 +1,8 @@
 #!/opt/rul/bin/python -I
 """Asks one service whether it is well, in a tenth of a second.
 
-``probe http URL``, ``probe metric URL LINE``, ``probe recent URL METRIC SECONDS``, ``probe grpc PORT``
-and ``probe daemon`` end with 0, or say why not.
+``probe http URL``, ``probe metric URL LINE``, ``probe recent URL METRIC SECONDS``, ``probe grpc
+PORT`` and ``probe daemon`` end with 0, or say why not.
 Dagster's own checks import all of Dagster, a second of CPU each time, which is most of what an
 idle stack would do.
 """

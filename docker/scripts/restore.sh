@@ -19,6 +19,7 @@ set -eu
 : "${RESTORE_DATA_VOLUME:=${COMPOSE_PROJECT_NAME}_training_data}"      # at /data
 : "${RESTORE_MODELS_VOLUME:=${COMPOSE_PROJECT_NAME}_model_artifacts}"  # at /data/models
 : "${RESTORE_BACKUPS_VOLUME:=${COMPOSE_PROJECT_NAME}_backups}"         # at /backups
+: "${RESTORE_SCRATCH_VOLUME:=${COMPOSE_PROJECT_NAME}_drill_scratch}"   # where a moment is recovered
 export COMPOSE_PROJECT_NAME
 
 usage() {
@@ -30,6 +31,8 @@ that of a MANIFEST there (its number, or manifests/00000007, or a run's name); o
 of `rul backup export`; or, after the loss of the machine, one from beyond it. Everything but PostgreSQL and Redis is stopped first, and started by nobody:
 `make up` does, once all is well. What was there before stays beside it.
 
+  --to MOMENT         the database as it was at a moment, such as 2026-11-29T08:30:00Z, by its log; or
+                      latest: all that was archived, a minute or two before the loss
   --off-site          fetches the run from STACK_BACKUP_OFFSITE first, by secrets/drill_offsite_options
   --identity FILE     decrypts, such as backup_escrow_identity from the safe
   --verify-key FILE   the public key of whoever made the backups
@@ -49,13 +52,14 @@ fail() { say "$*"; exit 1; }
 readable() { [ -f "$1" ] && [ -r "$1" ] || fail "$1 is no file that can be read; $2"; }
 absolute() { printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
 
-what='' identity='' verify_key='' forget='' despite='' beyond=''
+what='' identity='' verify_key='' forget='' despite='' beyond='' moment=''
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage; exit 0 ;;
     --identity) [ $# -gt 1 ] || fail "--identity needs a file"; identity=$2; shift ;;
     --verify-key) [ $# -gt 1 ] || fail "--verify-key needs a file"; verify_key=$2; shift ;;
     --despite-golden) despite=yes ;;
+    --to) [ $# -gt 1 ] || fail "--to needs a moment, or latest"; moment=$2; shift ;;
     --off-site) beyond=yes ;;
     --forget) forget=yes ;;
     -*) fail "$1 is no option; --help says which there are" ;;
@@ -63,7 +67,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -z "$forget" ] || [ -z "$what$beyond" ] || fail "--forget takes no archive, manifest or store"
+[ -z "$forget" ] || [ -z "$what$beyond$moment" ] || fail "--forget takes no archive, manifest, store or moment"
 case "$beyond$what" in yes*.tar) fail "$what lies here; leave --off-site away" ;; esac
 
 # --- all that can be wrong is looked at before anything is stopped
@@ -94,6 +98,7 @@ if [ -n "$forget" ]; then
 else
   set -- "$@" --over-live
   [ -z "$despite" ] || set -- "$@" --despite-golden
+  [ -z "$moment" ] || set -- "$@" --to "$moment"
   [ -z "$identity" ] || set -- "$@" --identity /tmp/keys/given_identity
   [ -z "$verify_key" ] || set -- "$@" --verify-key /tmp/keys/given_verify_key
   case $what in
@@ -154,7 +159,7 @@ if [ -n "$beyond" ]; then
   contained --network "$RESTORE_WAY_OUT" --env "RUL_BACKUP_OFFSITE=$STACK_BACKUP_OFFSITE" \
     --env RUL_BACKUP_OFFSITE_OPTIONS_FILE=/tmp/keys/offsite_options \
     "$STACK_BACKUP_IMAGE" sh -c "rm -f $fetched; $unpack" restore \
-    rul backup export --store off-site --to "$fetched" ${what:+--run "$what"} \
+    rul backup export --store off-site --to "$fetched" ${what:+--run "$what"} ${moment:+--with-log} \
     ${verify_key:+--verify-key /tmp/keys/given_verify_key} ||
     fail "it cannot be fetched: why is above; nothing was changed"
 fi
@@ -162,6 +167,7 @@ fi
 [ -n "$forget" ] || say "restores"
 contained --network "$RESTORE_NETWORK" \
   --volume "$RESTORE_DATA_VOLUME:/data" --volume "$RESTORE_MODELS_VOLUME:/data/models" \
+  ${moment:+--volume "$RESTORE_SCRATCH_VOLUME:/scratch"} \
   ${mount:+--volume "$mount:/restore/archive.tar:ro"} \
   --env RUL_ROOT=/data --env RUL_DATABASE_URL_FILE=/tmp/keys/owner_url \
   --env RUL_DATABASE_ADMIN_URL_FILE=/tmp/keys/admin_url \

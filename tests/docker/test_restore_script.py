@@ -132,6 +132,17 @@ def test_what_lies_beyond_is_fetched_first_by_a_container_that_reaches_nothing_e
     assert restore.endswith("--run 7 --store /backups/.from-beyond.tar")
 
 
+def test_a_moment_is_recovered_where_there_is_room_and_its_log_is_fetched(machine: Machine):
+    machine.run("--to", "latest", "--off-site", STACK_BACKUP_OFFSITE="s3://bucket/plant")
+    fetch, restore = machine.calls[-2:]
+    assert fetch.endswith("--to /backups/.from-beyond.tar --with-log")
+    assert "--volume rul_drill_scratch:/scratch " in restore
+    assert restore.endswith("--over-live --to latest --store /backups/.from-beyond.tar")
+    told = machine.run("--forget", "--to", "latest", code=1)
+    assert "--forget takes no archive, manifest, store or moment" in told
+    assert "--to needs a moment, or latest" in machine.run("--to", code=1)
+
+
 def test_a_manifest_is_named_as_a_run(machine: Machine):
     machine.run("manifests/00000007")
     assert machine.calls[-1].endswith("--over-live --run manifests/00000007")
@@ -166,7 +177,7 @@ def test_what_does_not_end_well_is_told(machine: Machine):
         ),
         (("--off-site",), {}, "STACK_BACKUP_OFFSITE is not set, nor is it in .env"),
         (("--off-site", "a.tar"), {}, "a.tar lies here; leave --off-site away"),
-        (("--off-site", "--forget"), {}, "takes no archive, manifest or store"),
+        (("--off-site", "--forget"), {}, "takes no archive, manifest, store or moment"),
         (
             ("--off-site",),
             {"STACK_BACKUP_OFFSITE": "s3://a/b", "RESTORE_OFFSITE_SECRET": "none"},
