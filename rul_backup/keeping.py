@@ -37,6 +37,7 @@ from rul_backup.reading import (
 from rul_backup.retention import Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import Shelf
+from rul_backup.streams import Pace
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store import backup_rows, database
@@ -62,12 +63,19 @@ class Backups:
         settings: Where backups and keys are.
         engine: The platform's database; runs are written down there too.
         redis_url: Its Redis, where it has one.
+        pace: How fast what is kept is read; without rests unless given.
     """
 
     def __init__(
-        self, root: Path, settings: BackupSettings, engine: sa.Engine, redis_url: str | None
+        self,
+        root: Path,
+        settings: BackupSettings,
+        engine: sa.Engine,
+        redis_url: str | None,
+        pace: Pace | None = None,
     ) -> None:
         self._root, self._engine, self._redis_url = root, engine, redis_url
+        self._pace = pace
         self._settings = settings
         self.keys_folder = keys_folder_of(root, settings)
         self.store = local_store_of(root, settings)
@@ -106,7 +114,7 @@ class Backups:
         """
         maker = self._maker()
         self._refuse_where_it_does_not_fit()
-        return Run(self.store, maker, now)
+        return Run(self.store, maker, now, self._pace)
 
     def keep(self, run: Run, kind: Kind) -> Artefact:
         """Keep one thing.

@@ -57,6 +57,13 @@ class BackupSettings(Settings):
         default=SecretStr(""),
         description="JSON: endpoint, region, access_key_id, secret_access_key and the like",
     )
+    backup_share: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="of the time, how much a scheduled backup may be at work; it rests in between, "
+        "so that what serves beside it goes on",
+    )
     backup_replication_url: SecretStr | None = Field(
         default=None,
         description="postgresql://… of a user who may replicate; with it runs keep a base every "

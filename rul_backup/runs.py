@@ -23,8 +23,9 @@ from pyrage import x25519
 
 from rul_backup import manifest as manifests
 from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
-from rul_backup.sealing import SUFFIX, Readable, seal
+from rul_backup.sealing import SUFFIX, seal
 from rul_backup.stores import Shelf, Store
+from rul_backup.streams import Pace, Paced, Readable
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
@@ -82,10 +83,12 @@ class Run:
         store: Where.
         maker: Who.
         now: When it began.
+        pace: How fast whatever it keeps is read; it never rests unless given.
     """
 
-    def __init__(self, store: Store, maker: Maker, now: datetime) -> None:
+    def __init__(self, store: Store, maker: Maker, now: datetime, pace: Pace | None = None) -> None:
         self._store, self._maker, self.started_at = store, maker, now
+        self.pace = pace or Pace()
         self.name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self._artefacts: list[Artefact] = []
         self._sealed: Sealed | None = None
@@ -104,7 +107,7 @@ class Run:
         """
         try:
             with self._store.putting(object_of(self.name, name)) as stored:
-                sums = seal(content, stored, self._maker.recipients)
+                sums = seal(Paced(content, self.pace), stored, self._maker.recipients)
         except (StoreError, OSError) as error:
             raise StoreError(f"{name} cannot be kept: {error}") from error
         artefact = Artefact(name=name, kind=kind, sums=sums, facts=facts)

@@ -19,6 +19,7 @@ import pyrage
 import zstandard
 from pyrage import x25519
 
+from rul_backup.streams import Readable
 from rul_core.errors import StoreError
 
 LEVEL = 3
@@ -33,14 +34,6 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     plain_sha256: str
     stored_bytes: int
     stored_sha256: str
-
-
-class Readable(Protocol):
-    """A stream of bytes."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most so many bytes; none at the end."""
-        ...
 
 
 class Writable(Protocol):

@@ -51,9 +51,11 @@ def keep_database(run: Run, url: str, name: str = DATABASE) -> Artefact:
         with engine.connect() as connection:
             connection.execution_options(isolation_level="REPEATABLE READ")
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+            # It waits for the dump, which may take its time.
+            connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             snapshot = connection.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one()
             server = programs.major_version(connection)
-            facts = {"server": server, **fingerprints.of_database(connection)}
+            facts = {"server": server, **fingerprints.of_database(connection, run.pace)}
             arguments = ("--format=custom", "--compress=0", f"--snapshot={snapshot}")
             with programs.started(
                 url, server, "pg_dump", arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -1,14 +1,74 @@
 """Streams that are read a little at a time.
 
-What belongs here: what turns chunks into something to read from. What does not: what they are of.
+What belongs here: what turns chunks into something to read from, and how fast they are read. What
+does not: what they are of.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator
-from typing import BinaryIO
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol
 
 BLOCK_BYTES = 1 << 20
+LONGEST_REST_SECONDS = 5.0
+"""Servers that are kept waiting for a minute take their reader for dead."""
+
+
+class Readable(Protocol):
+    """What can be read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes; none at the end."""
+        ...
+
+
+class Pace:
+    """Rests between pieces of work, so that what else the machine does goes on.
+
+    A program that gives a stream waits for whoever reads it; so a reader that rests lets
+    PostgreSQL's own work for a dump rest too, to which nothing else could give a low priority.
+
+    Args:
+        share: Of the time, how much is worked, over 0 and up to 1; at 1 it never rests.
+        clock: Seconds that go on.
+        sleep: Rests for so many seconds.
+    """
+
+    def __init__(
+        self,
+        share: float = 1.0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.share, self._clock, self._sleep = share, clock, sleep
+        self._since: float | None = None
+
+    def rest(self) -> None:
+        """For as long as the work since the last rest asks for."""
+        now = self._clock()
+        if self._since is not None and self.share < 1:
+            rest_seconds = (now - self._since) * (1 / self.share - 1)
+            self._sleep(min(rest_seconds, LONGEST_REST_SECONDS))
+        self._since = self._clock()
+
+
+class Paced:
+    """A stream that is read at a pace.
+
+    Args:
+        below: The stream.
+        pace: The pace.
+    """
+
+    def __init__(self, below: Readable, pace: Pace) -> None:
+        self._below, self._pace = below, pace
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes, after a rest."""
+        self._pace.rest()
+        return self._below.read(size)
 
 
 class Chunks:

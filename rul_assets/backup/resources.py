@@ -11,18 +11,20 @@ import dagster as dg
 from rul_backup.keeping import Backups
 from rul_backup.reading import BackupSettings
 from rul_backup.runs import Run
+from rul_backup.streams import Pace
 from rul_store.database import connect
 from rul_store.settings import StoreSettings
 
 
 @dg.resource
 def backups() -> Generator[Backups]:
-    """The platform's backups (``RUL_BACKUP_…``)."""
-    settings = StoreSettings()
+    """The platform's backups (``RUL_BACKUP_…``), made at a pace that lets others work."""
+    settings, backup_settings = StoreSettings(), BackupSettings()
     engine = connect(settings.database_url.get_secret_value(), pool_size=2)
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     try:
-        yield Backups(settings.root, BackupSettings(), engine, redis_url)
+        pace = Pace(backup_settings.backup_share)
+        yield Backups(settings.root, backup_settings, engine, redis_url, pace)
     finally:
         engine.dispose()
 

@@ -1,0 +1,119 @@
+"""A backup rests while it is made, so that what serves beside it goes on."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rul_backup import fingerprints, runs, snapshots
+from rul_backup.keeping import Backups
+from rul_backup.manifest import Kind
+from rul_backup.reading import BackupSettings
+from rul_backup.runs import Run
+from rul_backup.stores import FolderStore
+from rul_backup.streams import LONGEST_REST_SECONDS, Pace, Paced
+from rul_core.errors import SettingsError
+from rul_store.database import begin
+
+from .conftest import Keys
+from .test_verification import NOW
+
+
+class Clock:
+    """Seconds of work and of rest."""
+
+    def __init__(self) -> None:
+        self.worked = self.rested = 0.0
+
+    def now(self) -> float:
+        return self.worked + self.rested
+
+    def sleep(self, seconds: float) -> None:
+        self.rested += seconds
+
+    def pace(self, share: float) -> Pace:
+        return Pace(share, clock=self.now, sleep=self.sleep)
+
+
+@given(
+    st.floats(0.01, 1.0),
+    st.lists(st.floats(0.0, LONGEST_REST_SECONDS / 100), min_size=1, max_size=20),
+)
+def test_of_the_time_no_more_is_worked_than_the_share(share: float, pieces: list[float]):
+    clock = Clock()
+    pace = clock.pace(share)
+    pace.rest()
+    for seconds in pieces:
+        clock.worked += seconds
+        pace.rest()
+    assert clock.worked == pytest.approx(share * clock.now())
+
+
+def test_no_rest_is_so_long_that_a_server_takes_its_reader_for_dead():
+    clock = Clock()
+    pace = clock.pace(0.01)
+    pace.rest()
+    clock.worked += 3600
+    pace.rest()
+    assert clock.rested == LONGEST_REST_SECONDS
+
+
+def test_what_is_read_at_a_pace_is_the_same(plant: Keys, tmp_path: Path):
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            clock.worked += 0.001
+            return super().read(size)
+
+    clock, content = Clock(), bytes(range(256)) * 4096
+    assert Paced(io.BytesIO(content), Pace(0.5)).read() == content
+    run = Run(FolderStore(tmp_path / "backups"), plant.maker, NOW, clock.pace(0.25))
+    kept = run.keep("platform.dump", Kind.POSTGRES, Slow(content), {})
+    assert kept.sums.plain_bytes == len(content)
+    # What comes after the last rest is not rested from.
+    assert clock.rested == pytest.approx(3 * clock.worked, abs=0.01)
+    assert clock.rested > 0
+
+
+def test_a_table_that_is_summed_in_pieces_has_the_same_sum(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    with begin(engine) as connection:
+        connection.execute(sa.text("CREATE TABLE long AS SELECT generate_series(1, 20000) AS n"))
+        connection.execute(sa.text("DELETE FROM long WHERE n % 7 = 0"))
+        at_once = fingerprints.of_database(connection)
+        clock, rests = Clock(), []
+        pace = Pace(0.5, clock=clock.now, sleep=rests.append)
+        monkeypatch.setattr(fingerprints, "_PAGES_AT_ONCE", 3)
+        assert fingerprints.of_database(connection, pace) == at_once
+        assert at_once["tables"]["public.long"]["rows"] == 20000 - 20000 // 7
+    assert len(rests) > len(at_once["tables"])
+
+
+def test_scheduled_backups_are_made_at_the_pace_and_others_at_once(
+    engine: sa.Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    began: list[Pace] = []
+    kept: Callable[..., Any] = snapshots.keep_database
+    monkeypatch.setattr(
+        snapshots, "keep_database", lambda run, url: (began.append(run.pace), kept(run, url))[1]
+    )
+    pace = Pace(0.9)
+    for given_pace in (pace, None):
+        backups = Backups(tmp_path, BackupSettings(), engine, None, given_pace)
+        if given_pace:
+            backups.make_keys("plant")
+        backups.make(NOW if given_pace else NOW + runs.UNFINISHED)
+    assert began[0] is pace
+    assert began[1] is not pace
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "much"])
+def test_a_share_that_is_none_is_refused(share: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RUL_BACKUP_SHARE", share)
+    with pytest.raises(SettingsError, match="RUL_BACKUP_SHARE"):
+        BackupSettings()
