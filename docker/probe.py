@@ -73,5 +73,7 @@ def daemon() -> None:
         sys.exit(f"no heartbeat of Dagster's daemon: {late or 'none ever'}")
 
 
+VERBS = {"http": http, "metric": metric, "recent": recent, "grpc": grpc, "daemon": daemon}
+
 if __name__ == "__main__":
-    {"http": http, "metric": metric, "grpc": grpc, "daemon": daemon}[sys.argv[1]](*sys.argv[2:])
+    VERBS[sys.argv[1]](*sys.argv[2:])
