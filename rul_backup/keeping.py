@@ -274,18 +274,7 @@ class Backups:
         Raises:
             StoreError: The clock jumped, or no run came for a day.
         """
-        return retention.plan(
-            [
-                There(
-                    found.sealed.manifest.number,
-                    found.sealed.manifest.finished_at,
-                    proven=found.proof is not None and not found.proof.differences,
-                )
-                for found in self.there()
-            ],
-            policy,
-            now,
-        )
+        return retention.plan([_rated(found) for found in self.there()], policy, now)
 
     def left_behind(self, now: datetime) -> list[str]:
         """Objects that no run promises: of runs that were killed while they were made or went.
@@ -306,6 +295,31 @@ class Backups:
                 runs.let_go(self.store, found.sealed, key)
         verify_keys = self._verify_keys()
         return [*runs.sweep(self.store, verify_keys, now), *wal.sweep(self.store, verify_keys)]
+
+    def let_expire(self, now: datetime) -> list[int]:
+        """Give our word of old runs that they may be gone from beyond the machine.
+
+        The newest stays, and the newest that drills restored from there. A rule of the store
+        removes their objects; it may do so a week later than their runs' age, since runs promise
+        what runs of the week before kept.
+
+        Returns:
+            Their numbers; none where runs stay for ever there.
+
+        Raises:
+            StoreError: The clock jumped, no run came for a day, or the store refuses.
+            Unavailable: It does not answer.
+        """
+        days = self._settings.backup_offsite_days
+        if not self.goes_off_site or days is None:
+            return []
+        none = timedelta(0)
+        policy = Policy(timedelta(days=days), none, none, none)
+        there = self.there(OFF_SITE)
+        plan = retention.plan([_rated(found) for found in there], policy, now)
+        going = [found.sealed for found in there if found.sealed.manifest.number in plan.drop]
+        offsite.let_expire(remote_store_of(self._settings), going, self._maker().signing_key)
+        return list(plan.drop)
 
     def find(self, run: str | None, store: str = LOCAL) -> Sealed:
         """A run of a store by its name, or the newest.
@@ -388,6 +402,12 @@ class Backups:
                 f"{self.store} has {free / 1e6:,.0f} MB free, and a run needs about "
                 f"{needed / 1e6:,.0f}; make room, or let runs go (`rul backup prune`)"
             )
+
+
+def _rated(found: Found) -> There:
+    told = found.sealed.manifest
+    is_proven = found.proof is not None and not found.proof.differences
+    return There(told.number, told.finished_at, proven=is_proven)
 
 
 def archiver_of(

@@ -6,14 +6,17 @@ how objects are put (``remote``), which ones may go there (whoever has a key for
 As a run is made, so it is brought: what it kept first, its manifest last. So a manifest there
 promises nothing that is not there, whenever it breaks off. PostgreSQL's log goes before the runs,
 each segment before its note. What is there is never brought again. A run that was let go here stays
-there: the two expire on their own.
+there: the two expire on their own. There nobody of us removes anything: our word says which runs
+may be gone, and a rule of the store removes objects by their age.
 """
 
+import io
 from collections.abc import Collection
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from rul_backup import manifest as manifests
 from rul_backup import runs, wal
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import GONE, MANIFESTS, Sealed
@@ -99,6 +102,23 @@ def bring_noted(local: Shelf, remote: RemoteStore, noted: Noted) -> int:
     """
     sent = _bring_and_look(local, remote, noted.content, noted.note.sums)
     return sent + _bring(local, remote, noted.object, local.sizes(noted.object)[noted.object])
+
+
+def let_expire(remote: RemoteStore, going: Collection[Sealed], key: Ed25519PrivateKey) -> None:
+    """Give our word of runs that they may be gone from beyond the machine; nothing is removed.
+
+    Args:
+        remote: Has them.
+        going: The runs.
+        key: Signs.
+
+    Raises:
+        StoreError: The store refuses.
+        Unavailable: It does not answer.
+    """
+    for run in going:
+        word = manifests.write_gone(run.sha256, key)
+        remote.bring(f"{GONE}/{run.manifest.number:08d}", io.BytesIO(word), len(word))
 
 
 def refuse_another_line(local: Shelf, remote: RemoteStore) -> None:

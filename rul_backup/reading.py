@@ -57,6 +57,12 @@ class BackupSettings(Settings):
         default=SecretStr(""),
         description="JSON: endpoint, region, access_key_id, secret_access_key and the like",
     )
+    backup_offsite_days: int | None = Field(
+        default=None,
+        gt=0,
+        description="for how many days runs stay beyond the machine, where a rule of the store "
+        "removes objects that are older than these and a week; for ever unless given",
+    )
     backup_share: float = Field(
         default=0.2,
         gt=0,

@@ -24,7 +24,7 @@ from pyrage import x25519
 from rul_backup import manifest as manifests
 from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, seal
-from rul_backup.stores import Shelf, Store
+from rul_backup.stores import Shelf, Store, each
 from rul_backup.streams import Pace, Paced, Readable
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
@@ -32,6 +32,9 @@ from rul_store.backup_rows import BackupRun
 RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
 UNFINISHED = timedelta(hours=24)
 """A run that is at work for longer was ended; what it left may be removed."""
+TAKEN_OVER_FOR = timedelta(days=7)
+"""What has not changed is kept anew after so long, so that whoever expires objects by their age
+knows how much older than a run they may be."""
 
 
 class Sealed(NamedTuple):
@@ -210,7 +213,7 @@ def every(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     Raises:
         StoreError: A manifest is damaged; names it.
     """
-    return [read(store, name, keys) for name in sorted(store.sizes(f"{MANIFESTS}/"))]
+    return _read_each(store, sorted(store.sizes(f"{MANIFESTS}/")), keys)
 
 
 def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
@@ -220,11 +223,14 @@ def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
         StoreError: A manifest is damaged; names it.
     """
     gone = {name.rpartition("/")[2] for name in store.sizes(f"{GONE}/")}
-    return [
-        read(store, name, keys)
-        for name in sorted(store.sizes(f"{MANIFESTS}/"))
-        if name.rpartition("/")[2] not in gone
-    ]
+    names = sorted(store.sizes(f"{MANIFESTS}/"))
+    return _read_each(store, [one for one in names if one.rpartition("/")[2] not in gone], keys)
+
+
+def _read_each(
+    store: Shelf, names: Sequence[str], keys: Sequence[Ed25519PublicKey]
+) -> list[Sealed]:
+    return each(lambda name: read(store, name, keys), names)
 
 
 def read(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Sealed:
@@ -272,6 +278,12 @@ def is_unfinished(run: str, now: datetime) -> bool:
     """Whether a run without a manifest, by its name, began too long ago to be at work still."""
     begun = started_at(run)
     return begun is not None and now - begun >= UNFINISHED
+
+
+def may_be_taken_over(artefact: Artefact, earlier: Sealed, now: datetime) -> bool:
+    """Whether what an earlier run promises is young enough to be promised again."""
+    kept_at = started_at(artefact.run or earlier.manifest.run)
+    return kept_at is not None and now - kept_at < TAKEN_OVER_FOR
 
 
 def started_at(run: str) -> datetime | None:

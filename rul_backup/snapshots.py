@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from rul_backup import fingerprints, programs, redis_copy
 from rul_backup.manifest import Artefact, Kind
-from rul_backup.runs import Run, Sealed
+from rul_backup.runs import Run, Sealed, may_be_taken_over
 from rul_backup.streams import BLOCK_BYTES, Chunks
 from rul_core.errors import StoreError
 from rul_store.database import begin, connect
@@ -188,13 +188,14 @@ def keep_models(
 
     Bundles never change, and what is being published is not there yet; ``live.json`` follows
     PostgreSQL, so a moment between the two does no harm. Where no file has been added, removed or
-    written since an earlier run, what that one kept is taken over.
+    written since an earlier run, what that one kept is taken over, for a week.
     """
     found = [path for folder in ("fleets", "models") for path in _files(root / folder)]
     facts = {"files": len(found), "listing_sha256": _listing(root, found)}
     if earlier is not None:
         for artefact in earlier.manifest.artefacts:
-            if artefact.kind is Kind.MODELS and artefact.facts == facts:
+            is_same = artefact.kind is Kind.MODELS and artefact.facts == facts
+            if is_same and may_be_taken_over(artefact, earlier, run.started_at):
                 return run.take_over(artefact, earlier)
     return run.keep(name, Kind.MODELS, Chunks(_tar(root, found)), facts)
 

@@ -19,7 +19,7 @@ elsewhere, in PostgreSQL and in the other store.
 
 import errno
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -42,7 +42,7 @@ from rul_backup.runs import (
     started_at,
 )
 from rul_backup.sealing import Sums, unseal
-from rul_backup.stores import Shelf
+from rul_backup.stores import Read, Shelf, each
 from rul_backup.streams import sha256_of
 from rul_backup.wal import Noted, Start
 from rul_core.errors import StoreError, Unavailable
@@ -132,13 +132,10 @@ def _chain(
     findings: list[Finding] = []
     names = sorted(name for name in sizes if name.startswith(f"{MANIFESTS}/"))
     expected, before = 1, None
-    for name in names:
-        try:
-            sealed = read(store, name, keys)
-        except Unavailable:
-            raise  # nobody knows whether it is damaged
-        except StoreError as error:
-            findings.append(Finding(name, str(error).partition(": ")[2] or str(error)))
+    read_each = each(lambda name: _attempted(read, store, name, keys), names)
+    for name, sealed in zip(names, read_each, strict=True):
+        if isinstance(sealed, str):
+            findings.append(Finding(name, sealed))
             expected, before = expected + 1, None
             continue
         told = sealed.manifest
@@ -160,6 +157,25 @@ def _chain(
         found.append(sealed)
         expected, before = told.number + 1, sealed
     return found, findings
+
+
+def _attempted(
+    reader: Callable[[Shelf, str, Sequence[Ed25519PublicKey]], Read],
+    store: Shelf,
+    name: str,
+    keys: Sequence[Ed25519PublicKey],
+) -> Read | str:
+    """What is read, or what is wrong with it.
+
+    Raises:
+        Unavailable: The store does not answer, so nobody knows.
+    """
+    try:
+        return reader(store, name, keys)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        return str(error).partition(": ")[2] or str(error)
 
 
 def _held_against(known: Collection[BackupRun], chain: Sequence[Sealed]) -> Iterator[Finding]:
@@ -280,13 +296,10 @@ def _notes(
     found: list[Noted] = []
     findings: list[Finding] = []
     before: Noted | None = None
-    for name in names:
-        try:
-            noted = wal.read(store, name, keys)
-        except Unavailable:
-            raise
-        except StoreError as error:
-            findings.append(Finding(name, str(error).partition(": ")[2] or str(error)))
+    read_each = each(lambda name: _attempted(wal.read, store, name, keys), names)
+    for name, noted in zip(names, read_each, strict=True):
+        if isinstance(noted, str):
+            findings.append(Finding(name, noted))
             before = None
             continue
         # Of what was before the earliest base, histories alone stay.

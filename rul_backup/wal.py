@@ -27,7 +27,7 @@ from rul_backup import manifest as manifests
 from rul_backup.manifest import Kind, LogHead
 from rul_backup.runs import Maker, Sealed, every, there
 from rul_backup.sealing import SUFFIX, Sums, seal
-from rul_backup.stores import Shelf, Store
+from rul_backup.stores import Shelf, Store, each
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 
@@ -219,7 +219,7 @@ def notes(
     """
     first = note_of(cluster, since)
     wanted = [name for name in names(store, cluster) if not since or name >= first]
-    found = [read(store, name, keys) for name in wanted]
+    found = each(lambda name: read(store, name, keys), wanted)
     for before, after in itertools.pairwise(found):
         if (problem := does_not_follow(before, after)) is not None:
             raise StoreError(f"{store}/{after.object} {problem}")
@@ -232,7 +232,8 @@ def histories(store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str) -> l
     Raises:
         StoreError: One is damaged; names it.
     """
-    return [read(store, one, keys) for one in names(store, cluster) if is_history(plain_name(one))]
+    wanted = [name for name in names(store, cluster) if is_history(plain_name(name))]
+    return each(lambda name: read(store, name, keys), wanted)
 
 
 def from_base(store: Shelf, keys: Sequence[Ed25519PublicKey], run: Sealed) -> list[Noted]:

@@ -43,11 +43,18 @@ def let_go(context: dg.OpExecutionContext, backups: dg.ResourceParam[Backups]) -
     now = datetime.now(UTC)
     plan = backups.plan(Policy(), now)
     went = backups.let_go(plan.drop, now)
+    expired = backups.let_expire(now)
     for number, reason in plan.keep.items():
         context.log.debug("%d stays: %s", number, reason)
     context.log.info("%d runs went, with %d objects", len(plan.drop), len(went))
+    context.log.info("%d runs may be gone from beyond the machine", len(expired))
     context.add_output_metadata(
-        {"went": list(plan.drop), "stay": len(plan.keep), "objects": len(went)}
+        {
+            "went": list(plan.drop),
+            "stay": len(plan.keep),
+            "objects": len(went),
+            "expired": expired,
+        }
     )
 
 

@@ -2,23 +2,31 @@
 
 import io
 import random
+import shutil
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
 
-from rul_backup import bringing, remote, runs, wal
+from rul_backup import bringing, keys, remote, runs, snapshots, wal
 from rul_backup.bringing import LogBringer
+from rul_backup.keeping import Backups, maker_of
 from rul_backup.manifest import Kind
 from rul_backup.offsite import bring
+from rul_backup.reading import VERIFY_KEY, BackupSettings
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
-from rul_backup.stores import FolderStore
+from rul_backup.stores import FolderStore, each
 from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError, Unavailable
+from rul_store import backup_rows
+from rul_store.backup_rows import RestoreProof
 
 from . import s3 as s3_module
 from .conftest import Keys
@@ -420,3 +428,97 @@ def test_the_log_is_not_brought_to_another_platform_s_place(
 
 def _raise(error: Exception) -> Any:
     raise error
+
+
+# --- what expires beyond the machine
+@pytest.fixture
+def far_backups(
+    s3: S3, place: str, engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Backups:
+    """Of a platform whose runs stay for ten days there."""
+    settings = BackupSettings(
+        backup_offsite=f"s3://backups/{place}",
+        backup_offsite_options=SecretStr(s3.options()),
+        backup_offsite_days=10,
+    )
+    backups = Backups(tmp_path, settings, engine, None)
+    backups.make_keys("plant")
+    return backups
+
+
+def keep_on_days(backups: Backups, days: Iterable[int]) -> datetime:
+    """A run on each of these days, brought beyond; an hour after the last of them."""
+    now = START
+    for day in days:
+        now = START + timedelta(days=day)
+        run = Run(backups.store, maker_of(backups.keys_folder), now)
+        run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"%d" % day), {})
+        run.seal({}, keys.verify_keys(backups.keys_folder / VERIFY_KEY), now)
+    backups.bring()
+    return now + timedelta(hours=1)
+
+
+def test_runs_that_are_old_may_be_gone_from_beyond_by_our_word_and_others_may_not(
+    far_backups: Backups, s3: S3, place: str
+):
+    now = keep_on_days(far_backups, [0, 1, 12, 13])
+    assert far_backups.let_expire(now) == [1, 2]
+    assert [one.sealed.manifest.number for one in far_backups.there("off-site")] == [3, 4]
+    assert far_backups.verify(Level.STORED, now, "off-site").findings == ()  # they are there still
+    folders = sorted((s3.files / place / "runs").iterdir())
+    for folder in folders[:2]:  # as a rule of the store does
+        shutil.rmtree(folder)
+    assert far_backups.verify(Level.STORED, now, "off-site").findings == ()
+    shutil.rmtree(folders[2])
+    (found,) = far_backups.verify(Level.EXISTS, now, "off-site").findings
+    assert found.problem == "is missing"
+    assert far_backups.let_expire(now) == []
+
+
+def test_the_newest_and_those_that_drills_restored_from_there_never_expire(far_backups: Backups):
+    keep_on_days(far_backups, [0, 1, 2, 30])
+    now = START + timedelta(days=30, hours=1)
+    for number in (1, 2, 3):
+        proof = RestoreProof(number=number, proven_at=now, seconds=1.0, differences=())
+        backup_rows.record_proof(far_backups._engine, "off-site", proof)
+    assert far_backups.let_expire(now) == [1]
+
+
+def test_while_the_clock_cannot_be_trusted_nothing_expires(far_backups: Backups):
+    keep_on_days(far_backups, [0, 1])
+    with pytest.raises(StoreError, match="the clock was set forward"):
+        far_backups.let_expire(START + timedelta(days=100))
+    assert len(far_backups.there("off-site")) == 2
+
+
+def test_what_has_not_changed_is_kept_anew_after_a_week(
+    local: FolderStore, plant: Keys, tmp_path: Path
+):
+    """So what a run promises is never much older than the run."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model").write_text("unchanged")
+    kept_by: list[str] = []
+    for day in range(20):
+        run = Run(local, plant.maker, START + timedelta(days=day))
+        earlier = runs.newest_there(local, plant.verify)
+        kept = snapshots.keep_models(run, tmp_path, earlier)
+        run.seal({}, plant.verify, run.started_at)
+        kept_by.append(kept.run or run.name)
+        begun = runs.started_at(kept_by[-1])
+        assert begun is not None
+        assert run.started_at - begun < timedelta(days=7)
+    assert len({*kept_by}) == 3
+
+
+def test_many_are_read_in_order_and_the_first_that_cannot_be_is_told():
+    assert each(lambda name: name * 2, [str(n) for n in range(100)]) == [
+        str(n) * 2 for n in range(100)
+    ]
+
+    def read(name: str) -> str:
+        if int(name) % 3 == 2:
+            raise StoreError(f"{name} is damaged")
+        return name
+
+    with pytest.raises(StoreError, match=r"^2 is damaged"):
+        each(read, [str(n) for n in range(100)])
