@@ -197,9 +197,10 @@ def newest_there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | Non
     """The newest run that was not let go: what it kept may be taken over.
 
     Raises:
-        StoreError: A manifest is damaged.
+        StoreError: Its manifest is damaged.
     """
-    return next(reversed(there(store, keys)), None)
+    last = max(_names_there(store), default=None)
+    return None if last is None else read(store, last, keys)
 
 
 def every(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
@@ -217,11 +218,13 @@ def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     Raises:
         StoreError: A manifest is damaged; names it.
     """
+    return [read(store, name, keys) for name in _names_there(store)]
+
+
+def _names_there(store: Shelf) -> list[str]:
     gone = {name.rpartition("/")[2] for name in store.sizes(f"{GONE}/")}
     return [
-        read(store, name, keys)
-        for name in sorted(store.sizes(f"{MANIFESTS}/"))
-        if name.rpartition("/")[2] not in gone
+        name for name in sorted(store.sizes(f"{MANIFESTS}/")) if name.rpartition("/")[2] not in gone
     ]
 
 
