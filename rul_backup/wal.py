@@ -14,7 +14,7 @@ base from before leads beyond it.
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -215,22 +215,37 @@ def notes(
     Raises:
         StoreError: One is damaged, or does not follow the one before it; names it.
     """
-    first = note_of(cluster, since)
-    wanted = [name for name in names(store, cluster) if not since or name >= first]
-    found = [read(store, name, keys) for name in wanted]
-    for before, after in itertools.pairwise(found):
-        if (problem := does_not_follow(before, after)) is not None:
-            raise StoreError(f"{store}/{after.object} {problem}")
-    return found
+    return list(following(store, keys, cluster, since))
 
 
-def histories(store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str) -> list[Noted]:
-    """The notes of the histories of a cluster's timelines.
+def following(
+    store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str, since: str = ""
+) -> Iterator[Noted]:
+    """As ``notes``, each read when it is asked for: what comes after a moment need not be whole."""
+    before = None
+    for name in names(store, cluster):
+        if since and name < note_of(cluster, since):
+            continue
+        noted = read(store, name, keys)
+        if before and (problem := does_not_follow(before, noted)) is not None:
+            raise StoreError(f"{store}/{noted.object} {problem}")
+        yield noted
+        before = noted
+
+
+def histories(
+    store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str, timeline: int
+) -> list[Noted]:
+    """The notes of the histories of a cluster's timelines, up to one of them.
 
     Raises:
         StoreError: One is damaged; names it.
     """
-    return [read(store, one, keys) for one in names(store, cluster) if is_history(plain_name(one))]
+    return [
+        read(store, one, keys)
+        for one in names(store, cluster)
+        if is_history(plain := plain_name(one)) and int(plain[:8], 16) <= timeline
+    ]
 
 
 def does_not_follow(before: Noted, after: Noted) -> str | None:
@@ -451,28 +466,37 @@ def sweep(store: Store, keys: Sequence[Ed25519PublicKey]) -> list[str]:
 
 
 def way(
-    notes: Collection[Noted], start: Segment, until: datetime | None
+    notes: Iterable[Noted], start: Segment, until: datetime | None
 ) -> tuple[list[Noted], str | None]:
     """The segments that lead from a place in the log to a moment.
 
     Args:
-        notes: All of a cluster, in order.
+        notes: All of a cluster, in order; read no further than they lead.
         start: Where a base begins.
         until: The moment; as far as they lead unless given.
 
     Returns:
-        Their notes, and why they do not lead to the moment; none where they do.
+        Their notes, and why they do not lead to the moment, such as a note that is damaged; none
+        where they do.
+
+    Raises:
+        Unavailable: The store of the notes does not answer.
     """
     found: list[Noted] = []
-    for noted in notes:
-        segment = noted.segment
-        if segment is None or (not found and segment != start):
-            continue
-        if found and noted.note.begins:
-            return found, f"{noted.note.segment} begins the log anew: {noted.note.begins}"
-        found.append(noted)
-        if until and noted.note.reaches_at and noted.note.reaches_at >= until:
-            return found, None
+    try:
+        for noted in notes:
+            segment = noted.segment
+            if segment is None or (not found and segment != start):
+                continue
+            if found and noted.note.begins:
+                return found, f"{noted.note.segment} begins the log anew: {noted.note.begins}"
+            found.append(noted)
+            if until and noted.note.reaches_at and noted.note.reaches_at >= until:
+                return found, None
+    except Unavailable:
+        raise
+    except StoreError as error:
+        return found, str(error)
     if not found:
         return found, f"the segment {start}, with which the base begins, is not archived"
     if until is None:
