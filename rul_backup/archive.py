@@ -16,7 +16,6 @@ and not what they kept.
 
 import hashlib
 import io
-import shutil
 import tarfile
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -210,13 +209,7 @@ def _add(file: BinaryIO, name: str, size: int, content: BinaryIO) -> str:
 def _refuse_where_it_does_not_fit(target: Path, sizes: Iterable[int]) -> None:
     # A member has a header of a block, and fills its last one.
     needed = sum(size + 2 * tarfile.BLOCKSIZE for size in sizes) + _END
-    files.make_folder(target.parent)
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise StoreError(
-            f"{target.parent} has {free / 1e6:,.0f} MB free, and the archive needs "
-            f"{needed / 1e6:,.0f}; make room, or name another disk"
-        )
+    files.require_room(target.parent, needed, "the archive")
 
 
 def _readme(sealed: Sealed) -> str:

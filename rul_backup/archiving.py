@@ -50,6 +50,8 @@ LOOK_SECONDS = 2.0
 STATUS_SECONDS = 5
 """Between two words of the receiver to the server."""
 STOP_SECONDS = 10.0
+HEADER_BYTES = 40
+"""Of a segment: with these it begins before anything is written to it."""
 IN_FLIGHT = timedelta(seconds=1)
 """A commit bears a time from just before it is written; so much before a look all are written."""
 REGISTRY = CollectorRegistry()
@@ -92,6 +94,10 @@ class Sample(NamedTuple):
     timeline: int
     snapshot: str
     """Which transactions had ended; the same text means that none has since."""
+
+    def is_before_end_of(self, segment: Segment) -> bool:
+        """Whether a segment, once sealed, leaves nothing to be said of it."""
+        return self.timeline < segment.timeline or self.lsn <= segment.end
 
 
 class _Server(NamedTuple):
@@ -363,6 +369,9 @@ class Archiver:
                 reaches_at=reaches_at,
                 history=history.read_text() if history.exists() else "",
             )
+            # Not before it is sealed: where the store is away it is tried again with them.
+            while self._samples and self._samples[0].is_before_end_of(segment):
+                self._samples.popleft()
             if reaches_at:
                 self._sealed_snapshot, self._whole_at = snapshot, reaches_at
             self._tell(sealed=name, number=noted.note.number, begins=noted.note.begins)
@@ -371,10 +380,9 @@ class Archiver:
     def _covered_by(self, segment: Segment) -> tuple[datetime | None, str]:
         """Until when, and until which transactions, the log up to a segment's end has all."""
         reaches_at, snapshot = None, ""
-        while self._samples and (
-            self._samples[0].timeline < segment.timeline or self._samples[0].lsn <= segment.end
-        ):
-            sample = self._samples.popleft()
+        for sample in self._samples:
+            if not sample.is_before_end_of(segment):
+                break
             if sample.timeline == segment.timeline:
                 reaches_at, snapshot = sample.at - IN_FLIGHT, sample.snapshot
         return reaches_at, snapshot
@@ -392,6 +400,8 @@ class Archiver:
             ).one()
         sample = Sample(at, int(lsn), int(file[:8], 16), snapshot)
         size = self._known.segment_bytes
+        if self._is_sealed_until(sample):
+            self._sealed_snapshot = snapshot
         if before and before.lsn // size != sample.lsn // size:
             self._settled, self._pending_since = before.snapshot, None
         if snapshot in (self._settled, self._sealed_snapshot):
@@ -407,6 +417,15 @@ class Archiver:
         self._samples.append(sample)
         if self._whole_at is None or snapshot == self._sealed_snapshot:
             self._whole_at = at
+
+    def _is_sealed_until(self, sample: Sample) -> bool:
+        """Whether nothing was written since the newest segment; seen after a restart too."""
+        last = self._archive.last.segment if self._archive and self._archive.last else None
+        return (
+            last is not None
+            and last.timeline == sample.timeline
+            and sample.lsn <= last.end + HEADER_BYTES
+        )
 
     def _switch_where_due(self) -> None:
         """End the segment where something was written and has waited for long enough."""

@@ -1,7 +1,8 @@
 """Proving that a backup restores, by restoring it where nothing is lost by it.
 
 What belongs here: bringing back a database and files, and comparing with what was kept. What does
-not: restoring over a live system, looking at bytes (``verification``).
+not: restoring over a live system, looking at bytes (``verification``), what is found of models
+(``golden``).
 """
 
 import shutil
@@ -9,23 +10,31 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+import sqlalchemy as sa
 from pyrage import x25519
 from sqlalchemy.engine import make_url
 
-from rul_backup import fingerprints, programs, redis_copy, scratch
+from rul_backup import fingerprints, golden, programs, redis_copy, scratch, snapshots
+from rul_backup.golden import Golden
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
-from rul_backup.sealing import unseal
+from rul_backup.sealing import Sums, unseal
 from rul_backup.stores import Shelf
 from rul_backup.streams import BLOCK_BYTES
-from rul_core.errors import StoreError
-from rul_store import files
+from rul_core.errors import StoreError, Unavailable
+from rul_store import database, files
 from rul_store.database import begin, connect
+
+ROOM = 2
+"""How many times its bytes a thing needs to be restored: a database with the log of writing it,
+files as an archive and as what is in it."""
+_DRILLED = {Kind.POSTGRES, Kind.REDIS, Kind.MODELS}
+_NO_FILES = {Kind.POSTGRES, Kind.BASE}
 
 
 class Restored(NamedTuple):
@@ -33,7 +42,9 @@ class Restored(NamedTuple):
 
     seconds: float
     differences: tuple[str, ...]
-    """From what was kept."""
+    """From what was kept, and from what champions said."""
+    champions: tuple[Golden, ...] = ()
+    """What was found of each fleet's; none was tried where the database differs."""
 
 
 def prove_databases(
@@ -44,24 +55,36 @@ def prove_databases(
 ) -> list[Restored]:
     """Restore every database of a run into a PostgreSQL of its own, and compare.
 
+    In the platform's every champion is loaded from the run's models, and says again what it said.
+
     Args:
         store: Has the run.
         run: Which.
         identities: By which it is decrypted.
-        folder: Where that PostgreSQL's data lie meanwhile.
+        folder: Where that PostgreSQL's data and the models lie meanwhile; the system's for
+            temporary files unless given.
 
     Raises:
-        StoreError: The run has no database, it is damaged, or ``pg_restore`` fails.
+        StoreError: The run has no database, it is damaged or of a newer version, there is too
+            little room, or ``pg_restore`` fails.
         SettingsError: PostgreSQL's programs are not here.
     """
     kept = [one for one in run.manifest.artefacts if one.kind is Kind.POSTGRES]
     if not kept:
         raise StoreError(f"the run {run.manifest.run} has no database; choose another")
+    refuse_newer(run)
+    drilled = [one for one in run.manifest.artefacts if one.kind in _DRILLED]
+    files.require_room(scratch.place(folder), _needed_bytes(drilled), "the drill")
     return [_prove(store, run, artefact, identities, folder) for artefact in kept]
 
 
-def prove_redis(store: Shelf, run: Sealed, identities: Sequence[x25519.Identity]) -> list[Restored]:
-    """Start a Redis from every copy of a run, for a moment.
+def prove_redis(
+    store: Shelf,
+    run: Sealed,
+    identities: Sequence[x25519.Identity],
+    folder: Path | None = None,
+) -> list[Restored]:
+    """Start a Redis from every copy of a run, for a moment; its data lie in the folder meanwhile.
 
     Raises:
         StoreError: A copy is damaged, or Redis does not take it.
@@ -70,8 +93,11 @@ def prove_redis(store: Shelf, run: Sealed, identities: Sequence[x25519.Identity]
     for artefact in run.manifest.artefacts:
         if artefact.kind is Kind.REDIS:
             started = time.monotonic()
-            with opened(store, run, artefact, identities) as plain:
-                redis_copy.count_keys(plain)
+            with (
+                scratch.room(folder) as room,
+                opened(store, run, artefact, identities, room) as plain,
+            ):
+                redis_copy.count_keys(plain, room)
             found.append(Restored(time.monotonic() - started, ()))
     return found
 
@@ -90,10 +116,34 @@ def _prove(
         try:
             with begin(engine) as connection:
                 found = fingerprints.of_database(connection)
+            told = fingerprints.differences(artefact.facts, found)
+            tried = []
+            if artefact.name == snapshots.DATABASE and not told:
+                tried = _try_champions(store, run, engine, identities, folder)
         finally:
             engine.dispose()
-    told = fingerprints.differences(artefact.facts, found)
-    return Restored(time.monotonic() - started, tuple(told))
+    told += [
+        f"the champion of fleet {one.fleet}, {one.version}, does not answer as it did: {one.told}"
+        for one in tried
+        if not one.is_sound
+    ]
+    return Restored(time.monotonic() - started, tuple(told), tuple(tried))
+
+
+def _try_champions(
+    store: Shelf,
+    run: Sealed,
+    engine: sa.Engine,
+    identities: Sequence[x25519.Identity],
+    folder: Path | None,
+) -> list[Golden]:
+    """What restored models say in the database that was restored with them."""
+    database.migrate(engine)  # its tables may be those of an older version
+    with scratch.room(folder) as root:
+        for artefact in run.manifest.artefacts:
+            if artefact.kind is Kind.MODELS:
+                _unpack(store, run, artefact, identities, root)
+        return golden.check(engine, root, root)
 
 
 def restore_database(
@@ -110,13 +160,7 @@ def restore_database(
     """
     name = run.object_of(artefact)
 
-    def feed(fed: BinaryIO) -> None:
-        with store.reading(name) as stored:
-            sums = unseal(stored, fed, identities)
-        if sums != artefact.sums:
-            raise StoreError(f"{name} is not what was kept: its checksum differs")
-
-    _restore_dump(url, name, feed)
+    _restore_dump(url, name, lambda fed: bring(store, name, artefact.sums, fed, identities))
 
 
 def copy_database(source: str, target: str) -> dict[str, Any]:
@@ -160,37 +204,54 @@ def _restore_dump(url: str, name: str, feed: Callable[[BinaryIO], None]) -> None
     """
     server = _refuse_content(url)
     arguments = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
-    database = make_url(url).database or ""
+    target = make_url(url).database or ""
     with programs.started(
         url,
         server,
         "pg_restore",
-        (*arguments, f"--dbname={database}"),
+        (*arguments, f"--dbname={target}"),
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         fed: Any = process.stdin
+        held = _AllButTheEnd(fed)
         try:
-            feed(fed)
+            feed(cast("BinaryIO", held))
+            held.end()
+            fed.close()
         except BaseException as error:
-            process.kill()  # before its input ends, so that nothing is committed
+            process.kill()  # before it has the end, so that nothing is committed
+            with suppress(BrokenPipeError):  # of what was still to be written
+                fed.close()
             if isinstance(error, BrokenPipeError):
                 raise StoreError(f"{name} cannot be restored: {_said(process)}") from error
             raise
-        fed.close()
         said = _said(process)
         if process.wait():
             raise StoreError(f"{name} cannot be restored: {said}")
 
 
-def refuse_files(into: Path) -> None:
-    """Refuse a folder that is there.
+def refuse_newer(run: Sealed) -> None:
+    """Refuse a run whose tables are of a newer version of the platform.
 
     Raises:
-        StoreError: It is.
+        StoreError: They are.
+    """
+    schema = run.manifest.versions.get("schema", "none")
+    if schema != "none":
+        database.refuse_newer(schema, f"the run {run.manifest.run}")
+
+
+def refuse_files(run: Sealed, into: Path) -> None:
+    """Refuse a folder that is there, or where a run's files do not fit.
+
+    Raises:
+        StoreError: It is, or they do not.
     """
     if into.exists():
         raise StoreError(f"{into} is there already; name a folder that is not, to restore into")
+    kept = [one for one in run.manifest.artefacts if one.kind not in _NO_FILES]
+    files.require_room(into.absolute().parent, _needed_bytes(kept), f"restoring into {into.name}")
 
 
 def restore_files(
@@ -202,20 +263,35 @@ def restore_files(
     new Redis starts from, as ``dump.rdb`` in its folder.
 
     Raises:
-        StoreError: The folder is there already, or something is damaged.
+        StoreError: The folder is there already, there is too little room, or something is damaged.
     """
-    refuse_files(into)
+    refuse_files(run, into)
     with files.publishing(into) as folder:
         for artefact in run.manifest.artefacts:
-            if artefact.kind in {Kind.POSTGRES, Kind.BASE}:
+            if artefact.kind in _NO_FILES:
                 continue
-            with opened(store, run, artefact, identities, into.parent) as plain:
-                if artefact.kind is Kind.REDIS:
-                    with (folder / artefact.name).open("wb") as file:
-                        shutil.copyfileobj(plain, file)
-                else:
-                    with tarfile.open(fileobj=plain) as archive:
-                        archive.extractall(folder, filter="data")
+            if artefact.kind is Kind.REDIS:
+                with (
+                    opened(store, run, artefact, identities, into.parent) as plain,
+                    (folder / artefact.name).open("wb") as file,
+                ):
+                    shutil.copyfileobj(plain, file)
+            else:
+                _unpack(store, run, artefact, identities, folder)
+
+
+def _unpack(
+    store: Shelf,
+    run: Sealed,
+    artefact: Artefact,
+    identities: Sequence[x25519.Identity],
+    folder: Path,
+) -> None:
+    with (
+        opened(store, run, artefact, identities, folder.parent) as plain,
+        tarfile.open(fileobj=plain) as archive,
+    ):
+        archive.extractall(folder, filter="data")
 
 
 @contextmanager
@@ -227,14 +303,58 @@ def opened(
     folder: Path | None = None,
 ) -> Generator[BinaryIO]:
     """What was kept, once it is seen to be that; gone afterwards."""
-    name = run.object_of(artefact)
-    with tempfile.TemporaryFile(dir=folder) as plain:
-        with store.reading(name) as stored:
-            sums = unseal(stored, plain, identities)
-        if sums != artefact.sums:
-            raise StoreError(f"{name} is not what was kept: its checksum differs")
+    with tempfile.TemporaryFile(dir=folder) as file:
+        plain = cast("BinaryIO", file)
+        bring(store, run.object_of(artefact), artefact.sums, plain, identities)
         plain.seek(0)
-        yield cast("BinaryIO", plain)
+        yield plain
+
+
+def bring(
+    store: Shelf, name: str, sums: Sums, plain: BinaryIO, identities: Sequence[x25519.Identity]
+) -> None:
+    """Write what was kept to a stream, and see that it was that once all is written.
+
+    Args:
+        store: Has it.
+        name: Of the object.
+        sums: Of what was kept.
+        plain: Where it is written; trusted by nobody before this returns.
+        identities: By which it is decrypted.
+
+    Raises:
+        StoreError: It is missing, damaged or something else; names it.
+        Unavailable: The store does not answer.
+    """
+    with store.reading(name) as stored:
+        try:
+            found = unseal(stored, plain, identities)
+        except Unavailable:
+            raise
+        except StoreError as error:
+            raise StoreError(f"{store}/{name} {error}") from error
+    if found != sums:
+        raise StoreError(f"{store}/{name} is not what was kept: its checksum differs")
+
+
+class _AllButTheEnd:
+    """Passes on what is written but for its end, so that nobody takes it for whole too early."""
+
+    def __init__(self, below: Any) -> None:
+        self._below, self._held = below, b""
+
+    def write(self, data: bytes) -> int:
+        if data:
+            self._below.write(self._held)
+            self._held = bytes(data)
+        return len(data)
+
+    def end(self) -> None:
+        self._below.write(self._held)
+
+
+def _needed_bytes(artefacts: Iterable[Artefact]) -> int:
+    return ROOM * sum(one.sums.plain_bytes for one in artefacts)
 
 
 def _said(process: "subprocess.Popen[bytes]") -> str:

@@ -1,9 +1,10 @@
 """Whether a restored platform says what it said before.
 
-What belongs here: each fleet's champion loaded, and a recorded prognosis of it computed again. What
+What belongs here: each fleet's champion loaded, and recorded prognoses of it computed again. What
 does not: how that is done (``rul_store.models``, ``rul_store.replay``).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from rul_store.lake import Lake
 from rul_store.replay import Replayed, ReplayVerdict
 
 TRIED = 10
-"""Of a model's newest prognoses; the first that can be computed again tells."""
+"""Of a model's newest prognoses."""
 
 
 class Golden(NamedTuple):
@@ -25,6 +26,8 @@ class Golden(NamedTuple):
     version: str
     is_sound: bool
     told: str
+    compared: int = 0
+    """Prognoses that were computed again."""
 
 
 def check(engine: sa.Engine, root: Path, models_root: Path) -> list[Golden]:
@@ -49,14 +52,23 @@ def check(engine: sa.Engine, root: Path, models_root: Path) -> list[Golden]:
         except (RulError, OSError) as error:
             found.append(Golden(fleet, version, is_sound=False, told=str(error)))
             continue
-        is_sound, told = True, "its golden windows answer as before; it has said nothing yet"
-        for entry in ledger.newest(engine, fleet, version, limit=TRIED):
-            again = replay.replay(engine, Lake(root), versions, entry)
-            is_sound, told = again.verdict is not ReplayVerdict.DIFFERENT, _told(again)
-            if again.verdict is not ReplayVerdict.IMPOSSIBLE:
-                break
-        found.append(Golden(fleet, version, is_sound, told))
+        said = [
+            replay.replay(engine, Lake(root), versions, entry)
+            for entry in ledger.newest(engine, fleet, version, limit=TRIED)
+        ]
+        found.append(_of(fleet, version, said))
     return found
+
+
+def _of(fleet: str, version: str, said: Sequence[Replayed]) -> Golden:
+    """What the newest prognosis tells that differs, or else that could be computed at all."""
+    if not said:
+        told = "its golden windows answer as before; it has said nothing yet"
+        return Golden(fleet, version, is_sound=True, told=told)
+    compared = [one for one in said if one.verdict is not ReplayVerdict.IMPOSSIBLE]
+    different = [one for one in compared if one.verdict is ReplayVerdict.DIFFERENT]
+    told = _told((different or compared or said)[0])
+    return Golden(fleet, version, is_sound=not different, told=told, compared=len(compared))
 
 
 def _told(again: Replayed) -> str:

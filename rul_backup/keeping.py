@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from rul_backup import adoption, drill, keys, offsite, recovery, retention, runs, snapshots, wal
 from rul_backup.archiving import Archiver
+from rul_backup.golden import Golden
 from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.offsite import Brought
@@ -53,6 +54,15 @@ class Found(NamedTuple):
     sealed: Sealed
     proof: RestoreProof | None
     """The last, where there was any."""
+
+
+class Proved(NamedTuple):
+    """What a drill came to."""
+
+    sealed: Sealed
+    proof: RestoreProof
+    champions: tuple[Golden, ...]
+    """What was found of each fleet's; none where there is none, or the database differs."""
 
 
 class Backups:
@@ -231,7 +241,7 @@ class Backups:
         Raises:
             StoreError: A manifest is damaged; names it.
         """
-        proofs = {proof.number: proof for proof in backup_rows.proofs(self._engine, store)}
+        proofs = self._proofs(store)
         return [
             Found(sealed, proofs.get(sealed.manifest.number))
             for sealed in self._reader(store).there()
@@ -242,9 +252,7 @@ class Backups:
         known = backup_rows.known(self._engine, store)
         return self._reader(store).verify(level, now, known)
 
-    def prove(
-        self, run: str | None, now: datetime, store: str = LOCAL
-    ) -> tuple[Sealed, RestoreProof]:
+    def prove(self, run: str | None, now: datetime, store: str = LOCAL) -> Proved:
         """Restore a run where nothing is lost by it, compare, and write down what was found.
 
         Args:
@@ -256,25 +264,39 @@ class Backups:
             StoreError: There is no such run, or it cannot be restored at all.
         """
         sealed, shelf = self.find(run, store), self.shelf(store)
-        identities = self._identities()
-        found = drill.prove_databases(shelf, sealed, identities, self._settings.backup_scratch)
-        found += drill.prove_redis(shelf, sealed, identities)
+        identities, folder = self._identities(), self._settings.backup_scratch
+        found = drill.prove_databases(shelf, sealed, identities, folder)
+        found += drill.prove_redis(shelf, sealed, identities, folder)
         proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
             seconds=sum(one.seconds for one in found),
             differences=tuple(told for one in found for told in one.differences),
+            recovery_point_seconds=(now - sealed.manifest.started_at).total_seconds(),
         )
         backup_rows.record_proof(self._engine, store, proof)
-        return sealed, proof
+        return Proved(sealed, proof, tuple(each for one in found for each in one.champions))
 
     def plan(self, policy: Policy, now: datetime) -> Plan:
-        """Which runs may go.
+        """Which runs may go. It proves a run too that a drill restored it from beyond the machine.
 
         Raises:
             StoreError: The clock jumped, or no run came for a day.
         """
-        return retention.plan([_rated(found) for found in self.there()], policy, now)
+        proven = {
+            number
+            for store in (LOCAL, OFF_SITE)
+            for number, proof in self._proofs(store).items()
+            if not proof.differences
+        }
+        return retention.plan(
+            [
+                There(told.number, told.finished_at, proven=told.number in proven)
+                for told in (sealed.manifest for sealed in self._reader(LOCAL).there())
+            ],
+            policy,
+            now,
+        )
 
     def left_behind(self, now: datetime) -> list[str]:
         """Objects that no run promises: of runs that were killed while they were made or went.
@@ -378,6 +400,10 @@ class Backups:
     @property
     def _url(self) -> str:
         return self._engine.url.render_as_string(hide_password=False)
+
+    def _proofs(self, store: str) -> dict[int, RestoreProof]:
+        """What the last drill found of each of a store's runs, by number."""
+        return {proof.number: proof for proof in backup_rows.proofs(self._engine, store)}
 
     def _reader(self, store: str) -> StoreReader:
         return StoreReader(self.shelf(store), reading_keys_of(self._root, self._settings))

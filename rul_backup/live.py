@@ -188,12 +188,16 @@ class LiveRestore:
                     f"a restore of {journal.run} was interrupted on its way to the end; let "
                     f"`rul backup restore --over-live --run {journal.run}` go on first"
                 )
-            gone = [name for name in self._databases() if re.fullmatch(self._before_pattern, name)]
-            for name in gone:
-                self._drop(name)
+            # The databases last: while one is there nobody restores that run again, whose files
+            # would come upon those that are still aside.
+            gone = []
             for folder in swapping.put_aside(self._root):
                 shutil.rmtree(folder)
                 gone.append(str(folder))
+            for name in self._databases():
+                if re.fullmatch(self._before_pattern, name):
+                    self._drop(name)
+                    gone.append(name)
             self._clear()
             return gone
 
@@ -210,9 +214,7 @@ class LiveRestore:
                 f"the run {told.run} is of the platform {told.system}, and this is "
                 f"{self._platform.system}; restore it into an empty database and a new folder"
             )
-        schema = told.versions.get("schema", "none")
-        if schema != "none":
-            database.refuse_newer(schema, f"the run {told.run}")
+        drill.refuse_newer(asked.run)
         _dump_of(asked.run)
         is_begun = journal is not None and journal.is_ready
         if not is_begun and self._before(told.run) in self._databases():
@@ -332,13 +334,8 @@ class LiveRestore:
     def _stage(self, asked: Asked) -> None:
         for artefact in asked.run.manifest.artefacts:
             if artefact.kind is Kind.MODELS:
-                files.make_folder(self._root)
-                needed, free = artefact.sums.plain_bytes, shutil.disk_usage(self._root).free
-                if free < 3 * needed:  # unpacked from a file, staged, and put in place
-                    raise StoreError(
-                        f"{self._root} has {free / 1e6:,.0f} MB free, and restoring models needs "
-                        f"{3 * needed / 1e6:,.0f}; make room"
-                    )
+                needed = 3 * artefact.sums.plain_bytes  # as a file, staged, and put in place
+                files.require_room(self._root, needed, "restoring models")
                 with drill.opened(
                     asked.shelf, asked.run, artefact, asked.identities, self._root
                 ) as unpacked:

@@ -171,11 +171,11 @@ class StoreReader:
         """Bring a run back: its database into an empty one, all else into a new folder.
 
         Raises:
-            StoreError: There is no such run, a target is not empty, or the run is damaged. A
-                database is restored wholly or not at all.
+            StoreError: There is no such run, a target is not empty, there is too little room for
+                the files, or the run is damaged. A database is restored wholly or not at all.
         """
         sealed = self.find(run)
-        drill.refuse_files(into)
+        drill.refuse_files(sealed, into)
         identities = self._keys.identities()
         for artefact in sealed.manifest.artefacts:
             if artefact.kind is Kind.POSTGRES:

@@ -20,10 +20,9 @@ from typing import BinaryIO, NamedTuple, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
-from rul_backup import programs, runs, snapshots, wal
+from rul_backup import drill, programs, runs, scratch, snapshots, wal
 from rul_backup.manifest import Artefact
 from rul_backup.runs import Sealed
-from rul_backup.sealing import Sums, unseal
 from rul_backup.stores import Shelf
 from rul_backup.wal import Noted, Segment
 from rul_core.errors import StoreError
@@ -35,6 +34,7 @@ TIMEOUT_SECONDS = 24 * 3600
 _ENDED_BEFORE = "recovery ended before configured recovery target was reached"
 _LAST = re.compile(r"last completed transaction was at log time (.+)")
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
+_READ = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
 _HELD = "rul_wal"
 _SETTINGS = {
     # What the old server had of these may be missing here, or speak to others.
@@ -128,17 +128,21 @@ def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None)
     sealed, base = max(before, key=lambda one: snapshots.ended_at(one[1]))
     start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
     cluster = base.facts["cluster"]
-    every = wal.notes(shelf, keys, cluster, since=str(start))
-    histories = wal.histories(shelf, keys, cluster)
-    for noted in (*histories, *every):
-        if noted.note.system != sealed.manifest.system:
-            raise StoreError(f"{shelf}/{noted.object} is of another platform, {noted.note.system}")
+    every = wal.following(shelf, keys, cluster, since=str(start))
     segments, problem = wal.way(every, start, until)
     reached = wal.reached(segments)
     if problem:
         as_far = f"; recover to {reached.isoformat()} at the latest" if reached else ""
         asked = until.isoformat() if until else "any moment"
         raise StoreError(f"the log in {shelf} does not lead to {asked}: {problem}{as_far}")
+    last = Segment.named(segments[-1].note.segment, start.bytes)
+    histories = wal.histories(shelf, keys, cluster, last.timeline)
+    for noted in (*histories, *segments):
+        if noted.note.system != sealed.manifest.system:
+            raise StoreError(
+                f"{shelf}/{noted.object} is of another platform, {noted.note.system}, and "
+                f"{sealed.manifest.run} of {sealed.manifest.system}; see who archives there"
+            )
     return Way(sealed, base, segments, histories, until, until or reached)
 
 
@@ -153,13 +157,16 @@ def is_base_of_today(
     """Whether a base is young enough, of this cluster, and what was archived since leads on.
 
     Raises:
-        StoreError: A note is damaged; names it.
+        Unavailable: The store does not answer.
     """
     start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
     if now - snapshots.ended_at(base) >= snapshots.BASE_EVERY or base.facts["cluster"] != cluster:
         return False
-    every = wal.notes(shelf, keys, cluster, since=str(start))
-    return not every or wal.way(every, start, None)[1] is None
+    first = wal.note_of(cluster, str(start))
+    if all(name < first for name in wal.names(shelf, cluster)):
+        return True  # nobody archives, or not yet
+    every = wal.following(shelf, keys, cluster, since=str(start))
+    return wal.way(every, start, None)[1] is None
 
 
 def recover(
@@ -185,14 +192,15 @@ def recover(
         timeout_seconds: For replaying.
 
     Raises:
-        StoreError: The folder is there, nothing leads to the moment, something is damaged, or the
-            server does not replay it; says what its log says.
+        StoreError: The folder is there, nothing leads to the moment, there is too little room for
+            it, something is damaged, or the server does not replay it; says what its log says.
         SettingsError: There is no server of that version here.
     """
     if into.exists():
         raise StoreError(f"{into} is there already; name a folder that is not, to recover into")
     way = find(shelf, keys, until)
     binaries = programs.servers_folder(way.base.facts["server"])
+    files.require_room(into.absolute().parent, _needed_bytes(way), f"recovering into {into.name}")
     with files.publishing(into.absolute()) as data:
         data.chmod(0o700)
         _bring_base(shelf, way, data, identities)
@@ -200,11 +208,18 @@ def recover(
         held.mkdir()
         for noted in (*way.histories, *way.segments):
             with (held / noted.note.segment).open("wb") as file:
-                _bring(shelf, noted.content, noted.note.sums, file, identities)
+                drill.bring(shelf, noted.content, noted.note.sums, file, identities)
         last = _replay(binaries, data, held, way, timeout_seconds)
         shutil.rmtree(held)
         (data / "postmaster.opts").unlink()  # of this server; pg_ctl restart would repeat it
     return Recovered(into, way.sealed.manifest.run, way.reaches_at, last, len(way.segments))
+
+
+def _needed_bytes(way: Way) -> int:
+    """The base as a tar and what is in it; then that, the log, and what replaying it writes."""
+    base = way.base.sums.plain_bytes
+    log = sum(noted.note.sums.plain_bytes for noted in way.segments)
+    return base + max(base, 2 * log)
 
 
 @contextmanager
@@ -229,14 +244,14 @@ def served(
         SettingsError: There is no server of that version here.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="rul-recovered-", dir=folder) as home,
+        scratch.room(folder) as home,
         tempfile.TemporaryDirectory(prefix="rul-recovered-") as sockets,
     ):
-        data, log, hba = (Path(home, name) for name in ("data", "log", "pg_hba.conf"))
+        data, log, hba = (home / name for name in ("data", "log", "pg_hba.conf"))
         found = recover(shelf, keys, identities, until, data)
         hba.write_text("local all all trust\n")
         log.touch()
-        give_to_nobody(Path(home), log, hba, Path(sockets))
+        give_to_nobody(home, log, hba, Path(sockets))
         major = int((data / "PG_VERSION").read_text())
         server = PostgresServer(programs.servers_folder(major), data, log, Path(sockets))
         server.start(_options({**_SETTINGS, "hba_file": str(hba)}))
@@ -249,22 +264,10 @@ def served(
 def _bring_base(shelf: Shelf, way: Way, data: Path, identities: Sequence[x25519.Identity]) -> None:
     with tempfile.TemporaryFile(dir=data.parent) as plain:
         name = way.sealed.object_of(way.base)
-        _bring(shelf, name, way.base.sums, cast("BinaryIO", plain), identities)
+        drill.bring(shelf, name, way.base.sums, cast("BinaryIO", plain), identities)
         plain.seek(0)
         with tarfile.open(fileobj=plain) as archive:
             archive.extractall(data, filter="data")
-
-
-def _bring(
-    shelf: Shelf, name: str, sums: Sums, plain: BinaryIO, identities: Sequence[x25519.Identity]
-) -> None:
-    try:
-        with shelf.reading(name) as stored:
-            found = unseal(stored, plain, identities)
-    except StoreError as error:
-        raise StoreError(f"{shelf}/{name} {error}") from error
-    if found != sums:
-        raise StoreError(f"{shelf}/{name} is not what was kept: its checksum differs")
 
 
 def _replay(binaries: Path, data: Path, held: Path, way: Way, timeout_seconds: int) -> str:
@@ -312,12 +315,15 @@ def _replay(binaries: Path, data: Path, held: Path, way: Way, timeout_seconds: i
 
 
 def _refuse_early_end(told: str, last: Segment) -> None:
-    """PostgreSQL takes the first record that it cannot read for the end of the log."""
+    """PostgreSQL takes the first record or segment that it cannot read for the end of the log."""
     done = [wal.lsn_of(found) for found in _REDO_DONE.findall(told)]
-    if not done or done[-1] < last.end - 2 * last.bytes:
+    # The last record may begin before the last segment, so it must have asked for that too.
+    is_read = str(last) in _READ.findall(told)
+    if not is_read or not done or done[-1] < last.end - 2 * last.bytes:
         raise StoreError(
             f"PostgreSQL did not replay the log to {last}, but ended at "
-            f"{f'{done[-1]:X}' if done else 'its beginning'}; {told[-2000:]}"
+            f"{f'{done[-1]:X}' if done else 'its beginning'}; recover to an earlier moment, or "
+            f"look why in what it says: {told[-2000:]}"
         )
 
 

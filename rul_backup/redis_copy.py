@@ -86,23 +86,29 @@ class Copy:
         return data
 
 
-def count_keys(copy: BinaryIO) -> int:
+def count_keys(copy: BinaryIO, folder: Path | None = None) -> int:
     """How many keys a Redis has that starts from a copy.
 
     It is started for this alone, in a folder of its own, where nobody else reaches it.
+
+    Args:
+        copy: Its bytes.
+        folder: Where its data lie meanwhile; the system's folder for such unless given.
 
     Raises:
         StoreError: It does not take the copy; says why.
         SettingsError: There is no ``redis-server``.
     """
-    with tempfile.TemporaryDirectory(prefix="rul-redis-") as name:
-        folder = Path(name)
-        with (folder / "dump.rdb").open("wb") as file:
+    with (
+        tempfile.TemporaryDirectory(prefix="rul-redis-", dir=folder) as name,
+        tempfile.TemporaryDirectory(prefix="rul-redis-") as sockets,  # their names must be short
+    ):
+        home, door = Path(name), Path(sockets, "redis.sock")
+        with (home / "dump.rdb").open("wb") as file:
             shutil.copyfileobj(copy, file)
-        door = folder / "redis.sock"
         options = {"--port": "0", "--unixsocket": str(door), "--dir": name, "--save": ""}
         command = [program(), *(word for pair in options.items() for word in pair)]
-        log = folder / "log"
+        log = home / "log"
         with log.open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said, cwd=name)  # noqa: S603
         try:

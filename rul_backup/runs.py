@@ -202,9 +202,10 @@ def newest_there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | Non
     """The newest run that was not let go: what it kept may be taken over.
 
     Raises:
-        StoreError: A manifest is damaged.
+        StoreError: Its manifest is damaged.
     """
-    return next(reversed(there(store, keys)), None)
+    last = max(_names_there(store), default=None)
+    return None if last is None else read(store, last, keys)
 
 
 def every(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
@@ -222,9 +223,14 @@ def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     Raises:
         StoreError: A manifest is damaged; names it.
     """
+    return _read_each(store, _names_there(store), keys)
+
+
+def _names_there(store: Shelf) -> list[str]:
     gone = {name.rpartition("/")[2] for name in store.sizes(f"{GONE}/")}
-    names = sorted(store.sizes(f"{MANIFESTS}/"))
-    return _read_each(store, [one for one in names if one.rpartition("/")[2] not in gone], keys)
+    return [
+        name for name in sorted(store.sizes(f"{MANIFESTS}/")) if name.rpartition("/")[2] not in gone
+    ]
 
 
 def _read_each(

@@ -1,6 +1,6 @@
-"""A PostgreSQL of one's own, for as long as something is tried in it.
+"""A PostgreSQL and a folder of one's own, for as long as something is tried in them.
 
-What belongs here: making, starting and removing it. What does not: what is tried (``drill``), the
+What belongs here: making, starting and removing them. What does not: what is tried (``drill``), the
 laptop's server, which stays (``rul_store.embedded``).
 
 A drill needs no right on the server that lives, takes nothing from it, and shows what a new machine
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rul_backup import programs
 from rul_core.errors import StoreError
+from rul_store import files
 from rul_store.embedded import PostgresServer, give_to_nobody
 
 _OPTIONS = (
@@ -22,6 +23,39 @@ _OPTIONS = (
 )
 """What it holds is gone afterwards, so nothing need survive a power cut."""
 START_SECONDS = 120
+
+
+def place(folder: Path | None) -> Path:
+    """The folder in which drills restore, which must be there.
+
+    Args:
+        folder: That one; the system's for temporary files unless given.
+
+    Raises:
+        StoreError: There is none.
+    """
+    if folder is not None and not folder.is_dir():
+        raise StoreError(
+            f"the folder {folder}, in which drills restore (RUL_BACKUP_SCRATCH), is not there"
+        )
+    return folder or Path(tempfile.gettempdir())
+
+
+@contextmanager
+def room(folder: Path | None = None) -> Generator[Path]:
+    """A folder of one's own, which is gone afterwards; what was killed left goes a day later.
+
+    Args:
+        folder: In which it is; the system's for such unless given.
+
+    Raises:
+        StoreError: There is no such folder.
+    """
+    within = place(folder)
+    if folder is not None:
+        files.sweep(folder)
+    with tempfile.TemporaryDirectory(prefix=".rul-drill-", suffix=".tmp", dir=within) as name:
+        yield Path(name)
 
 
 @contextmanager
@@ -39,17 +73,10 @@ def server(major: int, folder: Path | None = None) -> Generator[str]:
         SettingsError: PostgreSQL's programs of that version are not here.
         StoreError: It cannot be made or started; says what it said.
     """
-    if folder is not None and not folder.is_dir():
-        raise StoreError(
-            f"the folder {folder}, in which drills restore (RUL_BACKUP_SCRATCH), is not there"
-        )
-    binaries = Path(programs.path_of("initdb", major)).parent
-    with (
-        tempfile.TemporaryDirectory(prefix="rul-drill-", dir=folder) as home,
-        tempfile.TemporaryDirectory(prefix="rul-drill-") as sockets,
-    ):
-        give_to_nobody(Path(home), Path(sockets))
-        running = PostgresServer(binaries, Path(home, "data"), Path(home, "log"), Path(sockets))
+    with room(folder) as home, tempfile.TemporaryDirectory(prefix="rul-drill-") as sockets:
+        binaries = Path(programs.path_of("initdb", major)).parent
+        give_to_nobody(home, Path(sockets))
+        running = PostgresServer(binaries, home / "data", home / "log", Path(sockets))
         running.make(durable=False)
         running.start(_OPTIONS, timeout_seconds=START_SECONDS)
         try:

@@ -334,13 +334,17 @@ def _holes(
         digits = [int(wal.plain_name(names[at]), 16) for at in (one, other)]
         if digits[1] == digits[0] + 1:
             continue
-        try:
-            before, after = (wal.read(store, names[at], keys) for at in (one, other))
-        except Unavailable:
-            raise
-        except StoreError as error:
-            yield Finding(names[other], str(error))
+        around = []
+        for name in (names[one], names[other]):
+            try:
+                around.append(wal.read(store, name, keys))
+            except Unavailable:
+                raise
+            except StoreError as error:
+                yield Finding(name, str(error).partition(": ")[2] or str(error))
+        if len(around) < len((one, other)):
             continue
+        before, after = around
         if after.note.number - before.note.number != other - one:
             yield from _lost(before, after)
             yield Finding(after.object, f"is not the next one after {before.object}")

@@ -14,9 +14,10 @@ base from before leads beyond it.
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from rul_backup.manifest import Kind, LogHead
 from rul_backup.runs import Maker, Sealed, every, there
 from rul_backup.sealing import SUFFIX, Sums, seal
 from rul_backup.stores import Shelf, Store, each
-from rul_core.errors import StoreError, Unavailable
+from rul_core.errors import RulError, StoreError, Unavailable
 from rul_store import files
 
 WAL, NOTE = "wal", ".sealed"
@@ -38,6 +39,8 @@ _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 _CLUSTER = re.compile(r"[0-9]{1,20}")
 _FOUR_GIB = 1 << 32
+_AT_ONCE = 64
+"""Notes that are read together, although the last of them may not be asked for."""
 _AFTER_ALL = "~"
 """Sorted by name, after every segment."""
 
@@ -217,22 +220,47 @@ def notes(
     Raises:
         StoreError: One is damaged, or does not follow the one before it; names it.
     """
+    return list(following(store, keys, cluster, since))
+
+
+def following(
+    store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str, since: str = ""
+) -> Iterator[Noted]:
+    """As ``notes``, one after another: what comes after a moment need not be whole."""
     first = note_of(cluster, since)
     wanted = [name for name in names(store, cluster) if not since or name >= first]
-    found = each(lambda name: read(store, name, keys), wanted)
-    for before, after in itertools.pairwise(found):
-        if (problem := does_not_follow(before, after)) is not None:
-            raise StoreError(f"{store}/{after.object} {problem}")
-    return found
+    parts = (wanted[at : at + _AT_ONCE] for at in range(0, len(wanted), _AT_ONCE))
+    before = None
+    for noted in (one for part in parts for one in each(partial(_attempted, store, keys), part)):
+        if isinstance(noted, RulError):
+            raise noted
+        if before and (problem := does_not_follow(before, noted)) is not None:
+            raise StoreError(f"{store}/{noted.object} {problem}")
+        yield noted
+        before = noted
 
 
-def histories(store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str) -> list[Noted]:
-    """The notes of the histories of a cluster's timelines.
+def _attempted(store: Shelf, keys: Sequence[Ed25519PublicKey], name: str) -> Noted | RulError:
+    try:
+        return read(store, name, keys)
+    except RulError as error:
+        return error
+
+
+def histories(
+    store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str, timeline: int | None = None
+) -> list[Noted]:
+    """The notes of the histories of a cluster's timelines, up to one of them where it is given.
 
     Raises:
         StoreError: One is damaged; names it.
     """
-    wanted = [name for name in names(store, cluster) if is_history(plain_name(name))]
+    wanted = [
+        name
+        for name in names(store, cluster)
+        if is_history(plain := plain_name(name))
+        and (timeline is None or int(plain[:8], 16) <= timeline)
+    ]
     return each(lambda name: read(store, name, keys), wanted)
 
 
@@ -471,28 +499,37 @@ def sweep(store: Store, keys: Sequence[Ed25519PublicKey]) -> list[str]:
 
 
 def way(
-    notes: Collection[Noted], start: Segment, until: datetime | None
+    notes: Iterable[Noted], start: Segment, until: datetime | None
 ) -> tuple[list[Noted], str | None]:
     """The segments that lead from a place in the log to a moment.
 
     Args:
-        notes: All of a cluster, in order.
+        notes: All of a cluster, in order; read no further than they lead.
         start: Where a base begins.
         until: The moment; as far as they lead unless given.
 
     Returns:
-        Their notes, and why they do not lead to the moment; none where they do.
+        Their notes, and why they do not lead to the moment, such as a note that is damaged; none
+        where they do.
+
+    Raises:
+        Unavailable: The store of the notes does not answer.
     """
     found: list[Noted] = []
-    for noted in notes:
-        segment = noted.segment
-        if segment is None or (not found and segment != start):
-            continue
-        if found and noted.note.begins:
-            return found, f"{noted.note.segment} begins the log anew: {noted.note.begins}"
-        found.append(noted)
-        if until and noted.note.reaches_at and noted.note.reaches_at >= until:
-            return found, None
+    try:
+        for noted in notes:
+            segment = noted.segment
+            if segment is None or (not found and segment != start):
+                continue
+            if found and noted.note.begins:
+                return found, f"{noted.note.segment} begins the log anew: {noted.note.begins}"
+            found.append(noted)
+            if until and noted.note.reaches_at and noted.note.reaches_at >= until:
+                return found, None
+    except Unavailable:
+        raise
+    except StoreError as error:
+        return found, str(error)
     if not found:
         return found, f"the segment {start}, with which the base begins, is not archived"
     if until is None:

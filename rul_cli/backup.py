@@ -249,11 +249,15 @@ def drill(
     root: Root = DEFAULT_ROOT,
     json: Json = False,
 ) -> None:
-    """Restore a run into servers of its own and compare. Ends with 1 where it differs."""
+    """Restore a run into servers of its own and compare. Ends with 1 where it differs.
+
+    Every fleet's champion is loaded, and computes again what it said last.
+    """
     with _backups(root) as backups:
-        sealed, proof = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
+        sealed, proof, champions = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
     if json:
-        print_json({"run": sealed.manifest.run, "proof": proof})
+        found = [one._asdict() for one in champions]
+        print_json({"run": sealed.manifest.run, "proof": proof, "champions": found})
     elif proof.differences:
         for told in proof.differences:
             console.print(f"{sealed.manifest.run}: {told}", highlight=False, soft_wrap=True)
@@ -264,6 +268,9 @@ def drill(
             highlight=False,
             soft_wrap=True,
         )
+        told = [f"fleet {one.fleet}, {one.version}: {one.told}" for one in champions]
+        for line in told or ["No fleet has a champion, so no prognosis was compared."]:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
     if proof.differences:
         raise typer.Exit(1)
 

@@ -265,6 +265,7 @@ DRILL = RestoreProof(
     proven_at=datetime(2026, 11, 23, 3, 43, 6, tzinfo=UTC),
     seconds=6.2,
     differences=(),
+    recovery_point_seconds=364.0,
 )
 BACKUPS = Backups(
     stores=[

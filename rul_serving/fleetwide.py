@@ -225,6 +225,10 @@ def of_backups(standings: Iterable[backup_rows.BackupStore]) -> Iterator[Metric]
     differences = _by_store(
         "rul_backup_drill_differences", "From what was kept, at the last drill; 0 is the good case."
     )
+    point = _by_store(
+        "rul_backup_drill_recovery_point_seconds",
+        "How long before the last drill that began which it restored.",
+    )
     for one in standings:
         newest.add_metric(
             [one.store], (one.newest.started_at or one.newest.finished_at).timestamp()
@@ -236,7 +240,9 @@ def of_backups(standings: Iterable[backup_rows.BackupStore]) -> Iterator[Metric]
         if one.last_drill is not None:
             seconds.add_metric([one.store], one.last_drill.seconds)
             differences.add_metric([one.store], len(one.last_drill.differences))
-    yield from (newest, stored, proven, seconds, differences)
+            if one.last_drill.recovery_point_seconds is not None:
+                point.add_metric([one.store], one.last_drill.recovery_point_seconds)
+    yield from (newest, stored, proven, seconds, differences, point)
 
 
 def _by_store(name: str, description: str) -> GaugeMetricFamily:

@@ -39,6 +39,9 @@ class RestoreProof(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     differences: tuple[str, ...]
     """From what was kept; none proves the run."""
+    recovery_point_seconds: float | None = None
+    """How long before the drill the run began: what a loss at that moment would have cost. Unknown
+    of the first releases' runs."""
 
 
 class BackupStore(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +67,7 @@ def standings(engine: sa.Engine) -> list[BackupStore]:
         .order_by(runs.store, runs.number.desc())
     )
     drills = (
-        sa.select(tables.backup_proofs)
+        _proofs()
         .ext(postgresql.distinct_on(proofs.store))
         .order_by(proofs.store, proofs.proven_at.desc())
     )
@@ -112,18 +115,30 @@ def record_proof(engine: sa.Engine, store: str, proof: RestoreProof) -> None:
         connection.execute(
             sa.insert(tables.backup_proofs).values(
                 store=store,
-                **{**msgspec.structs.asdict(proof), "differences": list(proof.differences)},
+                number=proof.number,
+                proven_at=proof.proven_at,
+                seconds=proof.seconds,
+                differences=list(proof.differences),
             )
         )
 
 
 def proofs(engine: sa.Engine, store: str) -> list[RestoreProof]:
     """What drills found of a store's runs, the oldest first."""
-    table = tables.backup_proofs
-    query = sa.select(table).where(table.c.store == store).order_by(table.c.proven_at)
+    columns = tables.backup_proofs.c
+    query = _proofs().where(columns.store == store).order_by(columns.proven_at)
     with begin(engine) as connection:
         rows = connection.execute(query).mappings().all()
     return [_proof(row) for row in rows]
+
+
+def _proofs() -> sa.Select:
+    """What drills found, beside when the run began that each restored."""
+    runs, proofs = tables.backup_runs, tables.backup_proofs
+    is_its_run = sa.and_(runs.c.store == proofs.c.store, runs.c.number == proofs.c.number)
+    return sa.select(proofs, runs.c.started_at).select_from(
+        proofs.join(runs, is_its_run, isouter=True)
+    )
 
 
 def _known(row: sa.RowMapping) -> BackupRun:
@@ -136,4 +151,7 @@ def _proof(row: sa.RowMapping) -> RestoreProof:
         proven_at=row["proven_at"],
         seconds=row["seconds"],
         differences=tuple(row["differences"]),
+        recovery_point_seconds=(
+            (row["proven_at"] - row["started_at"]).total_seconds() if row["started_at"] else None
+        ),
     )

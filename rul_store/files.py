@@ -1,7 +1,8 @@
 """Files that are either wholly there or not there at all.
 
 What belongs here: replacing one file, publishing a folder that never changes again, checksums,
-locks between processes, names that are safe in a path. What does not: what the files mean.
+locks between processes, room on a disk, names that are safe in a path. What does not: what the
+files mean.
 
 A temporary stands beside its target, since a volume may be a file system of its own; its name
 begins with a dot and ends in ``.tmp``. A killed process leaves it behind; ``sweep`` removes it.
@@ -107,6 +108,21 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync(folder.parent)
+
+
+def require_room(folder: Path, needed_bytes: float, what: str) -> None:
+    """Do nothing where so much fits into a folder, which is made when missing.
+
+    Raises:
+        StoreError: It does not; says what is needed and what is there.
+    """
+    make_folder(folder)
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise StoreError(
+            f"{folder} has {free / 1e6:,.0f} MB free, and {what} needs {needed_bytes / 1e6:,.0f}; "
+            "make room, or name another disk"
+        )
 
 
 def sha256_of(path: Path) -> str:

@@ -28,7 +28,8 @@ EVERY_DAY = dg.FreshnessPolicy.time_window(
             "what_is_restored_is_what_was_kept",
             asset="restore_drill",
             description="Every table of the restored database has the rows and sum, every sequence "
-            "the place, that it had when it was kept; a Redis starts from its copy.",
+            "the place, that it had when it was kept; every fleet's champion computes its last "
+            "prognoses again, bit for bit; a Redis starts from its copy.",
         )
     ],
     group_name=reports.Group.BACKUPS,
@@ -41,14 +42,18 @@ def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[
     From beyond the machine alone, where there is such a store: that is what a loss would leave.
     """
     store = OFF_SITE if backups.goes_off_site else LOCAL
-    sealed, proof = backups.prove(None, datetime.now(UTC), store)
+    sealed, proof, champions = backups.prove(None, datetime.now(UTC), store)
     return dg.MaterializeResult(
         metadata={
             "run": sealed.manifest.run,
             "store": store,
             "seconds": proof.seconds,
+            "proven_at": proof.proven_at.isoformat(),
             "recovery_point": sealed.manifest.started_at.isoformat(),
+            "recovery_point_seconds": proof.recovery_point_seconds,
             "tables": sum(len(one.facts.get("tables", ())) for one in sealed.manifest.artefacts),
+            "prognoses_compared": sum(one.compared for one in champions),
+            "champions": reports.markdown_table(one._asdict() for one in champions),
         },
         check_results=[
             dg.AssetCheckResult(

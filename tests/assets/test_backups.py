@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from rul_assets import laptop
 from rul_assets.backup import assets, definitions, drill, schedules
-from rul_backup import fingerprints
+from rul_backup import fingerprints, golden
+from rul_backup.golden import Golden
 from rul_backup.keeping import Backups
 from rul_backup.manifest import Kind
 from rul_backup.reading import BackupSettings
@@ -134,12 +135,36 @@ def test_the_drill_proves_the_newest_run_and_says_where_it_differs(
     (found,) = keeper.backups.there()
     assert found.proof is not None
     assert found.proof.differences == ()
-    assert keeper.told("restore_drill")["run"] == found.sealed.manifest.run
+    told = keeper.told("restore_drill")
+    assert told["run"] == found.sealed.manifest.run
+    assert (told["prognoses_compared"], told["champions"]) == (0, "none")
+    assert told["proven_at"] == found.proof.proven_at.isoformat()
+    assert told["recovery_point_seconds"] == found.proof.recovery_point_seconds
+    assert told["recovery_point_seconds"] > 0
+    assert told["seconds"] == found.proof.seconds > 0
     true = fingerprints.differences
     monkeypatch.setattr(fingerprints, "differences", lambda *both: [*true(*both), "table x"])
     told = checks(keeper.run("prove_backups"))["what_is_restored_is_what_was_kept"]
     assert not told.passed
     assert told.metadata["differences"].value == ["table x"]
+
+
+def test_what_champions_say_in_the_drill_is_shown_and_counts(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+):
+    keeper.run("back_up")
+    found = [
+        Golden("pumps", "v1", is_sound=True, told="equal", compared=3),
+        Golden("fans", "v2", is_sound=False, told="differs in rul_cycles", compared=4),
+    ]
+    monkeypatch.setattr(golden, "check", lambda *_: found)
+    told = checks(keeper.run("prove_backups"))["what_is_restored_is_what_was_kept"]
+    assert not told.passed
+    assert told.metadata["differences"].value == [
+        "the champion of fleet fans, v2, does not answer as it did: differs in rul_cycles"
+    ]
+    assert keeper.told("restore_drill")["prognoses_compared"] == 7
+    assert "| fans | v2 |" in keeper.told("restore_drill")["champions"]
 
 
 def test_what_is_brought_beyond_the_machine_is_looked_at_and_proved_from_there_alone(

@@ -1,19 +1,28 @@
 """A database that was kept comes back as it was, and whoever finds it otherwise says so."""
 
+import io
+import os
+import shutil
 import threading
+import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
-from rul_backup import drill, fingerprints, programs, snapshots
+from rul_backup import drill, fingerprints, programs, redis_copy, snapshots
 from rul_backup import scratch as scratch_server
 from rul_backup.manifest import Kind
 from rul_backup.runs import Run, Sealed
+from rul_backup.sealing import Sums
 from rul_backup.stores import FolderStore
-from rul_core.errors import SettingsError, StoreError
+from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store.database import begin, connect, create_database
 
 from .conftest import Keys
@@ -144,7 +153,7 @@ def test_a_damaged_dump_leaves_nothing_behind(
     content[-100] ^= 1  # in the last of its pieces: all before it is well
     path.write_bytes(content)
     url = scratch()
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(StoreError, match=r"platform\.dump\.zst\.age is damaged"):
         drill.restore_database(store, run, run.manifest.artefacts[0], url, plant.identities)
     left = connect(url)
     with begin(left) as connection:
@@ -153,6 +162,46 @@ def test_a_damaged_dump_leaves_nothing_behind(
         )
         assert tables.scalar_one() == 0
     left.dispose()
+
+
+def test_another_dump_in_its_place_leaves_nothing_behind_however_late_that_is_seen(
+    store: FolderStore, plant: Keys, database_url: str, scratch, monkeypatch
+):
+    run = kept(store, plant, database_url)
+    artefact = run.manifest.artefacts[0]
+    other = msgspec.structs.replace(
+        artefact, sums=msgspec.structs.replace(artefact.sums, plain_sha256="0" * 64)
+    )
+    true = drill.unseal
+
+    def unseal_slowly(stored, plain, by):
+        sums = true(stored, plain, by)
+        time.sleep(3)  # pg_restore is quicker where it has all
+        return sums
+
+    monkeypatch.setattr(drill, "unseal", unseal_slowly)
+    url = scratch()
+    with pytest.raises(StoreError, match="is not what was kept: its checksum differs"):
+        drill.restore_database(store, run, other, url, plant.identities)
+    left = connect(url)
+    with begin(left) as connection:
+        assert fingerprints.tables_of(connection) == []
+    left.dispose()
+
+
+def test_what_is_away_is_not_taken_for_damaged(store: FolderStore, plant: Keys):
+    class Away(FolderStore):
+        @contextmanager
+        def reading(self, name: str) -> Generator[BinaryIO]:
+            class Nothing(io.BytesIO):
+                def read(self, *_: object) -> bytes:
+                    raise Unavailable(f"{name} cannot be reached")
+
+            yield Nothing()
+
+    sums = Sums(plain_bytes=1, plain_sha256="", stored_bytes=1, stored_sha256="")
+    with pytest.raises(Unavailable, match=r"^runs/a/b cannot be reached$"):
+        drill.bring(Away(store.root), "runs/a/b", sums, io.BytesIO(), plant.identities)
 
 
 def test_a_dump_that_fails_is_no_backup(store: FolderStore, plant: Keys, database_url: str):
@@ -226,6 +275,62 @@ def test_a_drill_leaves_nothing_where_it_restored(
         drill.restore_database(store, run, artefact, url, plant.identities)
     assert len(seen) == 1
     assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_drill_left_goes_a_day_later(tmp_path: Path):
+    old, young = (tmp_path / f".rul-drill-{name}.tmp" for name in ("old", "young"))
+    other = tmp_path / "not-ours"
+    for path in (old, young, other):
+        (path / "data").mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 24 * 3600
+    for path in (old, other):
+        os.utime(path, (two_days_ago, two_days_ago))
+    with scratch_server.room(tmp_path) as room:
+        assert {*tmp_path.iterdir()} == {young, other, room}
+    assert {*tmp_path.iterdir()} == {young, other}
+
+
+def test_where_a_drill_has_too_little_room_it_says_so_before_it_begins(
+    store: FolderStore, plant: Keys, database_url: str, tmp_path: Path, monkeypatch
+):
+    run = kept(store, plant, database_url)
+    needed = 2 * run.manifest.artefacts[0].sums.plain_bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    monkeypatch.setattr(scratch_server, "server", None)
+    with pytest.raises(StoreError, match=rf"{tmp_path} has .* MB free, and the drill needs .*make"):
+        drill.prove_databases(store, run, plant.identities, tmp_path)
+
+
+def test_a_copy_of_redis_is_proved_in_the_folder_of_drills(
+    store: FolderStore, plant: Keys, redis_url: str, tmp_path: Path, monkeypatch
+):
+    run = Run(store, plant.maker, NOW)
+    snapshots.keep_redis(run, redis_url)
+    sealed = run.seal({}, plant.verify, NOW)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    seen: list[Path] = []
+    true = redis_copy.count_keys
+
+    def count_keys(copy: BinaryIO, folder: Path) -> int:
+        seen.append(folder)
+        return true(copy, folder)
+
+    monkeypatch.setattr(redis_copy, "count_keys", count_keys)
+    (proved,) = drill.prove_redis(store, sealed, plant.identities, scratch)
+    assert proved.differences == ()
+    assert [folder.parent for folder in seen] == [scratch]
+    assert [*scratch.iterdir()] == []
+
+
+def test_a_run_of_a_newer_version_is_not_tried(
+    store: FolderStore, plant: Keys, database_url: str, monkeypatch
+):
+    run = kept(store, plant, database_url)
+    newer = msgspec.structs.replace(run.manifest, versions={"schema": "9999"})
+    monkeypatch.setattr(scratch_server, "server", None)
+    with pytest.raises(StoreError, match="is at revision 9999, and this version of the platform"):
+        drill.prove_databases(store, run._replace(manifest=newer), plant.identities)
 
 
 def test_a_drill_without_room_says_so(tmp_path: Path):

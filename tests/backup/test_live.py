@@ -357,6 +357,26 @@ def test_where_redis_does_not_answer_the_rest_is_done_and_the_same_command_goes_
     assert live.interrupted(house.root) is None
 
 
+def test_forgetting_that_was_cut_short_goes_on_and_until_then_the_run_is_not_restored_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    house.restore()
+    with monkeypatch.context() as patched:
+
+        def killed(_: Path) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(live.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            house.restorer().forget()
+    put(house.root, NOW)
+    with pytest.raises(StoreError, match="is still there, as the database"):
+        house.restore()
+    assert len(house.restorer().forget()) == 3
+    house.restore()
+    assert house.files() == THEN
+
+
 def test_sessions_that_do_not_end_hinder_it_and_change_nothing(
     house: House, monkeypatch: pytest.MonkeyPatch
 ):

@@ -263,6 +263,27 @@ def test_a_slot_that_was_lost_begins_the_log_anew_and_says_so(
         recovery.recover(store, plant.verify, plant.identities, between, tmp_path / "back")
 
 
+@pytest.mark.parametrize("lost", [-1, -3])
+def test_a_log_that_ends_early_is_not_taken_for_all_of_it(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch, lost: int
+):
+    with archiving(store, plant, server, tmp_path / "spool"):
+        keep_base(store, plant, server)
+        for _ in range(5):
+            server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+        wait_until_sealed(store, plant, server, now_of(server))
+    true = recovery._replay
+
+    def replay_without_one(binaries, data, held, way, timeout_seconds):
+        (held / way.segments[lost].note.segment).unlink()
+        return true(binaries, data, held, way, timeout_seconds)
+
+    monkeypatch.setattr(recovery, "_replay", replay_without_one)
+    with pytest.raises(StoreError, match=r"did not replay the log to 0000\w+, but ended at \w+;"):
+        recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "data")
+    assert [*(tmp_path / "back").iterdir()] == []
+
+
 ARCHIVER = """
     import sys, threading
     from pathlib import Path
@@ -337,6 +358,20 @@ def test_a_quiet_server_gives_no_more_segments(
         wait_for(lambda: told("rul_wal_looked_timestamp_seconds") > looks + 2)
         assert server.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())") == before
     assert seen.errors == []
+
+
+def test_on_a_quiet_server_nothing_waits_for_an_archiver_that_began_anew(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    for _ in range(2):
+        with archiving(store, plant, server, tmp_path / "spool", timeout_seconds=0.2) as seen:
+            if not wal.names(store):
+                server.do("INSERT INTO told DEFAULT VALUES")
+            wait_for(lambda: wal.names(store))
+            later = time.time() + 3
+            wait_for(lambda later=later: told("rul_wal_looked_timestamp_seconds") > later)
+            assert told("rul_wal_lag_seconds") == 0
+        assert seen.errors == []
 
 
 def test_what_a_user_may_not_is_told_with_the_remedy(

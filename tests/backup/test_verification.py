@@ -1,6 +1,7 @@
 """No damage of a store goes unnoticed, and each is named."""
 
 import io
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -310,6 +311,39 @@ def test_segments_that_are_missing_are_named_at_every_level(house: House, level:
         (house.root / wal.object_of(CLUSTER, name)).unlink()
     found = {finding.object for finding in house.look(level).findings}
     assert {wal.note_of(CLUSTER, name) for name in gone} <= found
+
+
+@pytest.mark.parametrize("level", [Level.EXISTS, Level.STORED])
+def test_a_damaged_note_beside_a_hole_is_named_itself(house: House, level: Level):
+    for name in (wal.note_of(CLUSTER, SEGMENTS[5]), wal.object_of(CLUSTER, SEGMENTS[5])):
+        (house.root / name).unlink()
+    damaged = wal.note_of(CLUSTER, SEGMENTS[4])
+    (house.root / damaged).write_bytes(b"x" + (house.root / damaged).read_bytes()[1:])
+    told = "it is not signed by this platform's key, or was changed afterwards"
+    assert (damaged, told) in house.look(level).findings
+
+
+def test_the_newest_run_is_found_also_where_an_older_manifest_is_damaged(house: House):
+    (house.root / house.sealed[0].object).write_bytes(b"x")
+    assert runs.newest_there(house.store, house.plant.verify) == house.sealed[4]
+    runs.let_go(house.store, house.sealed[4], house.plant.maker.signing_key)
+    assert runs.newest_there(house.store, house.plant.verify) == house.sealed[3]
+
+
+def test_what_is_removed_while_it_is_listed_is_not_there(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    gone = next(iter(house.sealed[3].objects))
+    there = house.store.sizes("runs/")
+    true = os.walk
+
+    def walk(top):
+        for found in true(top):
+            (house.root / gone).unlink(missing_ok=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert house.store.sizes("runs/").keys() == there.keys() - {gone}
 
 
 @pytest.mark.parametrize("level", [Level.EXISTS, Level.STORED, Level.CONTENT])

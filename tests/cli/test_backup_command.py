@@ -1,11 +1,13 @@
 """``rul backup`` on a real PostgreSQL."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Generator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Self
 
 import pytest
@@ -98,7 +100,9 @@ def test_it_is_kept_looked_at_proved_and_comes_back(
     assert first["artefacts"][1]["facts"]["files"] == 2
     assert first["versions"].keys() == {"rul", "schema"}
     assert "all as they were written" in run("verify", "--level", "structure").output
-    assert "every table has what was kept" in run("drill", "--run", first["run"]).output
+    told = run("drill", "--run", first["run"]).output
+    assert "every table has what was kept" in told
+    assert "No fleet has a champion, so no prognosis was compared." in told
     listed = json.loads(run("list", "--json").output)
     assert [bool(each["proof"]) for each in listed] == [True, False]
     assert first["run"] in run("list").output
@@ -284,6 +288,38 @@ def test_a_full_disk_is_found_before_anything_is_written(
     monkeypatch.setattr(FolderStore, "free_bytes", lambda _: 10)
     assert "make room, or let runs go" in refused("now")
     assert sorted((with_keys / "backups").rglob("*")) == before
+
+
+def test_a_run_that_a_drill_restored_from_beyond_the_machine_stays_here_too(
+    with_keys: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    for _ in range(3):
+        run("now")
+    for number, differences in ((1, ()), (2, ("table x is missing",))):
+        backup_rows.record_proof(
+            engine,
+            keeping.OFF_SITE,
+            backup_rows.RestoreProof(
+                number=number, proven_at=datetime.now(UTC), seconds=1.0, differences=differences
+            ),
+        )
+    short = retention.Policy(all_for=timedelta(0), daily_for=timedelta(0))
+    monkeypatch.setattr(retention, "Policy", lambda **_: short)
+    told = run("prune").output.splitlines()
+    assert told == [
+        "1 stays: among the newest that a drill restored", "3 stays: the newest", "2 may go",
+    ]  # fmt: skip
+
+
+def test_files_that_do_not_fit_are_found_before_the_database_is_restored(
+    with_keys: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+):
+    run("now")
+    into = ("--database", elsewhere, "--files", str(with_keys / "back"))
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+        assert "MB free, and restoring into back needs" in refused("restore", *into)
+    run("restore", *into)
 
 
 def test_another_platforms_store_is_not_written_to(with_keys: Path):

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Generator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -14,10 +16,10 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from rul_backup import golden, keeping, reading, wal
-from rul_backup.reading import BackupSettings
+from rul_backup.reading import LOCAL, BackupSettings
 from rul_cli.backup import app
 from rul_core.errors import RulError
-from rul_store import champions, ledger
+from rul_store import backup_rows, champions, ledger
 from rul_store.database import begin
 from tests.serving.conftest import Platform
 from tests.serving.test_ledger import land
@@ -167,6 +169,80 @@ def test_one_whose_tables_are_of_a_newer_version_goes_back_to_a_run_of_before(se
     assert since["manifest"]["versions"]["schema"] == "9999"
     told = refused("restore", "--over-live", "--run", "2")
     assert "is at revision 9999, and this version of the platform knows none after" in told
+
+
+def drilled(code: int = 0) -> dict[str, Any]:
+    run("now")
+    return json.loads(run("drill", "--json", code=code))
+
+
+def test_a_drill_loads_the_champion_and_computes_again_what_it_said(
+    served: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with served.client() as client:
+        send(client, body(served, unit_of(served)[12:14]))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    scratch.chmod(0o711)
+    monkeypatch.setenv("RUL_BACKUP_SCRATCH", str(scratch))
+    told = drilled()
+    (found,) = told["champions"]
+    assert (found["fleet"], found["version"]) == ("pumps", current(served))
+    assert found["compared"] == len(
+        ledger.newest(served.engine, "pumps", current(served), limit=golden.TRIED)
+    )
+    assert found["compared"] > 1
+    assert found["told"].endswith("is equal to the last bit")
+    assert told["proof"]["differences"] == []
+    assert [*scratch.iterdir()] == []
+    assert found["told"] in run("drill")
+
+
+def test_a_drill_finds_a_model_whose_file_is_another(served: Platform):
+    (served.root / "models" / "pumps" / current(served) / "model.cbm").write_bytes(b"spoilt")
+    (found,) = drilled(code=1)["proof"]["differences"]
+    assert found.startswith(f"the champion of fleet pumps, {current(served)}, does not answer as")
+    assert "model.cbm differs" in found
+    assert backup_rows.proofs(served.engine, LOCAL)[-1].differences == (found,)
+
+
+def test_a_drill_finds_a_champion_without_a_model(served: Platform):
+    shutil.rmtree(served.root / "models" / "pumps" / current(served))
+    (found,) = drilled(code=1)["proof"]["differences"]
+    assert f"{current(served)} is not there" in found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE readings SET measured[1] = measured[1] + 1",
+        "UPDATE ledger SET prognosis = regexp_replace(prognosis::text, "
+        "'\"safe_cycles\":[^,]+', '\"safe_cycles\": 0.5')::json",
+    ],
+)
+def test_a_drill_finds_a_prognosis_that_comes_out_otherwise(served: Platform, change: str):
+    with begin(served.engine) as connection:
+        connection.execute(sa.text("SET session_replication_role = replica"))
+        connection.execute(sa.text(change))
+    (found,) = drilled(code=1)["proof"]["differences"]
+    assert "computed again, differs in " in found
+
+
+def test_a_drill_passes_and_tells_where_nothing_can_be_computed_again(served: Platform):
+    land(served, "first", unit_of(served)[:30])
+    with served.client() as client:
+        send(client, body(served, unit_of(served)[30:32]))
+    with begin(served.engine) as connection:
+        connection.execute(sa.text("SET session_replication_role = replica"))
+        connection.execute(sa.text("DELETE FROM ledger WHERE position = 1"))
+    told = drilled()
+    (found,) = told["champions"]
+    assert found["compared"] == 0
+    assert "none of its last prognoses can be computed again" in found["told"]
+    served.release()
+    (found,) = drilled()["champions"]
+    assert found["compared"] == 0
+    assert found["told"].endswith("it has said nothing yet")
 
 
 def test_how_it_is_restored_must_be_said(served: Platform):

@@ -44,6 +44,10 @@ def test_of_each_store_the_newest_run_and_the_last_drills_are_told(platform, eve
     assert local["newest"]["started_at"] == "2026-11-23T05:30:00Z"
     assert local["last_drill"]["differences"] == ["table x is missing"]
     assert (local["last_proven"]["number"], local["last_proven"]["differences"]) == (2, [])
+    assert (
+        local["last_proven"]["recovery_point_seconds"]
+        == (timedelta(days=2) - timedelta(minutes=60)).total_seconds()
+    )
     assert (off_site["store"], off_site["newest"]["number"]) == ("off-site", 2)
     assert off_site["last_drill"] is off_site["last_proven"] is None
     figures = {
@@ -60,16 +64,19 @@ def test_of_each_store_the_newest_run_and_the_last_drills_are_told(platform, eve
         ("proven_timestamp_seconds", "local"): (BEGUN + timedelta(days=2)).timestamp(),
         ("drill_duration_seconds", "local"): 9.0,
         ("drill_differences", "local"): 1.0,
+        ("drill_recovery_point_seconds", "local"): timedelta(days=3, minutes=-90).total_seconds(),
     }
 
 
 def test_a_run_of_a_release_that_told_less_is_still_told(platform):
     old = BackupRun(number=1, run="run-1", sha256="9b" * 32, finished_at=BEGUN)
     backup_rows.record(platform.engine, "local", [old])
+    backup_rows.record_proof(platform.engine, "local", proof(1))
     with platform.client() as client:
         (local,) = client.get("/v1/system/backups").json()["stores"]
     assert local["newest"]["started_at"] is None
     assert local["newest"]["stored_bytes"] is None
+    assert local["last_drill"]["recovery_point_seconds"] is None
 
 
 @pytest.mark.parametrize(("role", "status"), [("viewer", 200), ("ingest", 403)])

@@ -1,0 +1,175 @@
+"""Segments of a log and their notes: what is added, what is refused, what leads to a moment."""
+
+import io
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rul_backup import drill, recovery, wal
+from rul_backup.archiving import IN_FLIGHT, Archiver, Sample, _Server
+from rul_backup.manifest import Artefact, Kind
+from rul_backup.runs import Maker, Run
+from rul_backup.stores import FolderStore
+from rul_backup.wal import ClusterLog, Segment
+from rul_core.errors import StoreError
+
+from .conftest import Keys
+
+CLUSTER, SEGMENT_BYTES = "7", 4096
+NOW = datetime(2026, 11, 29, 8, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "backups")
+
+
+def name_of(number: int) -> str:
+    return str(Segment(1, number, SEGMENT_BYTES))
+
+
+def receive(folder: Path, number: int, content: bytes = b"x") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name_of(number)
+    path.write_bytes(content * SEGMENT_BYTES)
+    return path
+
+
+def log_of(store: FolderStore, plant: Keys, maker: Maker | None = None) -> ClusterLog:
+    return ClusterLog(store, maker or plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
+
+
+def keep_base(store: FolderStore, plant: Keys, number: int, size: int = 500) -> Artefact:
+    facts = {
+        "cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": NOW.isoformat(),
+        "start_segment": name_of(number), "server": 16,
+    }  # fmt: skip
+    run = Run(store, plant.maker, NOW)
+    kept = run.keep("base.tar", Kind.BASE, io.BytesIO(b"b" * size), facts)
+    run.seal({}, plant.verify, NOW)
+    return kept
+
+
+def archiver_of(store: FolderStore, plant: Keys, spool: Path) -> Archiver:
+    """One that is asked to seal what is in its spool, and reaches no server."""
+    archiver = Archiver(store, plant.maker, plant.verify, "postgresql:///", spool)
+    archiver._server = _Server(CLUSTER, SEGMENT_BYTES, 16)
+    return archiver
+
+
+def test_another_platforms_log_is_not_added_to(store: FolderStore, plant: Keys, tmp_path: Path):
+    log_of(store, plant).take(receive(tmp_path / "spool", 1), now=NOW)
+    before = store.sizes()
+    with pytest.raises(StoreError, match=r"has the log of the platform plant, not of mill; give"):
+        log_of(store, plant, plant.maker._replace(system="mill"))
+    assert store.sizes() == before
+
+
+def test_another_platforms_log_is_not_recovered_from(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    keep_base(store, plant, 1)
+    other = log_of(store, plant, plant.maker._replace(system="mill"))
+    noted = other.take(receive(tmp_path / "spool", 1), now=NOW)
+    with pytest.raises(StoreError, match=rf"{noted.object} is of another platform, mill"):
+        recovery.find(store, plant.verify, None)
+
+
+def test_a_segment_that_is_received_once_more_must_be_the_one_that_is_sealed(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    spool = tmp_path / "spool" / CLUSTER
+    for number in (1, 2):
+        receive(spool, number)
+    archiver_of(store, plant, tmp_path / "spool")._seal()
+    sealed = store.sizes()
+    receive(spool, 1)  # as before: an archiver was killed before it removed it
+    archiver_of(store, plant, tmp_path / "spool")._seal()
+    assert [path.name for path in spool.iterdir()] == [name_of(2)]
+    receive(spool, 2, b"y")
+    receive(spool, 3)
+    with pytest.raises(
+        StoreError, match=rf"{name_of(2)} is another than the segment of this name.*new timeline"
+    ):
+        archiver_of(store, plant, tmp_path / "spool")._seal()
+    assert store.sizes() == sealed
+    assert sorted(path.name for path in spool.iterdir()) == [name_of(2), name_of(3)]
+
+
+def test_what_a_segment_reaches_is_known_also_where_it_could_not_be_sealed_at_once(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    receive(tmp_path / "spool" / CLUSTER, 1)
+    archiver = archiver_of(store, plant, tmp_path / "spool")
+    archiver._samples.append(Sample(NOW, SEGMENT_BYTES + 100, 1, "700:700:"))
+    store.root.write_text("a folder no more")
+    with pytest.raises(OSError, match="Not a directory"):
+        archiver._seal()
+    store.root.unlink()
+    archiver._seal()
+    (noted,) = wal.notes(store, plant.verify, CLUSTER)
+    assert noted.note.reaches_at == NOW - IN_FLIGHT
+    assert archiver._sealed_snapshot == "700:700:"
+
+
+def test_damage_after_a_moment_does_not_stand_in_its_way(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    keep_base(store, plant, 1)
+    log = log_of(store, plant)
+    notes = [
+        log.take(receive(tmp_path / "spool", number), now=NOW,
+                 reaches_at=NOW + timedelta(minutes=number))
+        for number in (1, 2, 3)
+    ]  # fmt: skip
+    path = store.root / notes[2].object
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    way = recovery.find(store, plant.verify, NOW + timedelta(minutes=2))
+    assert way.segments == notes[:2]
+    for until in (NOW + timedelta(minutes=3), None):
+        with pytest.raises(StoreError, match=rf"{path.name}: it is not signed .*; recover to 2026"):
+            recovery.find(store, plant.verify, until)
+
+
+def test_a_new_base_is_kept_where_a_note_is_damaged(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    base, log = keep_base(store, plant, 1), log_of(store, plant)
+    notes = [log.take(receive(tmp_path / "spool", number), now=NOW) for number in (1, 2, 3)]
+
+    def is_of_today() -> bool:
+        return recovery.is_base_of_today(
+            store, plant.verify, base, cluster=CLUSTER, now=NOW + timedelta(hours=1)
+        )
+
+    assert is_of_today()
+    path = store.root / notes[1].object
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    assert not is_of_today()
+
+
+def test_too_little_room_to_recover_is_found_before_anything_is_brought(
+    store: FolderStore, plant: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keep_base(store, plant, 1, size=3_000_000)
+    log = log_of(store, plant)
+    for number in (1, 2):
+        log.take(receive(tmp_path / "spool", number), now=NOW)
+    into = tmp_path / "back" / "data"
+
+    def recover(free_bytes: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+        recovery.recover(store, plant.verify, plant.identities, None, into)
+
+    def brought(*_: object) -> None:
+        raise StoreError("it is brought")
+
+    monkeypatch.setattr(drill, "bring", brought)
+    with pytest.raises(StoreError, match="back has 6 MB free, and recovering into data needs 6; m"):
+        recover(5_999_999)
+    assert [*into.parent.iterdir()] == []
+    with pytest.raises(StoreError, match="it is brought"):
+        recover(6_000_000)
