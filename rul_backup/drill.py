@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from pyrage import x25519
 from sqlalchemy.engine import make_url
 
-from rul_backup import fingerprints, programs, redis_copy, scratch
+from rul_backup import fingerprints, programs, redis_copy, scratch, structure
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.sealing import unseal
@@ -26,9 +26,13 @@ from rul_core.errors import StoreError
 from rul_store import files
 from rul_store.database import begin, connect
 
+OF_THE_PLATFORM = frozenset({Kind.REDIS, Kind.MODELS})
+OF_THE_STACK = frozenset({Kind.DAGSTER, Kind.STACK})
+"""What may be brought back as files."""
+
 
 class Restored(NamedTuple):
-    """A database that was restored for a moment."""
+    """What was restored for a moment."""
 
     seconds: float
     differences: tuple[str, ...]
@@ -75,6 +79,37 @@ def prove_redis(store: Shelf, run: Sealed, identities: Sequence[x25519.Identity]
     return found
 
 
+def prove_stack(
+    store: Shelf,
+    run: Sealed,
+    identities: Sequence[x25519.Identity],
+    folder: Path | None = None,
+) -> list[Restored]:
+    """Restore Dagster's database as the platform's, and read what else a stack had to its end.
+
+    Args:
+        store: Has the run.
+        run: Which; it need not have any of a stack.
+        identities: By which it is decrypted.
+        folder: Where it lies meanwhile.
+
+    Raises:
+        StoreError: Something is damaged, or ``pg_restore`` fails.
+        SettingsError: PostgreSQL's programs are not here.
+    """
+    found = []
+    for artefact in run.manifest.artefacts:
+        if artefact.kind is Kind.DAGSTER:
+            found.append(_prove(store, run, artefact, identities, folder))
+        elif artefact.kind is Kind.STACK:
+            started = time.monotonic()
+            with opened(store, run, artefact, identities, folder) as plain:
+                told = structure.problem(artefact, plain)
+            differences = (f"{artefact.name} {told}",) if told else ()
+            found.append(Restored(time.monotonic() - started, differences))
+    return found
+
+
 def _prove(
     store: Shelf,
     run: Sealed,
@@ -101,15 +136,26 @@ def restore_database(
     artefact: Artefact,
     url: str,
     identities: Sequence[x25519.Identity],
+    owner: str | None = None,
 ) -> None:
     """Bring a dump back into an empty database.
+
+    Args:
+        store: Has the run.
+        run: Which.
+        artefact: The dump.
+        url: Of the database.
+        identities: By which it is decrypted.
+        owner: Whose it becomes; the user's of the URL unless given.
 
     Raises:
         StoreError: The database is not empty, the dump is damaged, or ``pg_restore`` fails.
     """
     server = _refuse_content(url)
     name = run.object_of(artefact)
-    arguments = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
+    arguments = ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"]
+    if owner is not None:
+        arguments.append(f"--role={owner}")
     database = make_url(url).database or ""
     with programs.started(
         url,
@@ -147,12 +193,24 @@ def refuse_files(into: Path) -> None:
 
 
 def restore_files(
-    store: Shelf, run: Sealed, into: Path, identities: Sequence[x25519.Identity]
+    store: Shelf,
+    run: Sealed,
+    into: Path,
+    identities: Sequence[x25519.Identity],
+    kinds: Collection[Kind] = OF_THE_PLATFORM,
 ) -> None:
     """Bring the files of a run back into a new folder, all of them or none.
 
     Models and fleets lie there as in a data root, what Redis had in ``redis.rdb``: the file that a
-    new Redis starts from, as ``dump.rdb`` in its folder.
+    new Redis starts from, as ``dump.rdb`` in its folder. What a stack had lies there by its
+    sources, Dagster's database as ``dagster.dump``.
+
+    Args:
+        store: Has the run.
+        run: Which.
+        into: The new folder.
+        identities: By which it is decrypted.
+        kinds: Of it alone.
 
     Raises:
         StoreError: The folder is there already, or something is damaged.
@@ -160,10 +218,10 @@ def restore_files(
     refuse_files(into)
     with files.publishing(into) as folder:
         for artefact in run.manifest.artefacts:
-            if artefact.kind in {Kind.POSTGRES, Kind.BASE}:
+            if artefact.kind not in kinds:
                 continue
             with opened(store, run, artefact, identities, into.parent) as plain:
-                if artefact.kind is Kind.REDIS:
+                if artefact.kind in {Kind.REDIS, Kind.DAGSTER}:
                     with (folder / artefact.name).open("wb") as file:
                         shutil.copyfileobj(plain, file)
                 else:

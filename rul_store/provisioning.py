@@ -26,7 +26,9 @@ OPERATORS = ("rul_operator",)
 """May what serving and the assets may: people's command line."""
 KEEPERS = (Group.BACKUP,)
 """Read every table, to keep it."""
-DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), "dagster": ("dagster", ())}
+DAGSTER = "dagster"
+"""Dagster's database, and its owner."""
+DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), DAGSTER: (DAGSTER, KEEPERS)}
 """Each database: its owner, and who else may connect."""
 
 
@@ -73,16 +75,18 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
             for role in OPERATORS:
                 for group in (Group.SERVING, Group.ASSETS):
                     connection.exec_driver_sql(f"GRANT {group} TO {_quote(role)}")
-        for name, (owner, others) in DATABASES.items():
+        for name in DATABASES:
             create_database(admin_url, name)
             with begin(admin) as connection:
-                for statement in _rights(name, owner, others):
+                for statement in rights_on(name):
                     connection.exec_driver_sql(statement)
     finally:
         admin.dispose()
 
 
-def _rights(database: str, owner: str, others: tuple[str, ...]) -> list[str]:
+def rights_on(database: str) -> list[str]:
+    """The statements that give a database its owner, and let in who may connect."""
+    owner, others = DATABASES[database]
     quoted = _quote(database)
     return [
         f"ALTER DATABASE {quoted} OWNER TO {_quote(owner)}",
