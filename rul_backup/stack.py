@@ -133,17 +133,23 @@ def _grafana(folder: Path) -> Opened:
 
 
 def _prometheus(folder: Path) -> Opened:
-    for block in sorted(path for path in folder.iterdir() if _BLOCK.fullmatch(path.name)):
-        with ExitStack() as stack:
-            try:  # open as a whole before any of it is written: what is open can be read to its end
-                opened = [
-                    (name, stack.enter_context(_opened(path))) for name, path in _named(block)
-                ]
-            except FileNotFoundError:
-                continue  # it is older than Prometheus keeps, or has become part of a larger one
-            if {name for name, _ in opened} >= _NEEDED:  # else Prometheus takes it for none either
-                for name, file in opened:
-                    yield f"{block.name}/{name}", file
+    seen: set[str] = set()
+    # Looked for again, since some may have become part of a larger one meanwhile.
+    while new := {each.name for each in folder.iterdir() if _BLOCK.fullmatch(each.name)} - seen:
+        for name in sorted(new):
+            yield from _block(folder / name)
+        seen |= new
+
+
+def _block(folder: Path) -> Opened:
+    with ExitStack() as stack:
+        try:  # open as a whole before any of it is written: what is open can be read to its end
+            opened = [(name, stack.enter_context(_opened(path))) for name, path in _named(folder)]
+        except FileNotFoundError:
+            return  # it is older than Prometheus keeps, or has become part of a larger one
+        if {name for name, _ in opened} >= _NEEDED:  # else Prometheus takes it for none either
+            for name, file in opened:
+                yield f"{folder.name}/{name}", file
 
 
 SOURCES: dict[str, Callable[[Path], Opened]] = {

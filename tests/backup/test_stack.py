@@ -229,6 +229,23 @@ def test_a_block_that_goes_before_its_turn_is_left_out_whole(
     assert problems(store, plant) == []
 
 
+def test_blocks_that_become_one_meanwhile_are_kept_as_that(
+    store: FolderStore, plant: Keys, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    prometheus, larger = folder / "prometheus", "01KB3333333333333333333333"
+
+    def become_one(path: Path) -> None:
+        if path == prometheus / OLD / "meta.json":
+            (prometheus / OLD).rename(prometheus / larger)
+            shutil.rmtree(prometheus / NEW)
+
+    before_each(monkeypatch, "_opened", become_one)
+    found = back(store, plant, kept(store, plant, folder), tmp_path / "back")
+    assert {name.split("/")[1] for name in found if name.startswith("prometheus")} == {larger}
+    assert found[f"prometheus/{larger}/index"] == f"index of {OLD}".encode()
+    assert problems(store, plant) == []
+
+
 def test_a_block_that_goes_while_it_is_read_is_kept_whole(
     store: FolderStore, plant: Keys, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
