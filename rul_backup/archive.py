@@ -54,8 +54,8 @@ root (RUL_ROOT), and run: rul database migrate
 Without rul, with age and zstd alone, each thing opens so:
   tar -xf THIS.tar
   age --decrypt --identity IDENTITY runs/RUN/NAME.zst.age | zstd --decompress > NAME
-NAME is platform.dump (for pg_restore), redis.rdb, or models.tar. The line in manifests/{number:08d}
-says where each lies, and its checksums.
+NAME is platform.dump or dagster.dump (for pg_restore), redis.rdb, models.tar, or stack.tar.
+The line in manifests/{number:08d} says where each lies, and its checksums.
 """
 
 

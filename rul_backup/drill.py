@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from pyrage import x25519
 from sqlalchemy.engine import make_url
 
-from rul_backup import fingerprints, golden, programs, redis_copy, scratch, snapshots
+from rul_backup import fingerprints, golden, programs, redis_copy, scratch, snapshots, structure
 from rul_backup.golden import Golden
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
@@ -33,12 +33,14 @@ from rul_store.database import begin, connect
 ROOM = 2
 """How many times its bytes a thing needs to be restored: a database with the log of writing it,
 files as an archive and as what is in it."""
-_DRILLED = {Kind.POSTGRES, Kind.REDIS, Kind.MODELS}
-_NO_FILES = {Kind.POSTGRES, Kind.BASE}
+OF_THE_PLATFORM = frozenset({Kind.REDIS, Kind.MODELS})
+OF_THE_STACK = frozenset({Kind.DAGSTER, Kind.STACK})
+"""What may be brought back as files."""
+_DRILLED = frozenset(Kind) - {Kind.BASE}
 
 
 class Restored(NamedTuple):
-    """A database that was restored for a moment."""
+    """What was restored for a moment."""
 
     seconds: float
     differences: tuple[str, ...]
@@ -102,6 +104,37 @@ def prove_redis(
     return found
 
 
+def prove_stack(
+    store: Shelf,
+    run: Sealed,
+    identities: Sequence[x25519.Identity],
+    folder: Path | None = None,
+) -> list[Restored]:
+    """Restore Dagster's database as the platform's, and read what else a stack had to its end.
+
+    Args:
+        store: Has the run.
+        run: Which; it need not have any of a stack.
+        identities: By which it is decrypted.
+        folder: Where it lies meanwhile.
+
+    Raises:
+        StoreError: Something is damaged, or ``pg_restore`` fails.
+        SettingsError: PostgreSQL's programs are not here.
+    """
+    found = []
+    for artefact in run.manifest.artefacts:
+        if artefact.kind is Kind.DAGSTER:
+            found.append(_prove(store, run, artefact, identities, folder))
+        elif artefact.kind is Kind.STACK:
+            started = time.monotonic()
+            with opened(store, run, artefact, identities, folder) as plain:
+                told = structure.problem(artefact, plain)
+            differences = (f"{artefact.name} {told}",) if told else ()
+            found.append(Restored(time.monotonic() - started, differences))
+    return found
+
+
 def _prove(
     store: Shelf,
     run: Sealed,
@@ -152,15 +185,23 @@ def restore_database(
     artefact: Artefact,
     url: str,
     identities: Sequence[x25519.Identity],
+    owner: str | None = None,
 ) -> None:
     """Bring a dump back into an empty database.
+
+    Args:
+        store: Has the run.
+        run: Which.
+        artefact: The dump.
+        url: Of the database.
+        identities: By which it is decrypted.
+        owner: Whose it becomes; the user's of the URL unless given.
 
     Raises:
         StoreError: The database is not empty, the dump is damaged, or ``pg_restore`` fails.
     """
     name = run.object_of(artefact)
-
-    _restore_dump(url, name, lambda fed: bring(store, name, artefact.sums, fed, identities))
+    _restore_dump(url, name, lambda fed: bring(store, name, artefact.sums, fed, identities), owner)
 
 
 def copy_database(source: str, target: str) -> dict[str, Any]:
@@ -194,16 +235,21 @@ def copy_database(source: str, target: str) -> dict[str, Any]:
     return facts
 
 
-def _restore_dump(url: str, name: str, feed: Callable[[BinaryIO], None]) -> None:
+def _restore_dump(
+    url: str, name: str, feed: Callable[[BinaryIO], None], owner: str | None = None
+) -> None:
     """Let ``pg_restore`` fill an empty database, all of it or nothing.
 
     Args:
         url: Of the database.
         name: What is restored, for people.
         feed: Gives the dump.
+        owner: Whose it becomes; the user's of the URL unless given.
     """
     server = _refuse_content(url)
-    arguments = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
+    arguments = ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"]
+    if owner is not None:
+        arguments.append(f"--role={owner}")
     target = make_url(url).database or ""
     with programs.started(
         url,
@@ -242,7 +288,7 @@ def refuse_newer(run: Sealed) -> None:
         database.refuse_newer(schema, f"the run {run.manifest.run}")
 
 
-def refuse_files(run: Sealed, into: Path) -> None:
+def refuse_files(run: Sealed, into: Path, kinds: Collection[Kind] = OF_THE_PLATFORM) -> None:
     """Refuse a folder that is there, or where a run's files do not fit.
 
     Raises:
@@ -250,27 +296,39 @@ def refuse_files(run: Sealed, into: Path) -> None:
     """
     if into.exists():
         raise StoreError(f"{into} is there already; name a folder that is not, to restore into")
-    kept = [one for one in run.manifest.artefacts if one.kind not in _NO_FILES]
+    kept = [one for one in run.manifest.artefacts if one.kind in kinds]
     files.require_room(into.absolute().parent, _needed_bytes(kept), f"restoring into {into.name}")
 
 
 def restore_files(
-    store: Shelf, run: Sealed, into: Path, identities: Sequence[x25519.Identity]
+    store: Shelf,
+    run: Sealed,
+    into: Path,
+    identities: Sequence[x25519.Identity],
+    kinds: Collection[Kind] = OF_THE_PLATFORM,
 ) -> None:
     """Bring the files of a run back into a new folder, all of them or none.
 
     Models and fleets lie there as in a data root, what Redis had in ``redis.rdb``: the file that a
-    new Redis starts from, as ``dump.rdb`` in its folder.
+    new Redis starts from, as ``dump.rdb`` in its folder. What a stack had lies there by its
+    sources, Dagster's database as ``dagster.dump``.
+
+    Args:
+        store: Has the run.
+        run: Which.
+        into: The new folder.
+        identities: By which it is decrypted.
+        kinds: Of it alone.
 
     Raises:
         StoreError: The folder is there already, there is too little room, or something is damaged.
     """
-    refuse_files(run, into)
+    refuse_files(run, into, kinds)
     with files.publishing(into) as folder:
         for artefact in run.manifest.artefacts:
-            if artefact.kind in _NO_FILES:
+            if artefact.kind not in kinds:
                 continue
-            if artefact.kind is Kind.REDIS:
+            if artefact.kind in {Kind.REDIS, Kind.DAGSTER}:
                 with (
                     opened(store, run, artefact, identities, into.parent) as plain,
                     (folder / artefact.name).open("wb") as file,

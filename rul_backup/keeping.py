@@ -13,7 +13,18 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from rul_backup import adoption, drill, keys, offsite, recovery, retention, runs, snapshots, wal
+from rul_backup import (
+    adoption,
+    drill,
+    keys,
+    offsite,
+    recovery,
+    retention,
+    runs,
+    snapshots,
+    stack,
+    wal,
+)
 from rul_backup.archiving import Archiver
 from rul_backup.golden import Golden
 from rul_backup.live import Asked
@@ -91,6 +102,8 @@ class Backups:
         self.store = local_store_of(root, settings)
         url = settings.backup_replication_url
         self._replication_url = url.get_secret_value() if url else None
+        url = settings.backup_dagster_url
+        self._dagster_url = url.get_secret_value() if url else None
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -98,6 +111,8 @@ class Backups:
         left_out = {
             *(() if self._redis_url else (Kind.REDIS,)),
             *(() if self._replication_url else (Kind.BASE,)),
+            *(() if self._dagster_url else (Kind.DAGSTER,)),
+            *(() if self._settings.backup_stack else (Kind.STACK,)),
         }
         return tuple(kind for kind in Kind if kind not in left_out)
 
@@ -146,6 +161,19 @@ class Backups:
                 return snapshots.keep_models(run, self._root, earlier)
             case Kind.BASE:
                 return self._keep_base(run)
+            case Kind.DAGSTER:
+                if not self._dagster_url:
+                    raise SettingsError("RUL_BACKUP_DAGSTER_URL is not set; set it, or keep none")
+                if kept := self._of_this_week(run, kind):
+                    return kept
+                return snapshots.keep_database(
+                    run, self._dagster_url, snapshots.DAGSTER, Kind.DAGSTER
+                )
+            case Kind.STACK:
+                folder = self._settings.backup_stack
+                if not folder:
+                    raise SettingsError("RUL_BACKUP_STACK is not set; set it, or keep no stack")
+                return self._of_this_week(run, kind) or stack.keep_stack(run, folder)
 
     def seal(self, run: Run) -> Sealed:
         """Write the run's manifest, and write down that there is one.
@@ -267,6 +295,7 @@ class Backups:
         identities, folder = self._identities(), self._settings.backup_scratch
         found = drill.prove_databases(shelf, sealed, identities, folder)
         found += drill.prove_redis(shelf, sealed, identities, folder)
+        found += drill.prove_stack(shelf, sealed, identities, folder)
         proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
@@ -396,6 +425,16 @@ class Backups:
         ):
             return run.take_over(base, earlier)
         return snapshots.keep_base(run, self._replication_url)
+
+    def _of_this_week(self, run: Run, kind: Kind) -> Artefact | None:
+        """What an earlier run kept of a kind in the last week, promised again."""
+        earlier = runs.newest_there(self.store, self._verify_keys())
+        if earlier is None:
+            return None
+        for artefact in earlier.manifest.artefacts:
+            if artefact.kind is kind and runs.may_be_taken_over(artefact, earlier, run.started_at):
+                return run.take_over(artefact, earlier)
+        return None
 
     @property
     def _url(self) -> str:

@@ -267,7 +267,7 @@ class LiveRestore:
         return journal
 
     def _is_new(self) -> bool:
-        with _engine(self._platform.url) as engine, begin(engine) as connection:
+        with engine_of(self._platform.url) as engine, begin(engine) as connection:
             tables = fingerprints.tables_of(connection)
             has_rows = any(
                 connection.execute(sa.text(f"SELECT EXISTS (SELECT FROM {table})")).scalar_one()  # noqa: S608
@@ -279,11 +279,11 @@ class LiveRestore:
     def _make_beside(self) -> str:
         self._drop(self._beside)
         owner = make_url(self._platform.url).username
-        with _engine(self._platform.admin_url, MAINTENANCE) as admin:
+        with engine_of(self._platform.admin_url, MAINTENANCE) as admin:
             owned = f" OWNER {_quote(owner)}" if owner else ""
-            _run(admin, f"CREATE DATABASE {_quote(self._beside)}{owned}")
+            run_alone(admin, f"CREATE DATABASE {_quote(self._beside)}{owned}")
             for statement in self._rights(admin):
-                _run(admin, statement)
+                run_alone(admin, statement)
         return (
             make_url(self._platform.url)
             .set(database=self._beside)
@@ -322,7 +322,7 @@ class LiveRestore:
                 f"it has all that was committed{reaches}, from the base of {found.run}", None
             )
             source = served.url(self._live)
-            with _engine(source) as engine:
+            with engine_of(source) as engine:
                 revision = database.current_revision(engine)
             if revision is not None:
                 database.refuse_newer(revision, "the database at that moment")
@@ -342,7 +342,7 @@ class LiveRestore:
                     swapping.stage(unpacked, self._root)
 
     def _try_champions(self, url: str) -> list[golden.Golden]:
-        with _engine(url) as engine, tempfile.TemporaryDirectory() as name:
+        with engine_of(url) as engine, tempfile.TemporaryDirectory() as name:
             Path(name, "models").symlink_to(self._root.absolute() / "models" / swapping.STAGED)
             return golden.check(engine, self._root, Path(name))
 
@@ -365,7 +365,7 @@ class LiveRestore:
         if self._beside not in self._databases():
             return  # done before a kill
         before, stop = self._before(run), threading.Event()
-        with _engine(self._platform.admin_url, MAINTENANCE) as admin:
+        with engine_of(self._platform.admin_url, MAINTENANCE) as admin:
             refused: list[Exception] = []
 
             def end_sessions() -> None:
@@ -402,7 +402,7 @@ class LiveRestore:
                 ender.join()
 
     def _project(self) -> None:
-        with _engine(self._platform.url) as engine:
+        with engine_of(self._platform.url) as engine:
             for fleet in champions.current_all(engine):
                 champions.repair_projection(engine, self._root, fleet)
 
@@ -411,13 +411,13 @@ class LiveRestore:
         return f"{self._live[:_PREFIX_LENGTH]}{_BEFORE}{run.lower()}"
 
     def _databases(self) -> list[str]:
-        with _engine(self._platform.admin_url, MAINTENANCE) as admin, begin(admin) as connection:
+        with engine_of(self._platform.admin_url, MAINTENANCE) as admin, begin(admin) as connection:
             query = sa.text("SELECT datname FROM pg_database ORDER BY datname")
             return [str(name) for name in connection.execute(query).scalars()]
 
     def _drop(self, name: str) -> None:
-        with _engine(self._platform.admin_url, MAINTENANCE) as admin:
-            _run(admin, f"DROP DATABASE IF EXISTS {_quote(name)} WITH (FORCE)")
+        with engine_of(self._platform.admin_url, MAINTENANCE) as admin:
+            run_alone(admin, f"DROP DATABASE IF EXISTS {_quote(name)} WITH (FORCE)")
 
     def _clear(self) -> None:
         """Remove what a preparation left; what lives has nothing of it."""
@@ -443,14 +443,14 @@ def _dump_of(run: Sealed) -> Artefact:
 
 
 def _compare(what: str, url: str, facts: dict[str, Any]) -> None:
-    with _engine(url) as engine, begin(engine) as connection:
+    with engine_of(url) as engine, begin(engine) as connection:
         found = fingerprints.of_database(connection)
     if told := fingerprints.differences(facts, found):
         raise StoreError(f"{what} was restored otherwise than it was kept: {'; '.join(told)}")
 
 
 def _migrate(url: str) -> None:
-    with _engine(url) as engine:
+    with engine_of(url) as engine:
         database.migrate(engine)
         with begin(engine) as connection:
             connection.execute(sa.text("ANALYZE"))
@@ -467,8 +467,12 @@ def _forget_states(url: str) -> int:
         ) from error
 
 
-def _run(admin: sa.Engine, statement: str) -> None:
-    """A statement that stands in no transaction."""
+def run_alone(admin: sa.Engine, statement: str) -> None:
+    """A statement that stands in no transaction.
+
+    Raises:
+        StoreError: The user may not.
+    """
     try:
         with begin(admin.execution_options(isolation_level="AUTOCOMMIT")) as connection:
             connection.execute(sa.text(statement))
@@ -480,7 +484,8 @@ def _run(admin: sa.Engine, statement: str) -> None:
 
 
 @contextmanager
-def _engine(url: str, name: str | None = None) -> Generator[sa.Engine]:
+def engine_of(url: str, name: str | None = None) -> Generator[sa.Engine]:
+    """A database by its URL, or another of its server by its name; closed afterwards."""
     place = make_url(url)
     engine = connect(
         (place.set(database=name) if name else place).render_as_string(hide_password=False)

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup.sealing import Sums
 from rul_core.errors import StoreError
 
-FORMAT = 3
+FORMAT = 4
 """1 knew no Redis, and every artefact lay in the folder of its manifest's run; 2 no base of
-PostgreSQL's files, which it would take for models."""
+PostgreSQL's files, which it would take for models; 3 nothing of the container stack."""
 _PURPOSE, _PURPOSE_GONE = b"rul backup manifest\n", b"rul backup let go\n"
 """Before what is signed, so that no signature of something else by the same key fits."""
 
@@ -38,6 +38,10 @@ class Kind(StrEnum):
     MODELS = "models"
     BASE = "base"
     """PostgreSQL's own files, from which its log leads to any moment."""
+    DAGSTER = "dagster"
+    """Dagster's database."""
+    STACK = "stack"
+    """What else the container stack has, as files."""
 
 
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):

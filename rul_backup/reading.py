@@ -24,7 +24,7 @@ from rul_backup.stores import FolderStore, Shelf
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError
 from rul_store.backup_rows import BackupRun
-from rul_store.settings import Settings
+from rul_store.settings import DatabaseUrl, Settings
 
 LOCAL, OFF_SITE = "local", "off-site"
 """The stores, by the names under which their runs are written down."""
@@ -74,6 +74,16 @@ class BackupSettings(Settings):
         default=None,
         description="postgresql://… of a user who may replicate; with it runs keep a base every "
         "day, and `rul backup archive` receives the log",
+    )
+    backup_dagster_url: DatabaseUrl | None = Field(
+        default=None,
+        description="postgresql://… of Dagster's database, of a user who reads all of it; with it "
+        "runs keep a dump of it every week",
+    )
+    backup_stack: Path | None = Field(
+        default=None,
+        description="a folder with configuration/, dagster_logs/, grafana/ and prometheus/ of the "
+        "container stack; with it runs keep these every week",
     )
 
 
@@ -181,6 +191,25 @@ class StoreReader:
             if artefact.kind is Kind.POSTGRES:
                 drill.restore_database(self.shelf, sealed, artefact, url, identities)
         drill.restore_files(self.shelf, sealed, into, identities)
+        return sealed
+
+    def restore_stack(self, run: str | None, into: Path) -> Sealed | None:
+        """Bring what the container stack had back into a new folder.
+
+        Its files lie there by where they came from, Dagster's database as ``dagster.dump``.
+
+        Returns:
+            The run; none where it kept nothing of a stack, and then there is no folder.
+
+        Raises:
+            StoreError: There is no such run, the folder is there, there is too little room, or
+                something is damaged; then there is no folder.
+        """
+        sealed = self.find(run)
+        if not any(one.kind in drill.OF_THE_STACK for one in sealed.manifest.artefacts):
+            return None
+        identities = self._keys.identities()
+        drill.restore_files(self.shelf, sealed, into, identities, drill.OF_THE_STACK)
         return sealed
 
     def recover(self, until: datetime | None, into: Path) -> Recovered:

@@ -5,6 +5,7 @@ does not: how it is sealed (``runs``), bringing it back (``drill``).
 """
 
 import hashlib
+import os
 import re
 import subprocess
 import tarfile
@@ -23,6 +24,7 @@ from rul_core.errors import StoreError
 from rul_store.database import begin, connect
 
 DATABASE = "platform.dump"
+DAGSTER = "dagster.dump"
 REDIS = "redis.rdb"
 MODELS = "models.tar"
 BASE = "base.tar"
@@ -32,9 +34,10 @@ _LABEL = re.compile(
     rb"START WAL LOCATION: ([0-9A-F/]+) \(file ([0-9A-F]{24})\)(?s:.*?)START TIMELINE: (\d+)"
 )
 _BLOCK = tarfile.BLOCKSIZE
+TAR_END = b"\0" * (2 * _BLOCK)
 
 
-def keep_database(run: Run, url: str, name: str = DATABASE) -> Artefact:
+def keep_database(run: Run, url: str, name: str = DATABASE, kind: Kind = Kind.POSTGRES) -> Artefact:
     """A dump of a database, with rows and sum of every table as they are in it.
 
     The dump is taken in a snapshot that the transaction exports in which the tables are summed, so
@@ -60,7 +63,7 @@ def keep_database(run: Run, url: str, name: str = DATABASE) -> Artefact:
             with programs.started(
                 url, server, "pg_dump", arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as dump:
-                return run.keep(name, Kind.POSTGRES, programs.Output(dump, "pg_dump"), facts)
+                return run.keep(name, kind, programs.Output(dump, "pg_dump"), facts)
     finally:
         engine.dispose()
 
@@ -222,11 +225,20 @@ def _files(folder: Path) -> list[Path]:
 def _tar(root: Path, paths: list[Path]) -> Iterator[bytes]:
     for path in paths:
         with path.open("rb") as file:
-            entry = tarfile.TarInfo(path.relative_to(root).as_posix())
-            entry.size, entry.mode = path.stat().st_size, 0o644
-            yield entry.tobuf(format=tarfile.PAX_FORMAT)
-            yield from _content(file, entry)
-    yield b"\0" * (2 * _BLOCK)
+            yield from tar_member(path.relative_to(root).as_posix(), file)
+    yield TAR_END
+
+
+def tar_member(name: str, file: IO[bytes]) -> Iterator[bytes]:
+    """A file as a tar has it, as long as it is now: the same bytes for the same content.
+
+    Raises:
+        StoreError: It became shorter meanwhile.
+    """
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = os.fstat(file.fileno()).st_size, 0o644
+    yield entry.tobuf(format=tarfile.PAX_FORMAT)
+    yield from _content(file, entry)
 
 
 def _content(file: IO[bytes], entry: tarfile.TarInfo) -> Iterator[bytes]:

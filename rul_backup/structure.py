@@ -12,7 +12,7 @@ import subprocess
 import tarfile
 from typing import BinaryIO
 
-from rul_backup import programs, redis_copy
+from rul_backup import programs, redis_copy, stack
 from rul_backup.manifest import Artefact, Kind
 from rul_core.errors import SettingsError
 
@@ -33,12 +33,14 @@ def problem(artefact: Artefact, plain: BinaryIO) -> str:
     """
     plain.seek(0)
     match artefact.kind:
-        case Kind.POSTGRES:
+        case Kind.POSTGRES | Kind.DAGSTER:
             return _of_dump(artefact, plain)
         case Kind.REDIS:
             return _of_redis(plain)
         case Kind.MODELS | Kind.BASE:
             return _of_tar(artefact, plain)
+        case Kind.STACK:
+            return _of_tar(artefact, plain) or stack.problem(artefact, plain)
 
 
 def _of_dump(artefact: Artefact, plain: BinaryIO) -> str:

@@ -365,6 +365,63 @@ def restore(
         )
 
 
+@app.command("restore-stack")
+def restore_stack(
+    into: Annotated[
+        Path | None,
+        typer.Option(help="a new folder for logs, Grafana, Prometheus, settings, dagster.dump"),
+    ] = None,
+    dagster: Annotated[
+        bool,
+        typer.Option("--dagster", help="put Dagster's database in the place of one without a run"),
+    ] = False,
+    run: RunName = None,
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Bring back what the container stack had beside the platform, where the run kept any of it.
+
+    With --dagster RUL_DATABASE_ADMIN_URL names a superuser; `rul database migrate` has made the
+    roles before.
+    """
+    if into is None and not dagster:
+        raise typer.BadParameter("give --into, or --dagster, or both")
+    reader = _reader(root, store, identity, verify_key)
+    if into is not None:
+        sealed = reader.restore_stack(run, into)
+        console.print(
+            f"What the stack had is in {into}, of the run {sealed.manifest.run}."
+            if sealed
+            else f"The run {reader.find(run).manifest.run} kept nothing of a stack.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if dagster:
+        _put_back_dagster(reader, run)
+
+
+def _put_back_dagster(reader: "StoreReader", run: str | None) -> None:
+    from rul_backup.put_back import put_back_dagster
+    from rul_core.errors import SettingsError
+    from rul_store.provisioning import ProvisioningSettings
+
+    admin_url = ProvisioningSettings().database_admin_url
+    if admin_url is None:
+        raise SettingsError(
+            "RUL_DATABASE_ADMIN_URL is not set; name a superuser of Dagster's PostgreSQL"
+        )
+    asked = reader.asked(run)
+    count = put_back_dagster(asked, admin_url.get_secret_value())
+    console.print(
+        f"The run {asked.run.manifest.run} kept nothing of Dagster's database."
+        if count is None
+        else f"Dagster's database is back, with {count:,} runs.",
+        highlight=False,
+    )
+
+
 def _restore_over_live(
     root: Path, reader: "StoreReader", run: str | None, to: str | None, *, despite_golden: bool
 ) -> None:

@@ -234,6 +234,12 @@ FILES: tuple[Made | Follows | Begun, ...] = (
         _roles,
     ),
     Follows(
+        "backup_dagster_url",
+        ASSETS,
+        ("backup_database_url",),
+        lambda password: f"{_database_url('rul_backup')}{password}@postgres:5432/dagster",
+    ),
+    Follows(
         "redis_users",
         REDIS,
         (

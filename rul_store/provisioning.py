@@ -31,7 +31,9 @@ ARCHIVERS = ("rul_archiver",)
 """Receive the server's log and copy its files, so whatever is in it; they may read no table."""
 MAINTENANCE = "postgres"
 """The database in which archivers ask the server; no restore puts another in its place."""
-DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), "dagster": ("dagster", ())}
+DAGSTER = "dagster"
+"""Dagster's database, and its owner."""
+DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), DAGSTER: (DAGSTER, KEEPERS)}
 """Each database: its owner, and who else may connect."""
 
 
@@ -80,10 +82,10 @@ def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
                 for group in (Group.SERVING, Group.ASSETS):
                     connection.exec_driver_sql(f"GRANT {group} TO {_quote(role)}")
         _let_archivers_end_segments(admin_url)
-        for name, (owner, others) in DATABASES.items():
+        for name in DATABASES:
             create_database(admin_url, name)
             with begin(admin) as connection:
-                for statement in _rights(name, owner, others):
+                for statement in rights_on(name):
                     connection.exec_driver_sql(statement)
     finally:
         admin.dispose()
@@ -103,7 +105,9 @@ def _let_archivers_end_segments(admin_url: str) -> None:
         engine.dispose()
 
 
-def _rights(database: str, owner: str, others: tuple[str, ...]) -> list[str]:
+def rights_on(database: str) -> list[str]:
+    """The statements that give a database its owner, and let in who may connect."""
+    owner, others = DATABASES[database]
     quoted = _quote(database)
     return [
         f"ALTER DATABASE {quoted} OWNER TO {_quote(owner)}",

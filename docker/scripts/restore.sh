@@ -20,6 +20,7 @@ set -eu
 : "${RESTORE_MODELS_VOLUME:=${COMPOSE_PROJECT_NAME}_model_artifacts}"  # at /data/models
 : "${RESTORE_BACKUPS_VOLUME:=${COMPOSE_PROJECT_NAME}_backups}"         # at /backups
 : "${RESTORE_SCRATCH_VOLUME:=${COMPOSE_PROJECT_NAME}_drill_scratch}"   # where a moment is recovered
+: "${RESTORE_UNPACKED_VOLUME:=${COMPOSE_PROJECT_NAME}_restoring}"      # for a while, at /restoring
 export COMPOSE_PROJECT_NAME
 
 usage() {
@@ -40,9 +41,13 @@ of `rul backup export`; or, after the loss of the machine, one from beyond it. E
   --forget            instead: remove what was there before such a restore
   --help              this
 
+On a new machine, where Dagster has no run yet, it also puts back what the stack itself had, as of the
+week's snapshot: Grafana, Prometheus, logs and Dagster's database, each volume only where it is empty.
+What the stack was set to comes as restored-configuration.tar; nothing is changed by it.
+
 Without these files the keys are those in the folder that RESTORE_KEYS names, or else the secrets.
 It runs in the project's folder, after `rul secrets init`; names are set at the script's top.
-Dagster's own database, the files that landed and the lake are in no backup and stay as they are.
+The files that landed and the lake are in no backup and stay as they are.
 END
 }
 
@@ -89,16 +94,11 @@ if [ -n "$beyond" ]; then
   readable "$STACK_SECRETS/$RESTORE_OFFSITE_SECRET" "write the key of $STACK_BACKUP_OFFSITE into it"
 fi
 
-# --- the command that runs in the container
+# --- which run, and by which keys, as the command in the container is told
 fetched=/backups/.from-beyond.tar
 mount=''
-set -- rul backup restore
-if [ -n "$forget" ]; then
-  set -- "$@" --forget
-else
-  set -- "$@" --over-live
-  [ -z "$despite" ] || set -- "$@" --despite-golden
-  [ -z "$moment" ] || set -- "$@" --to "$moment"
+set --
+if [ -z "$forget" ]; then
   [ -z "$identity" ] || set -- "$@" --identity /tmp/keys/given_identity
   [ -z "$verify_key" ] || set -- "$@" --verify-key /tmp/keys/given_verify_key
   case $what in
@@ -164,15 +164,99 @@ if [ -n "$beyond" ]; then
     fail "it cannot be fetched: why is above; nothing was changed"
 fi
 
-[ -n "$forget" ] || say "restores"
-contained --network "$RESTORE_NETWORK" \
-  --volume "$RESTORE_DATA_VOLUME:/data" --volume "$RESTORE_MODELS_VOLUME:/data/models" \
-  ${moment:+--volume "$RESTORE_SCRATCH_VOLUME:/scratch"} \
-  ${mount:+--volume "$mount:/restore/archive.tar:ro"} \
-  --env RUL_ROOT=/data --env RUL_DATABASE_URL_FILE=/tmp/keys/owner_url \
-  --env RUL_DATABASE_ADMIN_URL_FILE=/tmp/keys/admin_url \
-  --env RUL_REDIS_URL_FILE=/tmp/keys/redis_url \
-  "$STACK_BACKUP_IMAGE" sh -c "$unpack" restore "$@" ||
-  fail "it did not end well: what it said is above; nothing else was started"
+# Whether Dagster has a run: until then nobody has lived here. (Where its database or tables are not
+# there yet, psql fails.)
+lived() {
+  docker compose exec -T postgres psql -U postgres -d dagster -Atc \
+    "SELECT 'lived' FROM runs LIMIT 1" </dev/null 2>/dev/null | grep -qx lived
+}
+# Whether the same command restored the platform, and broke off after that: the volume in which what
+# the stack had is unpacked says so, since it is made then and removed at the end.
+goes_on() {
+  [ "$(docker volume inspect --format '{{index .Labels "rul.restored"}}' "$RESTORE_UNPACKED_VOLUME" \
+    2>/dev/null)" = "run: ${moment:+--to $moment }$*" ] && ! lived
+}
+
+if [ -z "$forget" ] && goes_on "$@"; then
+  say "the platform is restored already: goes on after that"
+else
+  [ -n "$forget" ] || say "restores"
+  if [ -n "$forget" ]; then how=--forget; else how=--over-live; fi
+  contained --network "$RESTORE_NETWORK" \
+    --volume "$RESTORE_DATA_VOLUME:/data" --volume "$RESTORE_MODELS_VOLUME:/data/models" \
+    ${moment:+--volume "$RESTORE_SCRATCH_VOLUME:/scratch"} \
+    ${mount:+--volume "$mount:/restore/archive.tar:ro"} \
+    --env RUL_ROOT=/data --env RUL_DATABASE_URL_FILE=/tmp/keys/owner_url \
+    --env RUL_DATABASE_ADMIN_URL_FILE=/tmp/keys/admin_url \
+    --env RUL_REDIS_URL_FILE=/tmp/keys/redis_url \
+    "$STACK_BACKUP_IMAGE" sh -c "$unpack" restore \
+    rul backup restore "$how" ${despite:+--despite-golden} ${moment:+--to "$moment"} "$@" ||
+    fail "it did not end well: what it said is above; nothing else was started"
+  [ -n "$forget" ] || docker volume rm --force "$RESTORE_UNPACKED_VOLUME" >/dev/null
+fi
+
+# --- what the stack itself had. Dagster's database comes last: until it has a run, all is done again.
+
+# In an empty volume: copied into a folder, which is renamed once it is whole, then moved up. Killed
+# before that it begins anew, afterwards it goes on.
+settle='
+cd /volume
+if [ ! -e .restored ]; then
+  rm -rf .restoring
+  if [ -n "$(find . -type f -print -quit)" ]; then
+    echo "restore: the volume of $1 has files already and stays as it is" >&2
+    exit 0
+  fi
+  cp -r "/restoring/stack/$1" .restoring
+  chmod -R "$2" .restoring
+  mv .restoring .restored
+fi
+find .restored -mindepth 1 -maxdepth 1 -exec mv -t . {} +
+rmdir .restored'
+# A folder of what was kept, its volume, the service whose image says whose the volume is, the user who
+# writes to it, and who may read it.
+put() {
+  printf '%s\n' "$unpacked" | grep -qx "$1" || return 0
+  say "puts back $1"
+  docker compose create --no-build "$3" ||
+    fail "$3 cannot be made: why is above; put its image here, and run this again"
+  docker run --rm --network none --user "$4" --group-add "${RESTORE_USER#*:}" --entrypoint sh \
+    --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --volume "$RESTORE_UNPACKED_VOLUME:/restoring:ro" --volume "${COMPOSE_PROJECT_NAME}_$2:/volume" \
+    "$STACK_BACKUP_IMAGE" -euc "$settle" settle "$1" "$5" || fail "$1 was not put back: why is above"
+}
+
+# A program that looks at what was unpacked.
+looking() {
+  program=$1
+  shift
+  docker run --rm --network none --user "$RESTORE_USER" --entrypoint "$program" \
+    --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --volume "$RESTORE_UNPACKED_VOLUME:/restoring:ro" "$STACK_BACKUP_IMAGE" "$@"
+}
+
+if [ -z "$forget" ] && ! lived; then
+  say "unpacks what the stack itself had"
+  docker volume create --label "rul.restored=run: ${moment:+--to $moment }$*" "$RESTORE_UNPACKED_VOLUME" >/dev/null
+  contained --network none --volume "$RESTORE_UNPACKED_VOLUME:/restoring" \
+    ${mount:+--volume "$mount:/restore/archive.tar:ro"} \
+    "$STACK_BACKUP_IMAGE" sh -c "rm -rf /restoring/* /restoring/.[!.]*; $unpack" restore \
+    rul backup restore-stack --into /restoring/stack "$@" ||
+    fail "the platform is restored, what the stack had is not: why is above; run this again"
+  unpacked=$(looking find /restoring -mindepth 2 -maxdepth 2 -printf '%f\n')
+  put grafana grafana_data grafana 472:10000 u=rwX,g=rX,o=
+  put prometheus prometheus_data prometheus 65534:65534 u=rwX,go=rX
+  put dagster_logs dagster_logs dagster-janitor "$RESTORE_USER" ug=rwX,o=
+  if printf '%s\n' "$unpacked" | grep -qx configuration; then
+    looking tar -cf - -C /restoring/stack/configuration . >restored-configuration.tar ||
+      fail "restored-configuration.tar cannot be written: why is above"
+    say "restored-configuration.tar has what the stack was set to; compare it with .env and the files here"
+  fi
+  contained --network "$RESTORE_NETWORK" ${mount:+--volume "$mount:/restore/archive.tar:ro"} \
+    --env RUL_DATABASE_ADMIN_URL_FILE=/tmp/keys/admin_url \
+    "$STACK_BACKUP_IMAGE" sh -c "$unpack" restore rul backup restore-stack --dagster "$@" ||
+    fail "Dagster's database was not put back: why is above; run this again"
+fi
+[ -n "$forget" ] || docker volume rm --force "$RESTORE_UNPACKED_VOLUME" >/dev/null
 
 [ -n "$forget" ] || say "is done; look at it, then start the rest: make up"

@@ -4,7 +4,7 @@ What belongs here: the assets and their checks. What does not: when they are mad
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -23,6 +23,8 @@ from rul_core import pictures
 
 SHRUNK = 0.5
 """A thing that has become smaller than this share of the week's median is told."""
+FORGETS = {Kind.DAGSTER, Kind.STACK}
+"""Logs, metrics and runs, of which the old ones go by themselves: these may shrink."""
 WEEK = timedelta(days=7)
 EVERY_HALF_HOUR = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(minutes=60), warn_window=timedelta(minutes=45)
@@ -89,7 +91,46 @@ def base_snapshot(
 
 
 @dg.asset(
-    deps=[postgres_snapshot, redis_snapshot, model_snapshot, base_snapshot],
+    deps=[postgres_snapshot],
+    kinds={"postgres", "file"},
+    freshness_policy=EVERY_HALF_HOUR,
+    **_COMMON,
+)
+@explained
+def stack_snapshot(
+    _context: dg.AssetExecutionContext,
+    backups: dg.ResourceParam[Backups],
+    underway: dg.ResourceParam[Underway],
+):
+    """Of the container stack: Dagster's database and logs, Grafana, Prometheus, its settings.
+
+    Taken once a week; else what an earlier run kept is promised again.
+    """
+    # The database first: only it can be away, and be asked again with nothing kept yet.
+    wanted = [kind for kind in (Kind.DAGSTER, Kind.STACK) if kind in backups.kinds]
+    if not wanted:
+        told = "nothing: neither RUL_BACKUP_DAGSTER_URL nor RUL_BACKUP_STACK is set"
+        return dg.MaterializeResult(metadata={"kept": told})
+    started = time.monotonic()
+    kept = [backups.keep(underway.run, kind) for kind in wanted]
+    sources = {
+        f"files of {source}": count
+        for one in kept
+        for source, count in one.facts.get("sources", {}).items()
+    }
+    return dg.MaterializeResult(
+        metadata={
+            "bytes": sum(one.sums.plain_bytes for one in kept),
+            "stored_bytes": sum(one.sums.stored_bytes for one in kept),
+            "seconds": time.monotonic() - started,
+            "kept": _table(kept),
+            **sources,
+        }
+    )
+
+
+@dg.asset(
+    deps=[postgres_snapshot, redis_snapshot, model_snapshot, base_snapshot, stack_snapshot],
     kinds={"file"},
     freshness_policy=EVERY_HALF_HOUR,
     check_specs=[
@@ -97,7 +138,7 @@ def base_snapshot(
             "nothing_has_shrunk",
             asset="backup_manifest",
             description=f"Nothing that is kept is smaller than {SHRUNK:.0%} of its median of the "
-            "last seven days.",
+            "last seven days, but for what forgets by itself: logs, metrics, Dagster's runs.",
         )
     ],
     **_COMMON,
@@ -121,15 +162,7 @@ def backup_manifest(
             "number": sealed.manifest.number,
             "stored_bytes": sealed.stored_bytes,
             "seconds": (sealed.manifest.finished_at - sealed.manifest.started_at).total_seconds(),
-            "kept": reports.markdown_table(
-                {
-                    "name": one.name,
-                    "bytes": f"{one.sums.plain_bytes:,}",
-                    "stored": f"{one.sums.stored_bytes:,}",
-                    "kept by": one.run or "this run",
-                }
-                for one in sealed.manifest.artefacts
-            ),
+            "kept": _table(sealed.manifest.artefacts),
             "sizes": reports.picture("What runs kept", _sizes(told)),
         },
         check_results=[
@@ -221,6 +254,18 @@ def _keep(backups: Backups, underway: Underway, kind: Kind) -> dg.MaterializeRes
     )
 
 
+def _table(artefacts: Iterable[Artefact]) -> dg.MarkdownMetadataValue:
+    return reports.markdown_table(
+        {
+            "name": one.name,
+            "bytes": f"{one.sums.plain_bytes:,}",
+            "stored": f"{one.sums.stored_bytes:,}",
+            "kept by": one.run or "this run",
+        }
+        for one in artefacts
+    )
+
+
 def _shrunk(runs: Sequence[Sealed]) -> list[str]:
     """What of the newest run is much smaller than it was in the week before."""
     *before, newest = runs
@@ -233,7 +278,9 @@ def _shrunk(runs: Sequence[Sealed]) -> list[str]:
     return [
         f"{one.name} has {one.sums.stored_bytes:,} bytes; the week's median is {usual:,.0f}"
         for one in newest.manifest.artefacts
-        if one.name in sizes and one.sums.stored_bytes < SHRUNK * (usual := median(sizes[one.name]))
+        if one.kind not in FORGETS
+        and one.name in sizes
+        and one.sums.stored_bytes < SHRUNK * (usual := median(sizes[one.name]))
     ]
 
 

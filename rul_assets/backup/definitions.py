@@ -20,6 +20,7 @@ def defs() -> dg.Definitions:
             assets.redis_snapshot,
             assets.model_snapshot,
             assets.base_snapshot,
+            assets.stack_snapshot,
             assets.backup_manifest,
             assets.offsite_copy,
         ],

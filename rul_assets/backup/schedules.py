@@ -21,6 +21,7 @@ back_up = dg.define_asset_job(
         assets.redis_snapshot,
         assets.model_snapshot,
         assets.base_snapshot,
+        assets.stack_snapshot,
         assets.backup_manifest,
         assets.offsite_copy,
     ).without_checks()

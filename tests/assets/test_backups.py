@@ -17,7 +17,7 @@ from rul_backup.keeping import Backups
 from rul_backup.manifest import Kind
 from rul_backup.reading import BackupSettings
 from rul_backup.verification import Level
-from rul_core.errors import Unavailable
+from rul_core.errors import SettingsError, Unavailable
 from rul_store import backup_rows
 from rul_store.database import begin
 from tests.backup.s3 import S3, s3, s3_server
@@ -25,7 +25,8 @@ from tests.backup.s3 import S3, s3, s3_server
 __all__ = ["s3", "s3_server"]
 
 SNAPSHOTS = {
-    "postgres_snapshot", "redis_snapshot", "model_snapshot", "base_snapshot", "backup_manifest",
+    "postgres_snapshot", "redis_snapshot", "model_snapshot", "base_snapshot", "stack_snapshot",
+    "backup_manifest",
 }  # fmt: skip
 KEPT = ["platform.dump", "redis.rdb", "models.tar"]
 
@@ -327,3 +328,56 @@ def test_a_base_is_kept_once_a_day_where_somebody_may_replicate(
     assert any("with it begins the base of" in one.problem for one in late)
     run = backups.begin(datetime.now(UTC) + day)
     assert not backups.keep(run, Kind.BASE).run
+
+
+def test_what_the_stack_has_is_kept_once_a_week_where_there_is_one(
+    keeper: Keeper, database_url: str, monkeypatch: pytest.MonkeyPatch, engine: sa.Engine
+):
+    keeper.run("back_up")
+    assert "nor RUL_BACKUP_STACK is set" in keeper.told("stack_snapshot")["kept"]
+    root = Path(str(keeper.backups.store)).parent
+    log = root / "stack" / "dagster_logs" / "a.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("said\n" * 1000)
+    monkeypatch.setenv("RUL_BACKUP_STACK", str(root / "stack"))
+    monkeypatch.setenv("RUL_BACKUP_DAGSTER_URL", database_url)
+    keeper.run("back_up")
+    backups = Backups(root, BackupSettings(), engine, None)
+    first = backups.find(None).manifest
+    kept = {one.name: one.run for one in first.artefacts}
+    assert sorted(kept) == sorted([*KEPT, "dagster.dump", "stack.tar"])
+    assert (kept["dagster.dump"], kept["stack.tar"]) == ("", "")
+    assert keeper.told("stack_snapshot")["files of dagster_logs"] == 1
+    log.write_text("said\n")
+    keeper.run("back_up")
+    assert keeper.told("stack_snapshot")["kept"].count(first.run) == 2
+    assert backups.verify(Level.STRUCTURE, datetime.now(UTC)).findings == ()
+    assert checks(keeper.run("prove_backups"))["what_is_restored_is_what_was_kept"].passed
+
+    class InAWeek(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=7)
+
+    monkeypatch.setattr("rul_assets.backup.resources.datetime", InAWeek)
+    told = checks(keeper.run("back_up"))["nothing_has_shrunk"]
+    assert keeper.told("stack_snapshot")["kept"].count("this run") == 2
+    assert told.passed  # old logs go by themselves
+
+
+@pytest.mark.parametrize("missing", ["RUL_BACKUP_DAGSTER_URL", "RUL_BACKUP_STACK"])
+def test_of_a_stack_what_is_named_is_kept_and_what_is_not_is_refused(
+    keeper: Keeper, database_url: str, monkeypatch: pytest.MonkeyPatch, engine: sa.Engine, missing
+):
+    root = Path(str(keeper.backups.store)).parent
+    (root / "stack" / "grafana").mkdir(parents=True)
+    monkeypatch.setenv("RUL_BACKUP_STACK", str(root / "stack"))
+    monkeypatch.setenv("RUL_BACKUP_DAGSTER_URL", database_url)
+    monkeypatch.delenv(missing)
+    kind = {"RUL_BACKUP_DAGSTER_URL": Kind.DAGSTER, "RUL_BACKUP_STACK": Kind.STACK}[missing]
+    keeper.run("back_up")
+    backups = Backups(root, BackupSettings(), engine, None)
+    kinds = {one.kind for one in backups.find(None).manifest.artefacts}
+    assert {Kind.DAGSTER, Kind.STACK} - kinds == {kind}
+    with pytest.raises(SettingsError, match=f"{missing} is not set"):
+        backups.keep(backups.begin(datetime.now(UTC)), kind)

@@ -139,12 +139,12 @@ def test_a_second_public_key_stays_good_after_a_rotation(tmp_path: Path):
 
 def test_a_manifest_of_a_newer_platform_is_told_apart_from_a_damaged_one(plant: Keys):
     newer = manifest.signed(
-        msgspec.json.encode({"format": 4, "more": True}),
+        msgspec.json.encode({"format": 5, "more": True}),
         manifest._PURPOSE,
         plant.maker.signing_key,
     )
     with pytest.raises(
-        StoreError, match="is of format 4, and this version of the platform knows 3"
+        StoreError, match="is of format 5, and this version of the platform knows 4"
     ):
         manifest.read(newer, plant.verify)
     other = manifest.signed(b"{}", manifest._PURPOSE, plant.maker.signing_key)

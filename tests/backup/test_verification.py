@@ -75,8 +75,8 @@ def house_in(root: Path, plant: Keys, count: int = 5, *, has_log: bool = True) -
     for number in range(count):
         at = START + timedelta(hours=number)
         run = Run(store, plant.maker, at)
-        for name in ("platform", "dagster", "models"):
-            kind = Kind.MODELS if name == "models" else Kind.POSTGRES
+        kinds = {"platform": Kind.POSTGRES, "dagster": Kind.DAGSTER, "models": Kind.MODELS}
+        for name, kind in kinds.items():
             if number == 2 and kind is Kind.MODELS:  # of a run that goes
                 run.take_over(sealed[1].manifest.artefacts[2], sealed[1])
                 continue

@@ -216,6 +216,77 @@ def test_redis_is_kept_where_there_is_one(
     assert (with_keys / "back" / "redis.rdb").read_bytes().startswith(b"REDIS")
 
 
+@pytest.fixture
+def dagster_url(database_url: str) -> Generator[str]:
+    """Dagster's database, with a run, on the platform's server."""
+    admin = connect(database_url).execution_options(isolation_level="AUTOCOMMIT")
+
+    def drop() -> None:
+        with begin(admin) as connection:
+            connection.execute(sa.text("DROP DATABASE IF EXISTS dagster WITH (FORCE)"))
+            connection.execute(sa.text("DROP ROLE IF EXISTS dagster"))
+
+    drop()
+    with begin(admin) as connection:
+        connection.execute(sa.text("CREATE ROLE dagster"))
+    url = create_database(database_url, "dagster")
+    made = connect(url)
+    with begin(made) as connection:
+        connection.execute(sa.text("CREATE TABLE runs (run_id text)"))
+        connection.execute(sa.text("CREATE TABLE run_tags (run_id text, key text)"))
+        connection.execute(sa.text("INSERT INTO runs VALUES ('a')"))
+    made.dispose()
+    yield url
+    drop()
+    admin.dispose()
+
+
+def test_what_a_stack_has_is_kept_where_there_is_one_and_comes_back_where_it_is_asked_for(
+    with_keys: Path, dagster_url: str, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+):
+    into = with_keys / "back"
+    assert "give --into, or --dagster" in run("restore-stack", code=2).output
+    run("now")
+    assert "kept nothing of a stack" in run("restore-stack", "--into", str(into)).output
+    assert not into.exists()
+    assert "RUL_DATABASE_ADMIN_URL is not set" in refused("restore-stack", "--dagster")
+    monkeypatch.setenv("RUL_DATABASE_ADMIN_URL", elsewhere)
+    assert "kept nothing of Dagster" in run("restore-stack", "--dagster").output
+    (with_keys / "stack" / "dagster_logs").mkdir(parents=True)
+    (with_keys / "stack" / "dagster_logs" / "a.log").write_text("said")
+    monkeypatch.setenv("RUL_BACKUP_STACK", str(with_keys / "stack"))
+    monkeypatch.setenv("RUL_BACKUP_DAGSTER_URL", dagster_url)
+    made = json.loads(run("now", "--json").output)
+    assert {"dagster.dump", "stack.tar"} < {kept["name"] for kept in made["artefacts"]}
+    run("drill")
+    assert made["run"] in run("restore-stack", "--into", str(into)).output
+    assert (into / "dagster_logs" / "a.log").read_text() == "said"
+    assert (into / "dagster.dump").read_bytes().startswith(b"PGDMP")
+    assert "is there already" in refused("restore-stack", "--into", str(into))
+    run("restore", "--database", elsewhere, "--files", str(with_keys / "platform"))
+    assert sorted(path.name for path in (with_keys / "platform").iterdir()) == ["fleets", "models"]
+    assert "dagster has 1 runs and stays" in refused("restore-stack", "--dagster")
+    emptied = connect(dagster_url)
+    with begin(emptied) as connection:
+        connection.execute(sa.text("TRUNCATE runs"))
+    emptied.dispose()
+    assert "is back, with 1 runs" in run("restore-stack", "--dagster").output
+
+
+def test_what_a_stack_had_is_not_unpacked_where_it_does_not_fit(
+    with_keys: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (with_keys / "stack" / "grafana").mkdir(parents=True)
+    monkeypatch.setenv("RUL_BACKUP_STACK", str(with_keys / "stack"))
+    run("now")
+    usage = shutil.disk_usage(with_keys)._replace(free=1000)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: usage)
+        told = refused("restore-stack", "--into", str(with_keys / "back"))
+    assert "has 0 MB free, and what the stack had needs" in told
+    assert not (with_keys / "back").exists()
+
+
 def test_damage_ends_with_1_and_names_the_object(with_keys: Path, engine: sa.Engine):
     made = json.loads(run("now", "--json").output)
     (path,) = (with_keys / "backups" / "runs" / made["run"]).glob("models*")

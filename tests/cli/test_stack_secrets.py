@@ -94,6 +94,8 @@ def test_the_roles_are_those_that_the_addresses_name(folder):
         ("drill_database_url", "rul_drill"),
     ):
         assert found[name] == f"postgresql://{role}:{roles[role]}@postgres:5432/rul"
+    dagster = f"postgresql://rul_backup:{roles['rul_backup']}@postgres:5432/dagster"
+    assert found["backup_dagster_url"] == dagster
     assert found["dagster_pgpass"] == f"postgres:5432:dagster:dagster:{roles['dagster']}"
 
 

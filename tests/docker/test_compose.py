@@ -4,7 +4,9 @@
 """
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rul_backup import stack
 from rul_cli.stack_secrets import FILES, Made
 
 PROJECT = Path(__file__).parents[2]
@@ -201,19 +204,70 @@ def test_who_makes_backups_cannot_read_them_and_nothing_that_stays_up_can(tmp_pa
     for location in ("runs", "backup", "drill"):
         (to / location).mkdir(parents=True)
         (to / location / "of_before").write_text("gone")
+    configuration, files = to / "configuration", tmp_path / "stack-files"
+    for folder in (configuration, files):
+        (folder / "docker").mkdir(parents=True)
+    (configuration / "docker" / "of_before").write_text("gone")
+    (files / "docker" / "redis.conf").write_text("appendonly yes")
     script = script.replace("/run/secrets", str(source)).replace("/run-secrets", str(to))
-    subprocess.run(["/bin/sh", "-euc", script], check=True)
+    script = script.replace("/stack-files", str(files))
+    settings = {
+        "STACK_HTTP_PORT": "80",
+        "RUL_ADMIN_KEY": "admin_api_key",
+        "PATH": os.environ["PATH"],
+    }
+    subprocess.run(["/bin/sh", "-euc", script], check=True, env=settings)
+    set_to = {
+        path.relative_to(configuration).as_posix(): path.read_text()
+        for path in configuration.rglob("*")
+        if path.is_file()
+    }
+    assert set_to == {"docker/redis.conf": "appendonly yes", "settings.env": "STACK_HTTP_PORT=80\n"}
+    shutil.rmtree(configuration)
     given = {
         path.name: {file.name: file.read_text() for file in path.iterdir()} for path in to.iterdir()
     }
     assert given["runs"].keys() == {"assets_database_url", "assets_redis_url", "dagster_pgpass"}
     assert given["backup"]["database_url"] == "backup_database_url"
     assert given["backup"]["replication_url"] == "backup_replication_url"
+    assert given["backup"]["dagster_url"] == "backup_dagster_url"
     assert given["drill"]["database_url"] == "drill_database_url"
     assert given["drill"]["offsite_options"] == "drill_offsite_options"
     assert "backup_identity" not in given["backup"]
     assert not {"backup_signing_key", "redis_url"} & given["drill"].keys()
     assert {oct(path.stat().st_mode & 0o777) for path in to.rglob("*/*")} == {"0o400"}
+
+
+def test_what_the_stack_was_started_with_is_handed_to_backups_and_no_secret_is_among_it():
+    service = SERVICES["run-secrets"]
+    handed = {each["source"]: each["target"] for each in service["configs"]}
+    assert handed == {
+        name: f"/stack-files/{said['file']}" for name, said in COMPOSE["configs"].items()
+    }
+    # The folder of secrets is a place on the machine that was.
+    assert set(service["environment"]) == set(defaults()) - {"STACK_SECRETS"}
+    images = {name for name in defaults() if name.endswith("_IMAGE")}
+    assert {n for n, value in service["environment"].items() if value is not None} == images
+    for said in COMPOSE["configs"].values():
+        text = (PROJECT / said["file"]).read_text()
+        assert not re.search(r"://[^/@\s]*:[^/@\s{$]+@", text), said["file"]
+        assert "PRIVATE KEY" not in text
+
+
+def test_who_backs_the_stack_up_reads_its_volumes_and_writes_to_none_of_them():
+    mounts = {
+        "configuration": "stack_configuration", "dagster_logs": "dagster_logs",
+        "grafana": "grafana_data", "prometheus": "prometheus_data",
+    }  # fmt: skip
+    assert mounts.keys() == stack.SOURCES.keys()
+    wanted = {f"{volume}:/stack/{source}:ro" for source, volume in mounts.items()}
+    context = SERVICES["dagster-backup"]["environment"]["DAGSTER_CONTAINER_CONTEXT"]
+    binds = json.loads(filled(context))["docker"]["container_kwargs"]["volumes"]
+    assert {f"rul_{each}" for each in wanted} <= set(binds)
+    assert wanted <= set(SERVICES["rul-backup"]["volumes"])
+    # What Grafana writes is its group's to read, which is theirs.
+    assert SERVICES["grafana"]["user"].partition(":")[2] == "10000"
+    assert SERVICES["rul-backup"]["user"].partition(":")[2] == "10000"
 
 
 def filled(text: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.backup import s3
 
-from .engine import OFFSITE_PORT, WEBHOOK, Stack
+from .engine import NAME, OFFSITE_PORT, WEBHOOK, Stack
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +30,5 @@ def remove(stack: Stack) -> None:
     for run in stack.runs():
         stack.run("docker", "rm", "--force", run["Id"])
     stack.compose("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=5")
+    # What Compose does not know: the volume of a restore that broke off.
+    stack.run("docker", "volume", "rm", "--force", f"{NAME}_restoring")

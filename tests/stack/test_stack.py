@@ -557,11 +557,39 @@ def test_backups_are_made_looked_at_and_proved_by_runs_with_rights_of_their_own(
     assert stores["off-site"]["last_proven"]["differences"] == []
 
 
+def test_what_the_stack_itself_has_is_kept_once_a_week_and_no_secret_with_it(stack: Stack):
+    status, listed = rul_backup(stack, "list", "--json")
+    assert status == 0, listed
+    kept = {one["name"]: one for one in listed[-1]["manifest"]["artefacts"]}
+    assert kept["dagster.dump"]["kind"] == "dagster"
+    assert kept["dagster.dump"]["facts"]["tables"]["public.runs"]["rows"] > 0
+    sources = kept["stack.tar"]["facts"]["sources"]
+    assert sources.keys() == {"configuration", "dagster_logs", "grafana", "prometheus"}
+    assert sources["configuration"] > 1
+    assert sources["dagster_logs"] > 0
+    status, told = rul_backup(stack, "now", "--json")
+    assert status == 0, told
+    again = {one["name"]: one for one in told["artefacts"]}
+    for name in ("dagster.dump", "stack.tar"):
+        assert again[name]["run"] == (kept[name]["run"] or listed[-1]["manifest"]["run"])
+        assert again[name]["sums"] == kept[name]["sums"]
+    configuration = stack.run(
+        "docker", "run", "--rm", "--network=none", "--user=10002:10000", "--entrypoint=grep",
+        f"--volume={NAME}_stack_configuration:/stack:ro",
+        stack.config["services"]["dagster-backup"]["image"], "-r", "", "/stack",
+    )  # fmt: skip
+    assert f"STACK_HTTP_PORT={HTTP_PORT}" in configuration
+    assert "/stack/compose.yaml:name: rul" in configuration
+    values = {stack.secret(file.name) for file in stack_secrets.FILES}
+    secrets = {word for value in values for word in re.findall(r"[A-Za-z0-9_-]{40,}", value)}
+    assert [secret for secret in secrets if secret in configuration] == []
+
+
 def test_people_list_and_verify_backups_and_damage_is_named(stack: Stack):
     status, listed = rul_backup(stack, "list", "--json")
     assert status == 0, listed
     kept = {one["name"]: one for one in listed[-1]["manifest"]["artefacts"]}
-    assert set(kept) == {"platform.dump", "redis.rdb", "models.tar", "base.tar"}
+    assert set(kept) >= {"platform.dump", "redis.rdb", "models.tar", "base.tar"}
     assert kept["platform.dump"]["facts"]["tables"]["public.champions"]["rows"] > 0
     assert kept["models.tar"]["facts"]["files"] > 0
     status, found = rul_backup(stack, "verify", "--level", "content", "--json")
@@ -1119,6 +1147,14 @@ def test_down_and_up_again_loses_nothing(stack: Stack):
         assert int(after[name][0]) >= int(before[name][0])
 
 
+def logs_of(stack: Stack) -> set[str]:
+    """The files that runs wrote."""
+    found = stack.compose(
+        "exec", "-T", "dagster-janitor", "find", "/opt/dagster/logs", "-type", "f"
+    )  # fmt: skip
+    return set(found.split())
+
+
 def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: Stack):
     def facts() -> dict[str, Any]:
         status, told = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1000")
@@ -1144,14 +1180,26 @@ def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: St
     made = succeeded(stack, "back_up")
     launch(stack, "backup", "back_up")
     wait_until(lambda: succeeded(stack, "back_up") > made, RUN_SECONDS, "a backup is made", every=3)
-    kept_runs = len(rul_backup(stack, "list", "--json")[1])
+    listed = rul_backup(stack, "list", "--json")[1]
+    kept_runs = len(listed)
+    artefacts = {one["name"]: one for one in listed[-1]["manifest"]["artefacts"]}
+    lived = artefacts["dagster.dump"]["facts"]["tables"]["public.runs"]["rows"]
+    oldest = stack.sql("dagster", f"SELECT run_id FROM runs ORDER BY id LIMIT {lived}")
+    logs = logs_of(stack)
+    assert lived > 0
+    assert logs
+    status, told = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1")
+    assert status == 200, told
+    first = told["units"][0]["unit"]
     # What comes now is in no backup, and in the log alone.
-    unit, body = "latecomer", readings("latecomer", range(1, 30))
     status, told = stack.ask(
-        f"/v1/fleets/{FLEET}/readings", body, headers={"Content-Type": "text/csv"}
+        f"/v1/fleets/{FLEET}/readings",
+        readings("latecomer", range(1, 30)),
+        headers={"Content-Type": "text/csv"},
     )
     assert status == 200, told
-    said = wait_until(lambda: prognosis(unit), 60, "a prognosis of the latecomer")
+    wait_until(lambda: prognosis("latecomer"), 60, "a prognosis of the latecomer")
+    said = {unit: prognosis(unit) for unit in (first, "latecomer")}
     before, written = facts(), time.time()
     wait_until(lambda: is_beyond(written), 300, "the log is beyond the machine", every=1)
     print(f"  what was written was beyond the machine {time.time() - written:.0f} s later")
@@ -1161,7 +1209,7 @@ def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: St
     told = stack.run("docker/scripts/restore.sh", "--off-site", "--to", "latest")
     restored = time.monotonic() - began
     stack.up()
-    again = wait_until(lambda: prognosis(unit), 120, "the first prognosis")
+    wait_until(lambda: prognosis("latecomer"), 120, "the first prognosis")
     seconds = time.monotonic() - began
     print(f"  restored in {restored:.0f} s, first prognosis after {seconds:.0f} s\n{told}")
     assert seconds < 900
@@ -1169,9 +1217,14 @@ def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: St
     assert {**after, "ledger": []} == {**before, "ledger": []}
     # The log goes on after the ledger was looked at; it only grows.
     assert int(after["ledger"][0].split(",")[0]) >= int(before["ledger"][0].split(",")[0])
-    assert said["rul_cycles"] > 0
-    for name in ("rul_cycles", "state", "cycle"):
-        assert again[name] == said[name]
+    assert said[first]["rul_cycles"] > 0
+    for unit, before_loss in said.items():
+        again = prognosis(unit)
+        for name in ("rul_cycles", "state", "cycle"):
+            assert again[name] == before_loss[name], (unit, again, before_loss)
+    # Dagster knows its runs until the week's snapshot, and has what they wrote.
+    assert stack.sql("dagster", f"SELECT run_id FROM runs ORDER BY id LIMIT {lived}") == oldest
+    assert logs_of(stack) & logs
     # The line of backups goes on, here and beyond.
     made = succeeded(stack, "back_up")
     launch(stack, "backup", "back_up")

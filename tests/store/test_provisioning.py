@@ -109,7 +109,10 @@ def test_the_owner_makes_the_tables_and_others_use_them(admin_url):
 
 @pytest.mark.parametrize(
     ("role", "database"),
-    [("dagster", "rul"), ("rul_serving", "dagster"), ("rul_assets", "dagster")],
+    [
+        ("dagster", "rul"),
+        *((role, "dagster") for role in ("rul_serving", "rul_assets", "rul_operator", "rul_drill")),
+    ],
 )
 def test_a_role_connects_to_its_own_database_alone(admin_url, role, database):
     engine = as_role(admin_url, role, database)
