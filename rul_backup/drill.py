@@ -246,7 +246,7 @@ def _restore_dump(
         feed: Gives the dump.
         owner: Whose it becomes; the user's of the URL unless given.
     """
-    server = _refuse_content(url)
+    server = refuse_content(url)
     arguments = ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"]
     if owner is not None:
         arguments.append(f"--role={owner}")
@@ -306,6 +306,7 @@ def restore_files(
     into: Path,
     identities: Sequence[x25519.Identity],
     kinds: Collection[Kind] = OF_THE_PLATFORM,
+    then: Callable[[], None] = lambda: None,
 ) -> None:
     """Bring the files of a run back into a new folder, all of them or none.
 
@@ -319,6 +320,7 @@ def restore_files(
         into: The new folder.
         identities: By which it is decrypted.
         kinds: Of it alone.
+        then: Done once all files are seen to be whole; where it fails there is no folder.
 
     Raises:
         StoreError: The folder is there already, there is too little room, or something is damaged.
@@ -336,6 +338,7 @@ def restore_files(
                     shutil.copyfileobj(plain, file)
             else:
                 _unpack(store, run, artefact, identities, folder)
+        then()
 
 
 def _unpack(
@@ -420,8 +423,13 @@ def _said(process: "subprocess.Popen[bytes]") -> str:
     return errors.read().decode(errors="replace").strip()[-2000:]
 
 
-def _refuse_content(url: str) -> int:
-    """The server's version, once the database is seen to be empty."""
+def refuse_content(url: str) -> int:
+    """The server's version, once the database is seen to be empty.
+
+    Raises:
+        StoreError: It is not.
+        Unavailable: It does not answer.
+    """
     engine = connect(url)
     try:
         with begin(engine) as connection:

@@ -92,6 +92,12 @@ def environment(url: str) -> dict[str, str]:
         "PGUSER": parts.username or "",
         "PGPASSWORD": str(parts.password or ""),
         "PGDATABASE": parts.database or "",
+        # How the server must prove itself: ``?sslmode=verify-full&sslrootcert=…``.
+        **{
+            f"PG{name.replace('_', '').upper()}": str(value)
+            for name, value in parts.query.items()
+            if name.startswith("ssl") or name == "channel_binding"
+        },
     }
     given = {name: value for name, value in named.items() if value}
     return {**{k: v for k, v in os.environ.items() if not k.startswith("PG")}, **given}

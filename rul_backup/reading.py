@@ -184,13 +184,17 @@ class StoreReader:
             StoreError: There is no such run, a target is not empty, there is too little room for
                 the files, or the run is damaged. A database is restored wholly or not at all.
         """
-        sealed = self.find(run)
+        sealed, identities = self.find(run), self._keys.identities()
         drill.refuse_files(sealed, into)
-        identities = self._keys.identities()
-        for artefact in sealed.manifest.artefacts:
-            if artefact.kind is Kind.POSTGRES:
-                drill.restore_database(self.shelf, sealed, artefact, url, identities)
-        drill.restore_files(self.shelf, sealed, into, identities)
+        drill.refuse_content(url)
+
+        def restore_databases() -> None:
+            for artefact in sealed.manifest.artefacts:
+                if artefact.kind is Kind.POSTGRES:
+                    drill.restore_database(self.shelf, sealed, artefact, url, identities)
+
+        # In this order, so that damaged files leave the database as empty as it was.
+        drill.restore_files(self.shelf, sealed, into, identities, then=restore_databases)
         return sealed
 
     def restore_stack(self, run: str | None, into: Path) -> Sealed | None:

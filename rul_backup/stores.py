@@ -116,8 +116,10 @@ class FolderStore:
     def sizes(self, below: str = "") -> dict[str, int]:
         """See ``Shelf``."""
         found = {}
-        # PostgreSQL's log has a hundred thousand of them, so only what is asked for is walked.
-        for folder, _, listed in os.walk(self.root / below.rpartition("/")[0]):
+        # PostgreSQL's log has a hundred thousand of them, so only what is asked for is walked; and
+        # manifests before runs, so that of a run that is sealed meanwhile all is seen or nothing.
+        for folder, within, listed in os.walk(self.root / below.rpartition("/")[0]):
+            within.sort()
             for each in listed:
                 path = Path(folder, each)
                 name = path.relative_to(self.root).as_posix()

@@ -355,6 +355,20 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch):
         pass
 
 
+def test_programs_ask_of_a_server_what_the_address_asks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PGSSLMODE", "disable")
+    told = programs.environment(
+        "postgresql://me:secret@db.example:5433/rul?sslmode=verify-full&sslrootcert=/ca.pem"
+        "&channel_binding=require&application_name=x"
+    )
+    assert {name: value for name, value in told.items() if name.startswith("PG")} == {
+        "PGHOST": "db.example", "PGPORT": "5433", "PGUSER": "me", "PGPASSWORD": "secret",
+        "PGDATABASE": "rul", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/ca.pem",
+        "PGCHANNELBINDING": "require",
+    }  # fmt: skip
+    assert "PGSSLMODE" not in programs.environment("postgresql://me@db.example/rul")
+
+
 def test_a_program_that_is_nowhere_is_told():
     told = r"pg_nothing of PostgreSQL 15 or newer is not here; install PostgreSQL's client"
     with pytest.raises(SettingsError, match=told):

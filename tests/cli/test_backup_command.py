@@ -382,6 +382,24 @@ def test_a_run_that_a_drill_restored_from_beyond_the_machine_stays_here_too(
     ]  # fmt: skip
 
 
+def test_damaged_files_leave_the_database_empty_and_an_unreachable_one_leaves_no_files(
+    with_keys: Path, elsewhere: str
+):
+    first = json.loads(run("now", "--json").output)["run"]
+    (with_keys / "fleets" / "pumps.toml").write_text("name = 'pumps' # changed\n")
+    second = json.loads(run("now", "--json").output)["run"]
+    (path,) = (with_keys / "backups" / "runs" / second).glob("models*")
+    path.write_bytes(path.read_bytes()[:-1])
+    back = with_keys / "back"
+    into = ("--database", elsewhere, "--files", str(back))
+    assert "models.tar.zst.age is damaged" in refused("restore", *into)
+    assert not back.exists()
+    nowhere = ("--database", "postgresql://127.0.0.1:9/nothing", "--files", str(back))
+    assert "127.0.0.1:9" in refused("restore", "--run", first, *nowhere)
+    assert not back.exists()
+    run("restore", "--run", first, *into)
+
+
 def test_files_that_do_not_fit_are_found_before_the_database_is_restored(
     with_keys: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
 ):
