@@ -15,7 +15,6 @@ from rul_backup import runs, wal
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf, Store
 from rul_backup.streams import copied
-from rul_backup.wal import Noted
 from rul_core.errors import StoreError
 
 
@@ -51,7 +50,7 @@ def adopt(
     if here != [one.sha256 for one in line[: len(here)]] or len(here) >= len(line):
         return 0
     log = wal.from_base(shelf, keys, run)
-    stays = _leads_on(run, log)
+    stays = wal.leads_on(run, log)
     if stays:
         for noted in log:
             _bring(store, shelf, noted.content, noted.note.sums.stored_sha256)
@@ -64,20 +63,6 @@ def adopt(
         with store.alone():
             _bring(store, shelf, one.object, one.sha256)
     return len(line) - len(here)
-
-
-def _leads_on(run: Sealed, log: Sequence[Noted]) -> bool:
-    """Whether a log leads from the base that a run promises as far as its manifest knows of it."""
-    names = {noted.object for noted in log}
-    heads = {head.cluster: head.segment for head in run.manifest.log}
-    return all(
-        {
-            wal.note_of(start.cluster, str(start.segment)),
-            wal.note_of(start.cluster, heads.get(start.cluster, str(start.segment))),
-        }
-        <= names
-        for start in wal.starts([run])
-    )
 
 
 def _bring(store: Store, shelf: Shelf, name: str, sha256: str) -> None:

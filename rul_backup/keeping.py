@@ -74,6 +74,8 @@ class Proved(NamedTuple):
     proof: RestoreProof
     champions: tuple[Golden, ...]
     """What was found of each fleet's; none where there is none, or the database differs."""
+    log_reaches_at: datetime | None
+    """Until when the log leads, which was tried too; none where there is none of a base yet."""
 
 
 class Backups:
@@ -283,6 +285,8 @@ class Backups:
     def prove(self, run: str | None, now: datetime, store: str = LOCAL) -> Proved:
         """Restore a run where nothing is lost by it, compare, and write down what was found.
 
+        Where it promises a base, all that the log leads to is recovered too.
+
         Args:
             run: Which; the newest unless given.
             now: The moment of the drill.
@@ -296,6 +300,13 @@ class Backups:
         found = drill.prove_databases(shelf, sealed, identities, folder)
         found += drill.prove_redis(shelf, sealed, identities, folder)
         found += drill.prove_stack(shelf, sealed, identities, folder)
+        reaches_at, verify_keys = None, self._verify_keys()
+        if snapshots.base_of(sealed) and recovery.has_log(shelf, verify_keys):
+            name = self._engine.url.database or ""
+            recovered, reaches_at = recovery.prove(
+                shelf, verify_keys, identities, sealed, name, folder
+            )
+            found.append(recovered)
         proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
@@ -304,7 +315,8 @@ class Backups:
             recovery_point_seconds=(now - sealed.manifest.started_at).total_seconds(),
         )
         backup_rows.record_proof(self._engine, store, proof)
-        return Proved(sealed, proof, tuple(each for one in found for each in one.champions))
+        tried = tuple(each for one in found for each in one.champions)
+        return Proved(sealed, proof, tried, reaches_at)
 
     def plan(self, policy: Policy, now: datetime) -> Plan:
         """Which runs may go. It proves a run too that a drill restored it from beyond the machine.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, SecretStr
 
-from rul_backup import archive, drill, keys, recovery, runs
+from rul_backup import archive, drill, keys, recovery, runs, wal
 from rul_backup import verification as checks
 from rul_backup.archive import Archive
 from rul_backup.live import Asked, Moment
@@ -227,15 +227,30 @@ class StoreReader:
         Args:
             run: Its name or number; the newest unless given.
             target: The file.
-            with_log: Also PostgreSQL's log from the run's base on.
+            with_log: Also PostgreSQL's log from the run's base on; unless a run is given, of the
+                newest for which it is there.
 
         Raises:
             StoreError: There is no such run, the file is there, there is too little room, or
                 something is damaged; then there is no file.
         """
-        sealed = self.find(run)
+        sealed = self._with_log(run) if with_log else self.find(run)
         archive.export(self.shelf, sealed, self._keys.verify_keys(), target, with_log=with_log)
         return sealed
+
+    def _with_log(self, run: str | None) -> Sealed:
+        """The run of a name, or the newest, from whose base the log leads on."""
+        keys = self._keys.verify_keys()
+        asked = [self.find(run)] if run is not None else [*reversed(self.there())]
+        for sealed in asked:
+            log = wal.from_base(self.shelf, keys, sealed)
+            if log and wal.leads_on(sealed, log):
+                return sealed
+        which = f"the base of {run}" if run is not None else "any base"
+        raise StoreError(
+            f"{self.shelf} has no log that leads on from {which}; export without the log, or name "
+            "a run whose base it has (`rul backup archive` seals the log)"
+        )
 
 
 def reading_keys_of(

@@ -11,23 +11,27 @@ import shlex
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
-from rul_backup import drill, programs, runs, scratch, snapshots, wal
+from rul_backup import drill, fingerprints, programs, runs, scratch, snapshots, wal
+from rul_backup.drill import Restored
 from rul_backup.manifest import Artefact
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
 from rul_backup.wal import Noted, Segment
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 from rul_store import files
+from rul_store.database import begin, connect
 from rul_store.embedded import PostgresServer, give_to_nobody, make_sockets_folder
+from rul_store.rights import RIGHTS, Group
 
 TIMEOUT_SECONDS = 24 * 3600
 """For replaying the log; a day of it takes minutes."""
@@ -103,6 +107,9 @@ def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None)
         keys: Of our signatures.
         until: The moment; as far as possible unless given.
 
+    The newest base is taken whose own segment is archived: of one that was kept a moment ago it is
+    on its way.
+
     Raises:
         StoreError: No base is from before it, segments are missing or damaged, or it is after what
             is archived.
@@ -125,7 +132,9 @@ def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None)
         raise StoreError(
             f"{shelf} has no base from before {until}; the earliest moment is {first.isoformat()}"
         )
-    sealed, base = max(before, key=lambda one: snapshots.ended_at(one[1]))
+    before.sort(key=lambda one: snapshots.ended_at(one[1]), reverse=True)
+    archived = {*shelf.sizes(f"{wal.WAL}/")}
+    sealed, base = next((one for one in before if _first_note(one[1]) in archived), before[0])
     start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
     cluster = base.facts["cluster"]
     every = wal.following(shelf, keys, cluster, since=str(start))
@@ -144,6 +153,21 @@ def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None)
                 f"{sealed.manifest.run} of {sealed.manifest.system}; see who archives there"
             )
     return Way(sealed, base, segments, histories, until, until or reached)
+
+
+def has_log(shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> bool:
+    """Whether the log of any base that is promised has been archived yet.
+
+    Raises:
+        StoreError: A manifest is damaged; names it.
+    """
+    archived = {*shelf.sizes(f"{wal.WAL}/")}
+    bases = (snapshots.base_of(sealed) for sealed in runs.there(shelf, keys))
+    return any(base and _first_note(base) in archived for base in bases)
+
+
+def _first_note(base: Artefact) -> str:
+    return wal.note_of(base.facts["cluster"], base.facts["start_segment"])
 
 
 def is_base_of_today(
@@ -220,6 +244,71 @@ def _needed_bytes(way: Way) -> int:
     base = way.base.sums.plain_bytes
     log = sum(noted.note.sums.plain_bytes for noted in way.segments)
     return base + max(base, 2 * log)
+
+
+def prove(
+    shelf: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    identities: Sequence[x25519.Identity],
+    run: Sealed,
+    database: str,
+    folder: Path | None = None,
+) -> tuple[Restored, datetime | None]:
+    """Recover all that the log leads to, read all of a database, and see that nothing was lost.
+
+    What nobody may delete has at least the rows that a run kept before. Pages have checksums, so
+    that reading finds what recovery spoilt.
+
+    Args:
+        shelf: Has the backups.
+        keys: Of our signatures.
+        identities: By which they are decrypted.
+        run: Of before, which kept the database too.
+        database: Its name.
+        folder: Where it is recovered; the system's folder for such unless given.
+
+    Returns:
+        What was found, and until when all that was committed is in it; that is unknown where it
+        cannot be recovered, which is told as a difference.
+
+    Raises:
+        SettingsError: There is no server of that version here.
+        Unavailable: The store does not answer.
+    """
+    started, reaches_at, told = time.monotonic(), None, []
+    try:
+        with served(shelf, keys, identities, None, folder) as server:
+            reaches_at = server.recovered.reaches_at
+            engine = connect(server.url(database))
+            try:
+                with begin(engine) as connection:
+                    found = fingerprints.of_database(connection)["tables"]
+            finally:
+                engine.dispose()
+        if reaches_at and reaches_at >= run.manifest.started_at:
+            told = _lost(run, found)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        told = [f"the log does not lead to a server: {error}"]
+    return Restored(time.monotonic() - started, tuple(told)), reaches_at
+
+
+def _lost(run: Sealed, found: dict[str, Any]) -> list[str]:
+    """Tables from which nobody may delete, and that have fewer rows than a run kept before."""
+    (kept,) = [one for one in run.manifest.artefacts if one.name == snapshots.DATABASE]
+    told = []
+    for table, rights in RIGHTS.items():
+        name = f"public.{table}"
+        grows = not any("DELETE" in rights.of(group) for group in Group)
+        if grows and name in kept.facts["tables"]:
+            expected, rows = kept.facts["tables"][name]["rows"], found.get(name, {}).get("rows", 0)
+            if rows < expected:
+                told.append(
+                    f"by the log the table {name} has {rows:,} rows where {expected:,} were kept "
+                    "before"
+                )
+    return told
 
 
 @contextmanager

@@ -281,6 +281,20 @@ def from_base(store: Shelf, keys: Sequence[Ed25519PublicKey], run: Sealed) -> li
     return [found[name] for name in sorted(found)]
 
 
+def leads_on(run: Sealed, log: Iterable[Noted]) -> bool:
+    """Whether a log leads from the base that a run promises as far as its manifest knows of it."""
+    names = {noted.object for noted in log}
+    heads = {head.cluster: head.segment for head in run.manifest.log}
+    return all(
+        {
+            note_of(start.cluster, str(start.segment)),
+            note_of(start.cluster, max(str(start.segment), heads.get(start.cluster, ""))),
+        }
+        <= names
+        for start in starts([run])
+    )
+
+
 def does_not_follow(before: Noted, after: Noted) -> str | None:
     """What is wrong with a note after the one before it; none where nothing is."""
     told = after.note

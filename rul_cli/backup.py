@@ -251,13 +251,16 @@ def drill(
 ) -> None:
     """Restore a run into servers of its own and compare. Ends with 1 where it differs.
 
-    Every fleet's champion is loaded, and computes again what it said last.
+    Every fleet's champion is loaded, and computes again what it said last. Where there is a log of
+    PostgreSQL's, all that it leads to is recovered too.
     """
     with _backups(root) as backups:
-        sealed, proof, champions = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
+        proved = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
+    sealed, proof, champions, reaches_at = proved
     if json:
         found = [one._asdict() for one in champions]
-        print_json({"run": sealed.manifest.run, "proof": proof, "champions": found})
+        told = {"run": sealed.manifest.run, "proof": proof, "champions": found}
+        print_json(told | {"log_reaches_at": reaches_at})
     elif proof.differences:
         for told in proof.differences:
             console.print(f"{sealed.manifest.run}: {told}", highlight=False, soft_wrap=True)
@@ -271,6 +274,8 @@ def drill(
         told = [f"fleet {one.fleet}, {one.version}: {one.told}" for one in champions]
         for line in told or ["No fleet has a champion, so no prognosis was compared."]:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
+        if reaches_at:
+            console.print(f"The log leads until {reaches_at.isoformat()}.", highlight=False)
     if proof.differences:
         raise typer.Exit(1)
 

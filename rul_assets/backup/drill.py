@@ -29,7 +29,8 @@ EVERY_DAY = dg.FreshnessPolicy.time_window(
             asset="restore_drill",
             description="Every table of the restored database has the rows and sum, every sequence "
             "the place, that it had when it was kept; every fleet's champion computes its last "
-            "prognoses again, bit for bit; a Redis starts from its copy.",
+            "prognoses again, bit for bit; a Redis starts from its copy; the log leads on to a "
+            "server that has lost nothing.",
         )
     ],
     group_name=reports.Group.BACKUPS,
@@ -42,7 +43,7 @@ def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[
     From beyond the machine alone, where there is such a store: that is what a loss would leave.
     """
     store = OFF_SITE if backups.goes_off_site else LOCAL
-    sealed, proof, champions = backups.prove(None, datetime.now(UTC), store)
+    sealed, proof, champions, log_reaches_at = backups.prove(None, datetime.now(UTC), store)
     return dg.MaterializeResult(
         metadata={
             "run": sealed.manifest.run,
@@ -51,6 +52,7 @@ def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[
             "proven_at": proof.proven_at.isoformat(),
             "recovery_point": sealed.manifest.started_at.isoformat(),
             "recovery_point_seconds": proof.recovery_point_seconds,
+            **({"log_reaches_at": log_reaches_at.isoformat()} if log_reaches_at else {}),
             "tables": sum(len(one.facts.get("tables", ())) for one in sealed.manifest.artefacts),
             "prognoses_compared": sum(one.compared for one in champions),
             "champions": reports.markdown_table(one._asdict() for one in champions),

@@ -10,12 +10,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rul_backup import programs, recovery, snapshots, wal
 from rul_backup.archiving import REGISTRY, Archiver
+from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
 from rul_backup.verification import Level, verify
@@ -171,6 +173,26 @@ def test_whoever_asks_for_what_is_not_there_is_told_what_is(
         refused(None, notes[-1].object if name.endswith(".sealed") else notes[-2].content)
         (tmp_path / "backups" / name).write_bytes(content)
     assert first.note.number <= notes[-2].note.number
+
+
+def test_a_base_whose_own_segment_is_on_its_way_is_not_needed_yet(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    with archiving(store, plant, server, tmp_path / "spool"):
+        first = keep_base(store, plant, server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+    second = keep_base(store, plant, server)
+    assert recovery.find(store, plant.verify, None).sealed.manifest.run == first.manifest.run
+    identity = tmp_path / "identity"
+    reader = StoreReader(store, ReadingKeys(tmp_path / "verify_key", identity))
+    reader._keys = SimpleNamespace(verify_keys=lambda: plant.verify)  # ty: ignore[invalid-assignment]
+    assert reader.export(None, tmp_path / "a.tar", with_log=True) == first
+    with pytest.raises(
+        StoreError, match=f"no log that leads on from the base of {second.manifest.run}"
+    ):
+        reader.export(second.manifest.run, tmp_path / "b.tar", with_log=True)
+    assert not (tmp_path / "b.tar").exists()
 
 
 def test_a_server_of_another_version_is_not_tried(

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from rul_backup import golden, keeping, reading, wal
+from rul_backup import golden, keeping, reading, recovery, runs, wal
 from rul_backup.reading import LOCAL, BackupSettings
 from rul_cli.backup import app
 from rul_core.errors import RulError
@@ -320,6 +320,34 @@ def test_a_moment_between_two_runs_comes_back_with_what_was_said_until_then(arch
     run("restore", "--forget")
     run("restore", "--over-live", "--to", "latest", "--run", "1")
     assert prognoses_of(archived) == wanted
+
+
+def test_a_drill_recovers_all_that_the_log_leads_to_and_tells_what_it_lost(archived: Platform):
+    run("now")
+    with archived.client() as client:
+        send(client, body(archived, unit_of(archived)[12:20]))
+    moment = moment_of(archived)
+    wait_until_sealed(archived, moment)
+    told = json.loads(run("drill", "--json"))
+    assert told["proof"]["differences"] == []
+    assert told["log_reaches_at"] >= moment.replace("+00:00", "Z")
+    assert "The log leads until 20" in run("drill")
+    # A run that had more than the log brings back, as where somebody cut the log short.
+    store = reading.local_store_of(archived.root, BackupSettings())
+    keys = reading.reading_keys_of(archived.root, BackupSettings()).verify_keys()
+    (sealed,) = runs.there(store, keys)
+    (dump,) = [one for one in sealed.manifest.artefacts if one.name == "platform.dump"]
+    found = {name: dict(facts) for name, facts in dump.facts["tables"].items()}
+    assert recovery._lost(sealed, found) == []
+    found["public.ledger"]["rows"] -= 1
+    found["public.leases"]["rows"] = -1  # these may go
+    (told,) = recovery._lost(sealed, found)
+    assert told.startswith("by the log the table public.ledger has 0 rows where 1 were kept")
+    noted = [wal.read(store, name, keys) for name in wal.names(store)]
+    store.remove(noted[-1].content)
+    told = run("drill", code=1)
+    assert "the log does not lead to a server" in told
+    assert noted[-1].note.segment in told
 
 
 def test_a_moment_to_which_nothing_leads_changes_nothing(archived: Platform):
