@@ -382,6 +382,27 @@ def test_a_run_that_a_drill_restored_from_beyond_the_machine_stays_here_too(
     ]  # fmt: skip
 
 
+def test_a_run_is_found_also_where_other_manifests_are_damaged(with_keys: Path):
+    made = [json.loads(run("now", "--json").output)["run"] for _ in range(3)]
+    first, second, third = sorted((with_keys / "backups" / "manifests").iterdir())
+    whole = first.read_bytes()
+    first.write_bytes(b"x" + whole[1:])
+    assert json.loads(run("drill", "--json").output)["run"] == made[2]
+    assert json.loads(run("drill", "--run", "2", "--json").output)["run"] == made[1]
+    told = refused("drill", "--run", made[0])
+    assert f"has no run '{made[0]}'; the newest is {made[2]}" in told
+    assert f"{first}: it is not signed by this platform's key" in told
+    assert f"{first}: it is not signed" in refused("list")
+    first.write_bytes(whole)
+    third.write_bytes(b"x" + third.read_bytes()[1:])
+    told = refused("drill")
+    assert f"{third}: it is not signed by this platform's key, or was changed afterwards; name" in (
+        told
+    )
+    assert json.loads(run("drill", "--run", made[1], "--json").output)["run"] == made[1]
+    assert second.exists()
+
+
 def test_damaged_files_leave_the_database_empty_and_an_unreachable_one_leaves_no_files(
     with_keys: Path, elsewhere: str
 ):
