@@ -22,7 +22,7 @@ from rul_backup.remote import RemoteStore
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore, Shelf
 from rul_backup.verification import Level, Verification
-from rul_core.errors import SettingsError, StoreError
+from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
 from rul_store.settings import DatabaseUrl, Settings
 
@@ -129,23 +129,32 @@ class StoreReader:
     def find(self, run: str | None) -> Sealed:
         """A run by its name or number (``7`` or ``manifests/00000007``), or the newest.
 
+        It is found also where manifests of others are damaged.
+
         Raises:
-            StoreError: There is none.
+            StoreError: There is none, or its manifest is damaged; names it.
         """
-        there = self.there()
-        if not there:
+        names, verify_keys = runs.names_there(self.shelf), self._keys.verify_keys()
+        if not names:
             raise StoreError(f"{self.shelf} has no backup yet; `rul backup now` makes one")
-        if run is None:
-            return there[-1]
-        number = run.rpartition("/")[2]
-        for sealed in there:
+        wanted, newest, damaged = run or self._only, "", ""
+        for name in reversed(names):
+            try:
+                sealed = runs.read(self.shelf, name, verify_keys)
+            except Unavailable:
+                raise
+            except StoreError as error:
+                if wanted is None:
+                    raise StoreError(f"{error}; name an older run (--run)") from error
+                damaged += f"; {error}"
+                continue
             told = sealed.manifest
-            if told.run == run or (number.isdecimal() and told.number == int(number)):
+            if self._only not in (None, told.run):
+                continue
+            if wanted in (None, told.run) or _number(wanted) == told.number:
                 return sealed
-        raise StoreError(
-            f"{self.shelf} has no run {run!r}; the newest is {there[-1].manifest.run} "
-            "(`rul backup list`)"
-        )
+            newest = newest or f"; the newest is {told.run} (`rul backup list`)"
+        raise StoreError(f"{self.shelf} has no run {wanted!r}{newest}{damaged}")
 
     def verify(
         self, level: Level, now: datetime, known: Collection[BackupRun] = ()
@@ -251,6 +260,11 @@ class StoreReader:
             f"{self.shelf} has no log that leads on from {which}; export without the log, or name "
             "a run whose base it has (`rul backup archive` seals the log)"
         )
+
+
+def _number(run: str | None) -> int | None:
+    last = (run or "").rpartition("/")[2]
+    return int(last) if last.isdecimal() else None
 
 
 def reading_keys_of(

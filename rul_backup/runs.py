@@ -204,7 +204,7 @@ def newest_there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | Non
     Raises:
         StoreError: Its manifest is damaged.
     """
-    last = max(_names_there(store), default=None)
+    last = max(names_there(store), default=None)
     return None if last is None else read(store, last, keys)
 
 
@@ -223,10 +223,11 @@ def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     Raises:
         StoreError: A manifest is damaged; names it.
     """
-    return _read_each(store, _names_there(store), keys)
+    return _read_each(store, names_there(store), keys)
 
 
-def _names_there(store: Shelf) -> list[str]:
+def names_there(store: Shelf) -> list[str]:
+    """The manifests of runs that were not let go, the oldest first; read by nobody yet."""
     gone = {name.rpartition("/")[2] for name in store.sizes(f"{GONE}/")}
     return [
         name for name in sorted(store.sizes(f"{MANIFESTS}/")) if name.rpartition("/")[2] not in gone

@@ -283,7 +283,7 @@ def test_what_a_stack_had_is_not_unpacked_where_it_does_not_fit(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: usage)
         told = refused("restore-stack", "--into", str(with_keys / "back"))
-    assert "has 0 MB free, and what the stack had needs" in told
+    assert "has 0 MB free, and restoring into back needs" in told
     assert not (with_keys / "back").exists()
 
 
@@ -380,6 +380,27 @@ def test_a_run_that_a_drill_restored_from_beyond_the_machine_stays_here_too(
     assert told == [
         "1 stays: among the newest that a drill restored", "3 stays: the newest", "2 may go",
     ]  # fmt: skip
+
+
+def test_a_run_is_found_also_where_other_manifests_are_damaged(with_keys: Path):
+    made = [json.loads(run("now", "--json").output)["run"] for _ in range(3)]
+    first, second, third = sorted((with_keys / "backups" / "manifests").iterdir())
+    whole = first.read_bytes()
+    first.write_bytes(b"x" + whole[1:])
+    assert json.loads(run("drill", "--json").output)["run"] == made[2]
+    assert json.loads(run("drill", "--run", "2", "--json").output)["run"] == made[1]
+    told = refused("drill", "--run", made[0])
+    assert f"has no run '{made[0]}'; the newest is {made[2]}" in told
+    assert f"{first}: it is not signed by this platform's key" in told
+    assert f"{first}: it is not signed" in refused("list")
+    first.write_bytes(whole)
+    third.write_bytes(b"x" + third.read_bytes()[1:])
+    told = refused("drill")
+    assert f"{third}: it is not signed by this platform's key, or was changed afterwards; name" in (
+        told
+    )
+    assert json.loads(run("drill", "--run", made[1], "--json").output)["run"] == made[1]
+    assert second.exists()
 
 
 def test_damaged_files_leave_the_database_empty_and_an_unreachable_one_leaves_no_files(

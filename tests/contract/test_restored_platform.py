@@ -318,6 +318,11 @@ def test_a_moment_between_two_runs_comes_back_with_what_was_said_until_then(arch
     assert "all as they were written" in run("verify")
     # All there is, of which the newest run knows nothing: what was put aside is in the log too.
     run("restore", "--forget")
+    moment = moment_of(archived)
+    time.sleep(1.1)  # of the last second the archiver promises nothing
+    with begin(archived.engine) as connection:
+        connection.execute(sa.text("SELECT txid_current()"))
+    wait_until_sealed(archived, moment)
     run("restore", "--over-live", "--to", "latest", "--run", "1")
     assert prognoses_of(archived) == wanted
 
