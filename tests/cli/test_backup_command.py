@@ -283,7 +283,7 @@ def test_what_a_stack_had_is_not_unpacked_where_it_does_not_fit(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: usage)
         told = refused("restore-stack", "--into", str(with_keys / "back"))
-    assert "has 0 MB free, and what the stack had needs" in told
+    assert "has 0 MB free, and restoring into back needs" in told
     assert not (with_keys / "back").exists()
 
 
