@@ -16,14 +16,10 @@ from rul_backup.manifest import Kind
 from rul_backup.put_back import put_back_dagster
 from rul_backup.runs import Run
 from rul_backup.stores import FolderStore
+from rul_cli.stack_secrets import ROLES
 from rul_store.embedded import EmbeddedServers
 from rul_store.provisioning import provision
 from tests.backup.conftest import keys_in
-
-ROLES = (
-    "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
-    "dagster", "postgres_exporter",
-)  # fmt: skip
 
 
 @dg.op

@@ -16,6 +16,7 @@ from rul_backup.manifest import Kind
 from rul_backup.put_back import put_back_dagster
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
+from rul_cli.stack_secrets import ROLES
 from rul_core.errors import StoreError
 from rul_store.database import begin, connect
 from rul_store.embedded import EmbeddedServers
@@ -24,13 +25,7 @@ from rul_store.provisioning import provision
 from .conftest import Keys
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
-PASSWORDS = dict.fromkeys(
-    (
-        "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
-        "dagster", "postgres_exporter",
-    ),
-    "a password",
-)  # fmt: skip
+PASSWORDS = dict.fromkeys(ROLES, "a password")
 TABLES = (
     "CREATE TABLE runs (id bigserial PRIMARY KEY, run_id text UNIQUE, status text)",
     "CREATE TABLE run_tags (run_id text REFERENCES runs (run_id), key text, value text)",

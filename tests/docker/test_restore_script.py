@@ -239,6 +239,8 @@ def test_what_of_the_stack_does_not_come_back_is_told_and_the_same_command_goes_
     )
     assert not [call for call in machine.calls if "--over-live" in call]
     assert "rul backup restore-stack --dagster --run 7" in machine.calls[-2]
+    elsewhen = machine.run("7", "--to", "latest", code=0, **NEW, RESTORED="run: --run 7")
+    assert "goes on" not in elsewhen
 
 
 @pytest.mark.parametrize(
