@@ -5,6 +5,7 @@ not: how each is done (the other modules), what a store gives back where nothing
 (``reading``), who asks and how it is shown (``rul_cli``).
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from rul_backup import (
     wal,
 )
 from rul_backup.archiving import Archiver
+from rul_backup.drill import Restored
 from rul_backup.golden import Golden
 from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
@@ -51,7 +53,7 @@ from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import Shelf
 from rul_backup.streams import Pace
 from rul_backup.verification import Level, Verification
-from rul_core.errors import SettingsError, StoreError
+from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows, database
 from rul_store.backup_rows import RestoreProof
 
@@ -201,7 +203,7 @@ class Backups:
         log = wal.heads(self.store, verify_keys)
         sealed = run.seal(versions, verify_keys, _later(run.started_at), log)
         # Those of before too: a run that was killed at this point left its manifest behind.
-        there = runs.there(self.store, verify_keys)
+        there = runs.readable(self.store, runs.names_there(self.store), verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
         return sealed
 
@@ -261,7 +263,7 @@ class Backups:
         remote, verify_keys = remote_store_of(self._settings), self._verify_keys()
         brought = offsite.bring(self.store, remote, verify_keys)
         # Those of before too: a copying that was killed at this point wrote nothing down.
-        every = runs.every(self.store, verify_keys)
+        every = runs.readable(self.store, runs.names(self.store), verify_keys)
         backup_rows.record(self._engine, OFF_SITE, [one.known for one in every])
         return brought
 
@@ -296,6 +298,24 @@ class Backups:
             StoreError: There is no such run, or it cannot be restored at all.
         """
         sealed, shelf = self.find(run, store), self.shelf(store)
+        started = time.monotonic()
+        try:
+            found, reaches_at = self._tried(sealed, shelf)
+        except Unavailable:
+            raise
+        except StoreError as error:  # told as a drill that failed, or the last that passed stands
+            seconds = time.monotonic() - started
+            told = (f"it cannot be restored: {error}",)
+            self._write_down(sealed, store, now, seconds, told)
+            raise
+        seconds = sum(one.seconds for one in found)
+        told = tuple(told for one in found for told in one.differences)
+        proof = self._write_down(sealed, store, now, seconds, told)
+        champions = tuple(each for one in found for each in one.champions)
+        return Proved(sealed, proof, champions, reaches_at)
+
+    def _tried(self, sealed: Sealed, shelf: Shelf) -> tuple[list[Restored], datetime | None]:
+        """All that a drill tries of a run, and until when the log leads."""
         identities, folder = self._identities(), self._settings.backup_scratch
         found = drill.prove_databases(shelf, sealed, identities, folder)
         found += drill.prove_redis(shelf, sealed, identities, folder)
@@ -307,16 +327,20 @@ class Backups:
                 shelf, verify_keys, identities, sealed, name, folder
             )
             found.append(recovered)
+        return found, reaches_at
+
+    def _write_down(
+        self, sealed: Sealed, store: str, now: datetime, seconds: float, told: tuple[str, ...]
+    ) -> RestoreProof:
         proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
-            seconds=sum(one.seconds for one in found),
-            differences=tuple(told for one in found for told in one.differences),
+            seconds=seconds,
+            differences=told,
             recovery_point_seconds=(now - sealed.manifest.started_at).total_seconds(),
         )
         backup_rows.record_proof(self._engine, store, proof)
-        tried = tuple(each for one in found for each in one.champions)
-        return Proved(sealed, proof, tried, reaches_at)
+        return proof
 
     def plan(self, policy: Policy, now: datetime) -> Plan:
         """Which runs may go. It proves a run too that a drill restored it from beyond the machine.

@@ -24,7 +24,7 @@ from rul_backup.sealing import Sums
 from rul_backup.stores import Shelf
 from rul_backup.streams import sha256_of
 from rul_backup.wal import Noted
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 
 
 class Brought(NamedTuple):
@@ -58,7 +58,14 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
     promised: set[str] = set()
     new = 0
     for name in manifests:
-        sealed = runs.read(local, name, keys)
+        try:
+            sealed = runs.read(local, name, keys)
+        except Unavailable:
+            raise
+        except StoreError:
+            if name in there:  # it was brought while it was whole, and is restored from there
+                continue
+            raise
         word = f"{GONE}/{sealed.manifest.number:08d}"
         is_gone = word in (there if name in there else here)
         if name not in there:

@@ -26,7 +26,7 @@ from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, seal
 from rul_backup.stores import Shelf, Store, each
 from rul_backup.streams import Pace, Paced, Readable
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
 
 RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
@@ -214,7 +214,7 @@ def every(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     Raises:
         StoreError: A manifest is damaged; names it.
     """
-    return _read_each(store, sorted(store.sizes(f"{MANIFESTS}/")), keys)
+    return _read_each(store, names(store), keys)
 
 
 def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
@@ -226,12 +226,33 @@ def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     return _read_each(store, names_there(store), keys)
 
 
+def readable(store: Shelf, asked: Sequence[str], keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
+    """Those of some manifests that are whole; a damaged one is left to whoever verifies.
+
+    Raises:
+        Unavailable: The store does not answer.
+    """
+
+    def attempted(name: str) -> Sealed | None:
+        try:
+            return read(store, name, keys)
+        except Unavailable:
+            raise
+        except StoreError:
+            return None
+
+    return [sealed for sealed in each(attempted, asked) if sealed is not None]
+
+
+def names(store: Shelf) -> list[str]:
+    """All manifests, the oldest first; read by nobody yet."""
+    return sorted(store.sizes(f"{MANIFESTS}/"))
+
+
 def names_there(store: Shelf) -> list[str]:
     """The manifests of runs that were not let go, the oldest first; read by nobody yet."""
     gone = {name.rpartition("/")[2] for name in store.sizes(f"{GONE}/")}
-    return [
-        name for name in sorted(store.sizes(f"{MANIFESTS}/")) if name.rpartition("/")[2] not in gone
-    ]
+    return [name for name in names(store) if name.rpartition("/")[2] not in gone]
 
 
 def _read_each(

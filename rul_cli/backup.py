@@ -443,8 +443,17 @@ def _restore_over_live(
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
         asked = reader.asked(run, moment)
-        if count := backups.adopt(asked):
-            console.print(f"Backups here go on after the {count} of that store.", highlight=False)
+        try:
+            if count := backups.adopt(asked):
+                told = f"Backups here go on after the {count} of that store."
+                console.print(told, highlight=False)
+        except StoreError as error:  # that is no reason not to restore
+            console.print(
+                f"Backups here do not go on with that line: {error}; give them a place of their "
+                "own beyond the machine, or mend it and restore again",
+                highlight=False,
+                soft_wrap=True,
+            )
         journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
         laptop.engine.dispose()
         try:

@@ -309,6 +309,38 @@ def test_damage_ends_with_1_and_names_the_object(with_keys: Path, engine: sa.Eng
     assert len(backup_rows.known(engine, keeping.LOCAL)) == 1
 
 
+def test_a_drill_that_cannot_restore_at_all_is_written_down_as_one_that_failed(
+    with_keys: Path, engine: sa.Engine
+):
+    run("now")
+    run("drill")
+    (dump,) = (with_keys / "backups").rglob("platform.dump.zst.age")
+    dump.write_bytes(dump.read_bytes()[:-1] + b"x")
+    assert "platform.dump.zst.age" in refused("drill")
+    before, last = backup_rows.proofs(engine, keeping.LOCAL)
+    assert before.differences == ()
+    assert last.differences[0].startswith("it cannot be restored: ")
+
+
+def test_a_damaged_manifest_of_before_stops_neither_what_is_kept_nor_what_is_brought(
+    with_keys: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE", "s3://backups/damaged")
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE_OPTIONS", s3.options())
+    run("now")
+    run("now")
+    run("bring")
+    damaged = with_keys / "backups" / "manifests" / "00000001"
+    damaged.write_text("spoilt")
+    run("now")
+    assert "1 runs, " in run("bring").output
+    assert "manifests/00000001" in run("verify", code=1).output
+    run("now")
+    run("now")
+    (with_keys / "backups" / "manifests" / "00000004").write_text("spoilt")
+    assert "manifests/00000004" in refused("bring")  # nobody else has it
+
+
 def test_a_drill_that_finds_a_difference_ends_with_1(
     with_keys: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ):

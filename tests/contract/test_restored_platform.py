@@ -251,6 +251,16 @@ def test_how_it_is_restored_must_be_said(served: Platform):
         assert "give --database and --files" in told
 
 
+def test_a_damaged_manifest_of_another_run_hinders_no_restore(served: Platform):
+    run("now")
+    run("now")
+    (served.root / "backups" / "manifests" / "00000001").write_text("spoilt")
+    told = run("restore", "--over-live")
+    assert "Backups here do not go on with that line" in told
+    assert "manifests/00000001" in told
+    assert "is live." in told
+
+
 # --- a moment between two runs
 @pytest.fixture
 def archived(
