@@ -101,6 +101,8 @@ class Backups:
     ) -> None:
         self._root, self._engine, self._redis_url = root, engine, redis_url
         self._pace = pace
+        self.left_out: dict[Kind, str] = {}
+        """What the run that was made last lacks of the container stack, and why."""
         self._settings = settings
         self.keys_folder = keys_folder_of(root, settings)
         self.store = local_store_of(root, settings)
@@ -123,15 +125,23 @@ class Backups:
     def make(self, now: datetime) -> Sealed:
         """Keep all that the platform has.
 
+        What the container stack itself has is no reason to keep nothing: where it cannot be kept,
+        ``left_out`` says why.
+
         Raises:
             StoreError: There is too little room, or something cannot be read or written; then there
                 is no backup, and nothing of it counts as one.
             SettingsError: A key or program is missing.
             Unavailable: PostgreSQL or Redis does not answer.
         """
-        run = self.begin(now)
+        run, self.left_out = self.begin(now), {}
         for kind in self.kinds:
-            self.keep(run, kind)
+            try:
+                self.keep(run, kind)
+            except StoreError as error:
+                if kind not in drill.OF_THE_STACK:
+                    raise
+                self.left_out[kind] = str(error)
         return self.seal(run)
 
     def begin(self, now: datetime) -> Run:
@@ -182,7 +192,8 @@ class Backups:
     def seal(self, run: Run) -> Sealed:
         """Write the run's manifest, and write down that there is one.
 
-        What was not kept anew is taken over from the newest run.
+        What was not kept anew is taken over from the newest run. Of the container stack it may lack
+        what is older than a week there.
 
         Raises:
             StoreError: It lacks what no earlier run has, or cannot be written.
@@ -194,6 +205,9 @@ class Backups:
             known = (
                 [one for one in earlier.manifest.artefacts if one.kind is kind] if earlier else []
             )
+            if kind in drill.OF_THE_STACK:
+                self._of_this_week(run, kind)
+                continue
             if earlier is None or not known:
                 raise StoreError(f"the run {run.name} has no {kind} and neither had one before it")
             for artefact in known:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from rul_backup.keeping import Backups
     from rul_backup.live import LiveRestore
     from rul_backup.reading import StoreReader
+    from rul_backup.runs import Sealed
 
 app = typer.Typer(
     no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
@@ -124,7 +125,7 @@ def make_keys(
 def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     """Keep the platform's database, Redis, models and fleets."""
     with _backups(root) as backups:
-        sealed = backups.make(datetime.now(UTC))
+        sealed = _made(backups)
     told = sealed.manifest
     if json:
         print_json(told)
@@ -140,6 +141,14 @@ def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
         table.add_row(kept.name, f"{kept.sums.plain_bytes:,}", f"{kept.sums.stored_bytes:,}", what)
     console.print(table)
     console.print(f"Run {told.run}, number {told.number}.", highlight=False)
+
+
+def _made(backups: "Backups") -> "Sealed":
+    """A new run; what it lacks of the container stack is told on the standard error."""
+    sealed = backups.make(datetime.now(UTC))
+    for kind, why in backups.left_out.items():
+        typer.echo(f"Without {kind}: {why}", err=True)
+    return sealed
 
 
 @app.command("bring")
@@ -491,7 +500,7 @@ def _live_restore(laptop: Laptop) -> "LiveRestore":
         redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
         system=backups.system,
     )
-    return LiveRestore(platform, lambda: backups.make(datetime.now(UTC)), _tell_step)
+    return LiveRestore(platform, lambda: _made(backups), _tell_step)
 
 
 def _tell_step(what: str, seconds: float | None) -> None:

@@ -4,7 +4,7 @@ What belongs here: the assets and their checks. What does not: when they are mad
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from rul_backup.reading import LOCAL, OFF_SITE
 from rul_backup.runs import Sealed
 from rul_backup.verification import Level
 from rul_core import pictures
+from rul_core.errors import StoreError
 
 SHRUNK = 0.5
 """A thing that has become smaller than this share of the week's median is told."""
@@ -94,6 +95,14 @@ def base_snapshot(
     deps=[postgres_snapshot],
     kinds={"postgres", "file"},
     freshness_policy=EVERY_HALF_HOUR,
+    check_specs=[
+        dg.AssetCheckSpec(
+            "what_the_stack_has_is_kept",
+            asset="stack_snapshot",
+            description="Everything of the container stack could be read, where there is one. "
+            "Where not, the platform is kept all the same.",
+        )
+    ],
     **_COMMON,
 )
 @explained
@@ -104,15 +113,21 @@ def stack_snapshot(
 ):
     """Of the container stack: Dagster's database and logs, Grafana, Prometheus, its settings.
 
-    Taken once a week; else what an earlier run kept is promised again.
+    Taken once a week; else what an earlier run kept is promised again. Where it cannot be read, the
+    run goes on without it.
     """
     # The database first: only it can be away, and be asked again with nothing kept yet.
     wanted = [kind for kind in (Kind.DAGSTER, Kind.STACK) if kind in backups.kinds]
     if not wanted:
         told = "nothing: neither RUL_BACKUP_DAGSTER_URL nor RUL_BACKUP_STACK is set"
-        return dg.MaterializeResult(metadata={"kept": told})
+        return dg.MaterializeResult(metadata={"kept": told}, check_results=[_stack_is_kept({})])
     started = time.monotonic()
-    kept = [backups.keep(underway.run, kind) for kind in wanted]
+    kept, problems = [], {}
+    for kind in wanted:
+        try:
+            kept.append(backups.keep(underway.run, kind))
+        except StoreError as error:
+            problems[kind.value] = str(error)
     sources = {
         f"files of {source}": count
         for one in kept
@@ -125,7 +140,17 @@ def stack_snapshot(
             "seconds": time.monotonic() - started,
             "kept": _table(kept),
             **sources,
-        }
+        },
+        check_results=[_stack_is_kept(problems)],
+    )
+
+
+def _stack_is_kept(problems: Mapping[str, str]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="what_the_stack_has_is_kept",
+        passed=not problems,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=dict(problems),
     )
 
 

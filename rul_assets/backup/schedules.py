@@ -25,7 +25,10 @@ back_up = dg.define_asset_job(
         assets.backup_manifest,
         assets.offsite_copy,
     ).without_checks()
-    | dg.AssetSelection.checks(dg.AssetCheckKey(assets.backup_manifest.key, "nothing_has_shrunk")),
+    | dg.AssetSelection.checks(
+        dg.AssetCheckKey(assets.backup_manifest.key, "nothing_has_shrunk"),
+        dg.AssetCheckKey(assets.stack_snapshot.key, "what_the_stack_has_is_kept"),
+    ),
     description="Keep what the platform has.",
 )
 look_at_backups = dg.define_asset_job(

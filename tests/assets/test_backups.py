@@ -365,6 +365,28 @@ def test_what_the_stack_has_is_kept_once_a_week_where_there_is_one(
     assert told.passed  # old logs go by themselves
 
 
+def test_a_stack_that_cannot_be_read_is_told_and_the_platform_is_kept_all_the_same(
+    keeper: Keeper, database_url: str, monkeypatch: pytest.MonkeyPatch, engine: sa.Engine
+):
+    root = Path(str(keeper.backups.store)).parent
+    grafana = root / "stack" / "grafana"
+    grafana.mkdir(parents=True)
+    (grafana / "grafana.db").write_text("no database")
+    monkeypatch.setenv("RUL_BACKUP_STACK", str(root / "stack"))
+    monkeypatch.setenv("RUL_BACKUP_DAGSTER_URL", database_url)
+    told = checks(keeper.run("back_up"))["what_the_stack_has_is_kept"]
+    assert not told.passed
+    assert "grafana.db" in str(told.metadata["stack"].value)
+    (found,) = keeper.backups.there()
+    kept = {one.name for one in found.sealed.manifest.artefacts}
+    assert kept == {*KEPT, "dagster.dump"}
+    assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+    backups = Backups(root, BackupSettings(), engine, None)
+    made = backups.make(datetime.now(UTC))
+    assert "grafana.db" in backups.left_out[Kind.STACK]
+    assert "stack.tar" not in {one.name for one in made.manifest.artefacts}
+
+
 @pytest.mark.parametrize("missing", ["RUL_BACKUP_DAGSTER_URL", "RUL_BACKUP_STACK"])
 def test_of_a_stack_what_is_named_is_kept_and_what_is_not_is_refused(
     keeper: Keeper, database_url: str, monkeypatch: pytest.MonkeyPatch, engine: sa.Engine, missing

@@ -244,6 +244,11 @@ CASES = {
         ({failed("nothing_has_shrunk"): 0}, {failed("another"): 1}),
         300,
     ),
+    "StackNotKept": Case(
+        {failed("what_the_stack_has_is_kept"): 1},
+        ({failed("what_the_stack_has_is_kept"): 0}, {failed("another"): 1}),
+        300,
+    ),
     "BackupsUnverified": Case(
         {LOOKED_AT: 0, ANOTHER_CHECK: TOLD}, ({LOOKED_AT: TOLD},), 9000 + STEP_SECONDS + 300
     ),
