@@ -17,7 +17,7 @@ from rul_store.embedded import EmbeddedServers
 
 ROLES = (
     "rul_migrator", "rul_serving", "rul_assets", "rul_operator", "rul_backup", "rul_drill",
-    "dagster", "postgres_exporter",
+    "rul_archiver", "dagster", "postgres_exporter",
 )  # fmt: skip
 
 
