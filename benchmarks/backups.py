@@ -225,6 +225,7 @@ def _making(stage: Stage) -> Generator[Any]:
         yield made
     finally:
         stop.set()
+        process.terminate()  # what it was making counts for nothing
         process.join()
 
 
@@ -233,7 +234,6 @@ def _make_until(root: str, url: str, redis_url: str, ready: Any, stop: Any, made
     engine, settings = connect(url), BackupSettings()
     pace = Pace(settings.backup_share)
     backups = Backups(Path(root), settings, engine, redis_url, pace)
-    backups.make(datetime.now(UTC))
     ready.set()
     while not stop.is_set():
         backups.make(datetime.now(UTC))
