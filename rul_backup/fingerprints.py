@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from rul_backup.streams import Pace
+from rul_store.database import begin, connect
 
 _TABLES = """
     SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables
@@ -55,6 +56,20 @@ def of_database(connection: sa.Connection, pace: Pace | None = None) -> dict[str
         tables[table] = _summed(connection, table, pace or Pace())
     sequences = connection.execute(sa.text(_SEQUENCES)).all()
     return {"tables": tables, "sequences": {row.name: row.last_value for row in sequences}}
+
+
+def of_address(url: str) -> dict[str, Any]:
+    """The same of a database by its address.
+
+    Raises:
+        Unavailable: It does not answer.
+    """
+    engine = connect(url)
+    try:
+        with begin(engine) as connection:
+            return of_database(connection)
+    finally:
+        engine.dispose()
 
 
 def _summed(connection: sa.Connection, table: str, pace: Pace) -> dict[str, Any]:

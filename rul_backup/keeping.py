@@ -202,12 +202,12 @@ class Backups:
         verify_keys = self._verify_keys()
         earlier = runs.newest_there(self.store, verify_keys)
         for kind in [kind for kind in self.kinds if kind not in run.kinds]:
-            known = (
-                [one for one in earlier.manifest.artefacts if one.kind is kind] if earlier else []
-            )
             if kind in drill.OF_THE_STACK:
                 self._of_this_week(run, kind)
                 continue
+            known = (
+                [one for one in earlier.manifest.artefacts if one.kind is kind] if earlier else []
+            )
             if earlier is None or not known:
                 raise StoreError(f"the run {run.name} has no {kind} and neither had one before it")
             for artefact in known:
@@ -362,20 +362,21 @@ class Backups:
         Raises:
             StoreError: The clock jumped, or no run came for a day.
         """
+        there = self._reader(LOCAL).there()
+        return retention.plan(self._rated(there, LOCAL, OFF_SITE), policy, now)
+
+    def _rated(self, there: Sequence[Sealed], *stores: str) -> list[There]:
+        """Runs by what retention asks; proven are those that a drill from such a store restored."""
         proven = {
             number
-            for store in (LOCAL, OFF_SITE)
+            for store in stores
             for number, proof in self._proofs(store).items()
             if not proof.differences
         }
-        return retention.plan(
-            [
-                There(told.number, told.finished_at, proven=told.number in proven)
-                for told in (sealed.manifest for sealed in self._reader(LOCAL).there())
-            ],
-            policy,
-            now,
-        )
+        return [
+            There(told.number, told.finished_at, proven=told.number in proven)
+            for told in (sealed.manifest for sealed in there)
+        ]
 
     def left_behind(self, now: datetime) -> list[str]:
         """Objects that no run promises: of runs that were killed while they were made or went.
@@ -416,9 +417,9 @@ class Backups:
             return []
         none = timedelta(0)
         policy = Policy(timedelta(days=days), none, none, none)
-        there = self.there(OFF_SITE)
-        plan = retention.plan([_rated(found) for found in there], policy, now)
-        going = [found.sealed for found in there if found.sealed.manifest.number in plan.drop]
+        there = self._reader(OFF_SITE).there()
+        plan = retention.plan(self._rated(there, OFF_SITE), policy, now)
+        going = [sealed for sealed in there if sealed.manifest.number in plan.drop]
         offsite.let_expire(remote_store_of(self._settings), going, self._maker().signing_key)
         return list(plan.drop)
 
@@ -517,12 +518,6 @@ class Backups:
                 f"{self.store} has {free / 1e6:,.0f} MB free, and a run needs about "
                 f"{needed / 1e6:,.0f}; make room, or let runs go (`rul backup prune`)"
             )
-
-
-def _rated(found: Found) -> There:
-    told = found.sealed.manifest
-    is_proven = found.proof is not None and not found.proof.differences
-    return There(told.number, told.finished_at, proven=is_proven)
 
 
 def archiver_of(

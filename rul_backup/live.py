@@ -45,10 +45,9 @@ from rul_core.errors import RulError, StoreError
 from rul_store import champions, database, files, states
 from rul_store.cache import connect_redis
 from rul_store.database import VERSION_TABLE, begin, connect
+from rul_store.provisioning import MAINTENANCE
 
 JOURNAL, LOCK = ".restoring.json", ".restoring.lock"
-MAINTENANCE = "postgres"
-"""The database to be connected to while the live one is renamed."""
 _LONGEST_NAME, _RUN = 63, r"\d{8}t\d{6}z-[0-9a-f]{6}"
 _BEFORE, _BESIDE = "_before_", "_restoring"
 _PREFIX_LENGTH = _LONGEST_NAME - len(_BEFORE) - len("20260101t000000z-000000")
@@ -443,9 +442,7 @@ def _dump_of(run: Sealed) -> Artefact:
 
 
 def _compare(what: str, url: str, facts: dict[str, Any]) -> None:
-    with engine_of(url) as engine, begin(engine) as connection:
-        found = fingerprints.of_database(connection)
-    if told := fingerprints.differences(facts, found):
+    if told := fingerprints.differences(facts, fingerprints.of_address(url)):
         raise StoreError(f"{what} was restored otherwise than it was kept: {'; '.join(told)}")
 
 

@@ -52,12 +52,11 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
         Unavailable: It does not answer.
     """
     here, there = local.sizes(), remote.sizes()
-    manifests = sorted(name for name in here if name.startswith(f"{MANIFESTS}/"))
     refuse_another_line(local, remote)
     sent, segments = _bring_log(local, remote, keys, here, there)
     promised: set[str] = set()
     new = 0
-    for name in manifests:
+    for name in sorted(name for name in here if name.startswith(f"{MANIFESTS}/")):
         try:
             sealed = runs.read(local, name, keys)
         except Unavailable:

@@ -29,7 +29,6 @@ from rul_backup.stores import Shelf
 from rul_backup.wal import Noted, Segment
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
-from rul_store.database import begin, connect
 from rul_store.embedded import PostgresServer, give_to_nobody, make_sockets_folder
 from rul_store.rights import RIGHTS, Group
 
@@ -102,13 +101,13 @@ class Way(NamedTuple):
 def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None) -> Way:
     """The base and the segments that lead to a moment.
 
+    The newest base is taken whose own segment is archived: of one that was kept a moment ago it is
+    on its way.
+
     Args:
         shelf: Has them.
         keys: Of our signatures.
         until: The moment; as far as possible unless given.
-
-    The newest base is taken whose own segment is archived: of one that was kept a moment ago it is
-    on its way.
 
     Raises:
         StoreError: No base is from before it, segments are missing or damaged, or it is after what
@@ -279,12 +278,7 @@ def prove(
     try:
         with served(shelf, keys, identities, None, folder) as server:
             reaches_at = server.recovered.reaches_at
-            engine = connect(server.url(database))
-            try:
-                with begin(engine) as connection:
-                    found = fingerprints.of_database(connection)["tables"]
-            finally:
-                engine.dispose()
+            found = fingerprints.of_address(server.url(database))["tables"]
         if reaches_at and reaches_at >= run.manifest.started_at:
             told = _lost(run, found)
     except Unavailable:

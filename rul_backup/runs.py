@@ -24,9 +24,9 @@ from pyrage import x25519
 from rul_backup import manifest as manifests
 from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, seal
-from rul_backup.stores import Shelf, Store, each
+from rul_backup.stores import Shelf, Store, each, each_or_why
 from rul_backup.streams import Pace, Paced, Readable
-from rul_core.errors import StoreError, Unavailable
+from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
 RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
@@ -232,16 +232,8 @@ def readable(store: Shelf, asked: Sequence[str], keys: Sequence[Ed25519PublicKey
     Raises:
         Unavailable: The store does not answer.
     """
-
-    def attempted(name: str) -> Sealed | None:
-        try:
-            return read(store, name, keys)
-        except Unavailable:
-            raise
-        except StoreError:
-            return None
-
-    return [sealed for sealed in each(attempted, asked) if sealed is not None]
+    found = each_or_why(lambda name: read(store, name, keys), asked)
+    return [one for one in found if not isinstance(one, StoreError)]
 
 
 def names(store: Shelf) -> list[str]:

@@ -194,7 +194,7 @@ def _opened(path: Path) -> BinaryIO:
 def _refused(path: Path | str) -> StoreError:
     return StoreError(
         f"{path} cannot be read by user {os.getuid()} of the groups {os.getgroups()}; let one of "
-        "these read it (docs/runbook.md, BackupMissed)"
+        "these read it (docs/runbook.md, StackNotKept)"
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 
 READERS = 16
@@ -37,6 +37,24 @@ def each(read: Callable[[str], Read], names: Iterable[str]) -> list[Read]:
     """
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(read, names))
+
+
+def each_or_why(read: Callable[[str], Read], names: Iterable[str]) -> list[Read | StoreError]:
+    """As ``each``, with the error in the place of what is damaged.
+
+    Raises:
+        Unavailable: The store does not answer, so nobody knows whether anything is.
+    """
+
+    def attempted(name: str) -> Read | StoreError:
+        try:
+            return read(name)
+        except Unavailable:
+            raise
+        except StoreError as error:
+            return error
+
+    return each(attempted, names)
 
 
 class Shelf(Protocol):

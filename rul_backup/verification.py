@@ -19,7 +19,7 @@ elsewhere, in PostgreSQL and in the other store.
 
 import errno
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -42,7 +42,7 @@ from rul_backup.runs import (
     started_at,
 )
 from rul_backup.sealing import Sums, unseal
-from rul_backup.stores import Read, Shelf, each
+from rul_backup.stores import Shelf, each_or_why
 from rul_backup.streams import sha256_of
 from rul_backup.wal import Noted, Start
 from rul_core.errors import StoreError, Unavailable
@@ -132,10 +132,10 @@ def _chain(
     findings: list[Finding] = []
     names = sorted(name for name in sizes if name.startswith(f"{MANIFESTS}/"))
     expected, before = 1, None
-    read_each = each(lambda name: _attempted(read, store, name, keys), names)
+    read_each = each_or_why(lambda name: read(store, name, keys), names)
     for name, sealed in zip(names, read_each, strict=True):
-        if isinstance(sealed, str):
-            findings.append(Finding(name, sealed))
+        if isinstance(sealed, StoreError):
+            findings.append(_damaged(name, sealed))
             expected, before = expected + 1, None
             continue
         told = sealed.manifest
@@ -159,23 +159,9 @@ def _chain(
     return found, findings
 
 
-def _attempted(
-    reader: Callable[[Shelf, str, Sequence[Ed25519PublicKey]], Read],
-    store: Shelf,
-    name: str,
-    keys: Sequence[Ed25519PublicKey],
-) -> Read | str:
-    """What is read, or what is wrong with it.
-
-    Raises:
-        Unavailable: The store does not answer, so nobody knows.
-    """
-    try:
-        return reader(store, name, keys)
-    except Unavailable:
-        raise
-    except StoreError as error:
-        return str(error).partition(": ")[2] or str(error)
+def _damaged(name: str, error: StoreError) -> Finding:
+    """What is wrong with it, without where it lies."""
+    return Finding(name, str(error).partition(": ")[2] or str(error))
 
 
 def _held_against(known: Collection[BackupRun], chain: Sequence[Sealed]) -> Iterator[Finding]:
@@ -296,10 +282,10 @@ def _notes(
     found: list[Noted] = []
     findings: list[Finding] = []
     before: Noted | None = None
-    read_each = each(lambda name: _attempted(wal.read, store, name, keys), names)
+    read_each = each_or_why(lambda name: wal.read(store, name, keys), names)
     for name, noted in zip(names, read_each, strict=True):
-        if isinstance(noted, str):
-            findings.append(Finding(name, noted))
+        if isinstance(noted, StoreError):
+            findings.append(_damaged(name, noted))
             before = None
             continue
         # Of what was before the earliest base, histories alone stay.
@@ -334,17 +320,13 @@ def _holes(
         digits = [int(wal.plain_name(names[at]), 16) for at in (one, other)]
         if digits[1] == digits[0] + 1:
             continue
-        around = []
-        for name in (names[one], names[other]):
-            try:
-                around.append(wal.read(store, name, keys))
-            except Unavailable:
-                raise
-            except StoreError as error:
-                yield Finding(name, str(error).partition(": ")[2] or str(error))
-        if len(around) < len((one, other)):
+        around = names[one], names[other]
+        before, after = each_or_why(lambda name: wal.read(store, name, keys), around)
+        if isinstance(before, StoreError) or isinstance(after, StoreError):
+            for name, found in zip(around, (before, after), strict=True):
+                if isinstance(found, StoreError):
+                    yield _damaged(name, found)
             continue
-        before, after = around
         if after.note.number - before.note.number != other - one:
             yield from _lost(before, after)
             yield Finding(after.object, f"is not the next one after {before.object}")

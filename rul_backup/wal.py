@@ -17,7 +17,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +27,8 @@ from rul_backup import manifest as manifests
 from rul_backup.manifest import Kind, LogHead
 from rul_backup.runs import Maker, Sealed, every, there
 from rul_backup.sealing import SUFFIX, Sums, seal
-from rul_backup.stores import Shelf, Store, each
-from rul_core.errors import RulError, StoreError, Unavailable
+from rul_backup.stores import Shelf, Store, each, each_or_why
+from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 
 WAL, NOTE = "wal", ".sealed"
@@ -230,21 +229,15 @@ def following(
     first = note_of(cluster, since)
     wanted = [name for name in names(store, cluster) if not since or name >= first]
     parts = (wanted[at : at + _AT_ONCE] for at in range(0, len(wanted), _AT_ONCE))
+    attempted = (each_or_why(lambda name: read(store, name, keys), part) for part in parts)
     before = None
-    for noted in (one for part in parts for one in each(partial(_attempted, store, keys), part)):
-        if isinstance(noted, RulError):
+    for noted in itertools.chain.from_iterable(attempted):
+        if isinstance(noted, StoreError):
             raise noted
         if before and (problem := does_not_follow(before, noted)) is not None:
             raise StoreError(f"{store}/{noted.object} {problem}")
         yield noted
         before = noted
-
-
-def _attempted(store: Shelf, keys: Sequence[Ed25519PublicKey], name: str) -> Noted | RulError:
-    try:
-        return read(store, name, keys)
-    except RulError as error:
-        return error
 
 
 def histories(

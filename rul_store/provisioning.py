@@ -30,7 +30,7 @@ KEEPERS = (Group.BACKUP,)
 ARCHIVERS = ("rul_archiver",)
 """Receive the server's log and copy its files, so whatever is in it; they may read no table."""
 MAINTENANCE = "postgres"
-"""The database in which archivers ask the server; no restore puts another in its place."""
+"""The database in which the server itself is asked; no restore puts another in its place."""
 DAGSTER = "dagster"
 """Dagster's database, and its owner."""
 DATABASES = {"rul": (MIGRATOR, (*Group, *WATCHERS, *OPERATORS)), DAGSTER: (DAGSTER, KEEPERS)}

@@ -116,7 +116,6 @@ def stack_snapshot(
     Taken once a week; else what an earlier run kept is promised again. Where it cannot be read, the
     run goes on without it.
     """
-    # The database first: only it can be away, and be asked again with nothing kept yet.
     wanted = [kind for kind in (Kind.DAGSTER, Kind.STACK) if kind in backups.kinds]
     if not wanted:
         told = "nothing: neither RUL_BACKUP_DAGSTER_URL nor RUL_BACKUP_STACK is set"

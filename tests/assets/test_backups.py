@@ -16,6 +16,7 @@ from rul_backup.golden import Golden
 from rul_backup.keeping import Backups
 from rul_backup.manifest import Kind
 from rul_backup.reading import BackupSettings
+from rul_backup.runs import Run
 from rul_backup.verification import Level
 from rul_core.errors import SettingsError, Unavailable
 from rul_store import backup_rows
@@ -88,6 +89,24 @@ def why(result: dg.ExecuteInProcessResult) -> str:
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
     return {one.check_name: one for one in result.get_asset_check_evaluations()}
+
+
+def test_what_schedules_make_rests_as_the_settings_say(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RUL_BACKUP_SHARE", "0.7")
+    began: list[float] = []
+    begin = Backups.begin
+
+    def noted(self: Backups, now: datetime) -> Run:
+        run = begin(self, now)
+        began.append(run.pace.share)
+        return run
+
+    monkeypatch.setattr(Backups, "begin", noted)
+    keeper.run("back_up")
+    keeper.backups.make(datetime.now(UTC))  # as people do, who wait for it
+    assert began == [0.7, 1.0]
 
 
 def test_one_run_of_dagster_makes_one_run_of_backups(keeper: Keeper, redis_url: str):

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -334,8 +335,12 @@ def test_what_cannot_be_read_is_named_with_the_remedy(
 
     monkeypatch.setattr(owner, function, refused)
     told = rf"{name} cannot be read by user \d+ of the groups .*let one of these read it"
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises(StoreError, match=told) as refusal:
         kept(store, plant, folder)
+    (page,) = re.findall(r"docs/runbook.md, (\w+)\)", str(refusal.value))
+    runbook = Path(__file__).parents[2] / "docs" / "runbook.md"
+    (section,) = re.findall(rf"^## {page}\n(.*?)(?=^## )", runbook.read_text(), re.M | re.S)
+    assert "cannot be read by user" in section
     assert store.sizes() == {}
 
 
