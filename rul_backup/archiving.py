@@ -54,6 +54,8 @@ HEADER_BYTES = 40
 """Of a segment: with these it begins before anything is written to it."""
 IN_FLIGHT = timedelta(seconds=1)
 """A commit bears a time from just before it is written; so much before a look all are written."""
+PATIENCE = timedelta(seconds=5)
+"""For so long at most a segment that is due waits for such a pause."""
 REGISTRY = CollectorRegistry()
 SEALED_AT = Gauge(
     "rul_wal_sealed_timestamp_seconds", "When the newest segment was sealed.", registry=REGISTRY
@@ -142,6 +144,8 @@ class Archiver:
         self._compared: set[str] = set()
         self._samples: deque[Sample] = deque()
         self._settled = ""
+        self._changed_at: datetime | None = None
+        """When the newest transactions that had ended were seen first; all had ended by then."""
         self._pending_since: datetime | None = None
         self._sealed_snapshot = ""
         self._whole_at: datetime | None = None
@@ -392,14 +396,17 @@ class Archiver:
         before = self._samples[-1] if self._samples else None
         with begin(self._engine) as connection:
             at = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-            lsn, file, snapshot = connection.execute(
+            lsn, file, snapshot, seen_at = connection.execute(
                 sa.text(
                     "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn, "
-                    "pg_walfile_name(pg_current_wal_lsn()), pg_current_snapshot()::text"
+                    "pg_walfile_name(pg_current_wal_lsn()), pg_current_snapshot()::text, "
+                    "clock_timestamp()"
                 )
             ).one()
         sample = Sample(at, int(lsn), int(file[:8], 16), snapshot)
         size = self._known.segment_bytes
+        if before is None or before.snapshot != snapshot:
+            self._changed_at = seen_at
         if self._is_sealed_until(sample):
             self._sealed_snapshot = snapshot
         if before and before.lsn // size != sample.lsn // size:
@@ -431,7 +438,14 @@ class Archiver:
         """End the segment where something was written and has waited for long enough."""
         if self._pending_since is None or not self._samples:
             return
-        if self._samples[-1].at - self._pending_since < self._timeout:
+        now = self._samples[-1].at
+        waited = now - self._pending_since
+        if waited < self._timeout:
+            return
+        # What was committed in the last second would be sealed, and its moment not be reached: if
+        # nothing came afterwards, never. So a pause is waited for, where one comes soon.
+        is_fresh = self._changed_at is not None and now - self._changed_at < IN_FLIGHT
+        if is_fresh and waited < self._timeout + PATIENCE:
             return
         try:
             with begin(self._engine) as connection:

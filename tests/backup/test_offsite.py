@@ -2,7 +2,6 @@
 
 import io
 import random
-import shutil
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -465,11 +464,11 @@ def test_runs_that_are_old_may_be_gone_from_beyond_by_our_word_and_others_may_no
     assert far_backups.let_expire(now) == [1, 2]
     assert [one.sealed.manifest.number for one in far_backups.there("off-site")] == [3, 4]
     assert far_backups.verify(Level.STORED, now, "off-site").findings == ()  # they are there still
-    folders = sorted((s3.files / place / "runs").iterdir())
-    for folder in folders[:2]:  # as a rule of the store does
-        shutil.rmtree(folder)
+    objects = sorted((s3.files / place / "runs").rglob("*.age"))
+    for path in objects[:2]:  # as a rule of the store does
+        s3.spoil(path, None)
     assert far_backups.verify(Level.STORED, now, "off-site").findings == ()
-    shutil.rmtree(folders[2])
+    s3.spoil(objects[2], None)
     (found,) = far_backups.verify(Level.EXISTS, now, "off-site").findings
     assert found.problem == "is missing"
     assert far_backups.let_expire(now) == []

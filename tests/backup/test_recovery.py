@@ -396,6 +396,35 @@ def test_on_a_quiet_server_nothing_waits_for_an_archiver_that_began_anew(
         assert seen.errors == []
 
 
+def test_what_is_committed_just_before_a_segment_is_ended_is_reached_too(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    """On a server that is quiet afterwards nothing else would ever end a segment after it."""
+    archiver = Archiver(
+        store, plant.maker, plant.verify, server.url, tmp_path / "spool",
+        archive_timeout_seconds=1.0,
+    )  # fmt: skip
+    try:
+        archiver.look()
+        server.do("INSERT INTO told DEFAULT VALUES")
+        archiver.look()
+        time.sleep(1.0)  # so that a segment is due
+        server.do("INSERT INTO told DEFAULT VALUES")
+        moment = server.ask("SELECT max(at) FROM told")[0][0]
+
+        def reached() -> bool:
+            archiver.look()
+            time.sleep(0.1)
+            found = wal.reached(notes_of(store, plant, server))
+            return found is not None and found >= moment
+
+        ends = time.monotonic() + 20
+        while not reached():
+            assert time.monotonic() < ends, "it is sealed, and its moment is not reached"
+    finally:
+        archiver.close()
+
+
 def test_what_a_user_may_not_is_told_with_the_remedy(
     store: FolderStore, plant: Keys, server: Server, tmp_path: Path
 ):
