@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rul_backup import programs, recovery, snapshots, wal
-from rul_backup.archiving import REGISTRY, Archiver
+from rul_backup.archiving import IN_FLIGHT, REGISTRY, Archiver
 from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
@@ -437,6 +437,9 @@ def test_what_a_user_may_not_is_told_with_the_remedy(
     )  # fmt: skip
     try:
         server.do("INSERT INTO told DEFAULT VALUES")
+        archiver.look()
+        assert told == []
+        time.sleep(IN_FLIGHT.total_seconds() + 0.1)
         archiver.look()
         assert [one["step"] for one in told if "error" in one] == ["switch"]
         assert "GRANT EXECUTE ON FUNCTION pg_switch_wal() TO copies" in told[-1]["error"]
