@@ -17,6 +17,7 @@ Redis is not restored: it holds what may be lost. It forgets states of units, si
 has are of readings that the restored database may not have; what counts requests may stay.
 """
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -141,9 +142,9 @@ class LiveRestore:
         self._platform, self._keep, self._tell = platform, keep, tell
         self._root = platform.root
         self._live = make_url(platform.url).database or ""
-        prefix = self._live[:_PREFIX_LENGTH]
-        self._beside = f"{prefix}{_BESIDE}"
-        self._before_pattern = rf"{re.escape(prefix + _BEFORE)}{_RUN}"
+        self._prefix = _prefix_of(self._live)
+        self._beside = f"{self._prefix}{_BESIDE}"
+        self._before_pattern = rf"{re.escape(self._prefix + _BEFORE)}{_RUN}"
 
     def restore(self, asked: Asked, *, despite_golden: bool = False) -> Journal:
         """Restore a run, or go on where it broke off.
@@ -165,8 +166,7 @@ class LiveRestore:
             journal = interrupted(self._root)
             self._refuse(asked, journal)
             if journal is None or not journal.is_ready:
-                safety_run = journal.safety_run if journal else ""
-                journal = self._prepare(asked, safety_run, despite_golden=despite_golden)
+                journal = self._prepare(asked, despite_golden=despite_golden)
             self._change(journal)
             (self._root / JOURNAL).unlink()
             return journal
@@ -223,13 +223,13 @@ class LiveRestore:
                 "--forget`)"
             )
 
-    def _prepare(self, asked: Asked, safety_run: str, *, despite_golden: bool) -> Journal:
+    def _prepare(self, asked: Asked, *, despite_golden: bool) -> Journal:
         told = asked.run.manifest
-        journal = Journal(run=told.run, sha256=asked.run.sha256, safety_run=safety_run)
+        journal = Journal(run=told.run, sha256=asked.run.sha256)
         self._write(journal)
         try:
-            if not safety_run:
-                journal = self._with_safety(journal)
+            # Anew after a kill too: the platform has lived on since.
+            journal = self._with_safety(journal)
             url = self._timed("an empty database beside", self._make_beside)
             if asked.moment is None:
                 self._timed("the dump restored and compared", lambda: self._fill(asked, url))
@@ -334,9 +334,10 @@ class LiveRestore:
         for artefact in asked.run.manifest.artefacts:
             if artefact.kind is Kind.MODELS:
                 needed = 3 * artefact.sums.plain_bytes  # as a file, staged, and put in place
-                files.require_room(self._root, needed, "restoring models")
+                models = self._root / "models"  # which may be a volume of its own
+                files.require_room(models, needed, "restoring models")
                 with drill.opened(
-                    asked.shelf, asked.run, artefact, asked.identities, self._root
+                    asked.shelf, asked.run, artefact, asked.identities, models
                 ) as unpacked:
                     swapping.stage(unpacked, self._root)
 
@@ -407,7 +408,7 @@ class LiveRestore:
 
     # --- common
     def _before(self, run: str) -> str:
-        return f"{self._live[:_PREFIX_LENGTH]}{_BEFORE}{run.lower()}"
+        return f"{self._prefix}{_BEFORE}{run.lower()}"
 
     def _databases(self) -> list[str]:
         with engine_of(self._platform.admin_url, MAINTENANCE) as admin, begin(admin) as connection:
@@ -432,6 +433,16 @@ class LiveRestore:
         result = step()
         self._tell(what, time.monotonic() - started)
         return result
+
+
+def _prefix_of(name: str) -> str:
+    """What the names of databases beside one begin with: it, as far as PostgreSQL has room."""
+    if len(name.encode()) <= _PREFIX_LENGTH:
+        return name
+    # Cut off, two databases of a server could have the same.
+    distinct = hashlib.sha256(name.encode()).hexdigest()[:8]
+    short = name.encode()[: _PREFIX_LENGTH - len(distinct) - 1].decode(errors="ignore")
+    return f"{short}_{distinct}"
 
 
 def _dump_of(run: Sealed) -> Artefact:

@@ -74,10 +74,15 @@ def add(root: Path, run: str) -> None:
         staged, live = root / name / STAGED, root / name
         for thing in sorted(_things(staged, depth)):
             if (staged / thing).is_dir() and not _same(staged / thing, live / thing):
+                # Copied first: what is there and differs is missing between two renamings alone.
+                copy = live / f".{STAGED}.copy.tmp"
+                shutil.rmtree(copy, ignore_errors=True)
+                with files.publishing(copy) as new:
+                    shutil.copytree(staged / thing, new, dirs_exist_ok=True)
                 if (live / thing).exists():
                     _put_aside(live, thing, run)
-                with files.publishing(live / thing) as new:
-                    shutil.copytree(staged / thing, new, dirs_exist_ok=True)
+                files.make_folder((live / thing).parent)
+                copy.rename(live / thing)
 
 
 def settle(root: Path, run: str, leave: Mapping[str, Sequence[str]]) -> None:

@@ -16,6 +16,8 @@ import msgspec
 import pytest
 import redis
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from rul_backup import fingerprints, golden, live, swapping
@@ -294,7 +296,7 @@ def test_too_little_room_is_found_before_anything_is_unpacked(
     true = live.shutil.disk_usage
     monkeypatch.setattr(
         live.shutil, "disk_usage",
-        lambda path: true(path)._replace(free=10) if path == house.root else true(path),
+        lambda path: true(path)._replace(free=10) if path == house.root / "models" else true(path),
     )  # fmt: skip
     with pytest.raises(StoreError, match="MB free, and restoring models needs"):
         house.restore()
@@ -406,12 +408,38 @@ def test_one_that_was_killed_early_is_forgotten_or_gone_on_with(
     files.write_json(house.root / live.JOURNAL, journal)
     with pytest.raises(StoreError, match="or forget it"):
         house.restore(other)
-    assert house.restore().safety_run == "kept"  # it is not kept twice
-    assert "what is here now kept" not in [what for what, _ in house.told]
+    # The platform has lived on since it was killed, so that is kept anew.
+    insert(house.url, "INSERT INTO units (fleet, unit) VALUES ('pumps', 'since')")
+    safety = house.backups.find(house.restore().safety_run)
+    (dump,) = [one for one in safety.manifest.artefacts if one.name == "platform.dump"]
+    assert dump.facts["tables"]["public.units"]["rows"] == 2
     house.restorer().forget()
     files.write_json(house.root / live.JOURNAL, journal)
     house.restorer().forget()
     assert live.interrupted(house.root) is None
+
+
+def test_a_bundle_that_differs_is_there_until_its_copy_can_take_its_place(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    missing, true = [], shutil.copytree
+
+    def copied(source: Path, target: Path, **how: bool) -> Path:
+        if not (house.root / "models/pumps/v1").is_dir():
+            missing.append(target)
+        return true(source, target, **how)
+
+    monkeypatch.setattr(swapping.shutil, "copytree", copied)
+    house.restore()
+    assert house.files() == THEN
+    assert missing == []
+
+
+@given(st.text("aé漢", max_size=63), st.text("aé漢", max_size=63))
+def test_databases_of_a_server_have_names_of_their_own_for_what_is_beside_them(one, other):
+    first, second = live._prefix_of(one), live._prefix_of(other)
+    assert (first == second) == (one == other)
+    assert len(f"{first}_before_20260101t000000z-000000".encode()) <= 63
 
 
 # Each child is killed at the k-th change that it makes to files of the data root (its backups are
