@@ -269,6 +269,10 @@ class Archiver:
             if fork is None or fork < position.end:
                 return f"the server left timeline {position.timeline} before {position} ended"
         if self._asked.exists() and self._asked.read_text() == str(position):
+            begun = self._folder / f"{position.next}.partial"
+            # Begun since it was asked for, it came; whoever received it was stopped before its end.
+            if begun.exists() and begun.stat().st_mtime_ns >= self._asked.stat().st_mtime_ns:
+                return ""
             return f"the server does not have {position.next} any more"
         if restart // position.bytes > position.next.number:
             # It may have more than the slot keeps, so it is asked for that first. Asked, the slot

@@ -24,7 +24,7 @@ from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError
 
 from .conftest import Keys, keys_in
-from .servers import Server, running, started
+from .servers import SEGMENT_BYTES, Server, running, started
 
 WAIT_SECONDS = 120.0
 
@@ -283,6 +283,29 @@ def test_a_slot_that_was_lost_begins_the_log_anew_and_says_so(
         wait_until_sealed(store, plant, server, now_of(server))
     with pytest.raises(StoreError, match=r"begins the log anew: \d segments after .* were lost"):
         recovery.recover(store, plant.verify, plant.identities, between, tmp_path / "back")
+
+
+def test_an_archiver_that_begins_anew_within_what_the_slot_did_not_keep_goes_on(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    with archiving(store, plant, server, tmp_path / "spool"):
+        keep_base(store, plant, server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+    for _ in range(3):
+        server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+    server.do("SELECT pg_replication_slot_advance('rul_archiver', pg_current_wal_insert_lsn())")
+    spool = tmp_path / "spool" / cluster_of(server)
+    last = max(path.name for path in spool.iterdir() if wal.is_segment(path.name))
+    begun = spool / f"{wal.Segment.named(last, SEGMENT_BYTES).next}.partial"
+    # As one leaves it that was stopped once the first of them had begun to come.
+    (spool / "asked").write_text(last)
+    begun.touch()
+    with archiving(store, plant, server, tmp_path / "spool") as seen:
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+    assert seen.errors == []
+    assert not any(one.note.begins for one in notes_of(store, plant, server)[1:])
 
 
 @pytest.mark.parametrize("lost", [-1, -3])
