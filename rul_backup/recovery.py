@@ -326,20 +326,17 @@ def served(
         StoreError: See ``recover``; or the server does not start.
         SettingsError: There is no server of that version here.
     """
-    with (
-        scratch.room(folder) as home,
-        tempfile.TemporaryDirectory(prefix="rul-recovered-") as sockets,
-    ):
+    with scratch.room(folder) as home, scratch.room() as sockets:  # whose names must be short
         data, log, hba = (home / name for name in ("data", "log", "pg_hba.conf"))
         found = recover(shelf, keys, identities, until, data)
         hba.write_text("local all all trust\n")
         log.touch()
-        give_to_nobody(home, log, hba, Path(sockets))
+        give_to_nobody(home, log, hba, sockets)
         major = int((data / "PG_VERSION").read_text())
-        server = PostgresServer(programs.servers_folder(major), data, log, Path(sockets))
+        server = PostgresServer(programs.servers_folder(major), data, log, sockets)
         server.start(_options({**_SETTINGS, "hba_file": str(hba)}))
         try:
-            yield Served(found, Path(sockets), major)
+            yield Served(found, sockets, major)
         finally:
             server.stop("immediate")
 

@@ -7,13 +7,16 @@ A drill needs no right on the server that lives, takes nothing from it, and show
 would have: the backup alone.
 """
 
+import os
+import shutil
 import tempfile
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rul_backup import programs
-from rul_core.errors import StoreError
+from rul_core.errors import RulError, StoreError
 from rul_store import files
 from rul_store.embedded import PostgresServer, give_to_nobody
 
@@ -23,6 +26,9 @@ _OPTIONS = (
 )
 """What it holds is gone afterwards, so nothing need survive a power cut."""
 START_SECONDS = 120
+ABANDONED_SECONDS = 60.0
+"""A room that is younger may be one that nobody holds yet."""
+_PREFIX, _SUFFIX = ".rul-drill-", ".tmp"
 
 
 def place(folder: Path | None) -> Path:
@@ -43,7 +49,7 @@ def place(folder: Path | None) -> Path:
 
 @contextmanager
 def room(folder: Path | None = None) -> Generator[Path]:
-    """A folder of one's own, which is gone afterwards; what was killed left goes a day later.
+    """A folder of one's own, which is gone afterwards; what was killed left goes with the next.
 
     Args:
         folder: In which it is; the system's for such unless given.
@@ -52,10 +58,36 @@ def room(folder: Path | None = None) -> Generator[Path]:
         StoreError: There is no such folder.
     """
     within = place(folder)
-    if folder is not None:
-        files.sweep(folder)
-    with tempfile.TemporaryDirectory(prefix=".rul-drill-", suffix=".tmp", dir=within) as name:
+    for left in within.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError), _held(left) as is_ours:
+            if is_ours and time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                _end_servers(left)
+                shutil.rmtree(left)
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, suffix=_SUFFIX, dir=within) as name,
+        _held(Path(name)),
+    ):
         yield Path(name)
+
+
+def _end_servers(home: Path) -> None:
+    for pid_file in home.glob("*/postmaster.pid"):
+        data = pid_file.parent
+        major = int((data / "PG_VERSION").read_text())
+        with suppress(RulError):  # it has ended; else it ends once it misses its folder
+            PostgresServer(programs.servers_folder(major), data, home / "log", home).stop(
+                "immediate"
+            )
+
+
+@contextmanager
+def _held(folder: Path) -> Generator[bool]:
+    """Whether nobody else holds a folder; then it is held here. Who is killed lets it go."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield files.try_lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -73,10 +105,10 @@ def server(major: int, folder: Path | None = None) -> Generator[str]:
         SettingsError: PostgreSQL's programs of that version are not here.
         StoreError: It cannot be made or started; says what it said.
     """
-    with room(folder) as home, tempfile.TemporaryDirectory(prefix="rul-drill-") as sockets:
+    with room(folder) as home, room() as sockets:  # whose names must be short
         binaries = Path(programs.path_of("initdb", major)).parent
-        give_to_nobody(home, Path(sockets))
-        running = PostgresServer(binaries, home / "data", home / "log", Path(sockets))
+        give_to_nobody(home, sockets)
+        running = PostgresServer(binaries, home / "data", home / "log", sockets)
         running.make(durable=False)
         running.start(_OPTIONS, timeout_seconds=START_SECONDS)
         try:

@@ -3,6 +3,10 @@
 import io
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -277,17 +281,45 @@ def test_a_drill_leaves_nothing_where_it_restored(
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_killed_drill_left_goes_a_day_later(tmp_path: Path):
-    old, young = (tmp_path / f".rul-drill-{name}.tmp" for name in ("old", "young"))
-    other = tmp_path / "not-ours"
-    for path in (old, young, other):
-        (path / "data").mkdir(parents=True)
-    two_days_ago = time.time() - 2 * 24 * 3600
-    for path in (old, other):
-        os.utime(path, (two_days_ago, two_days_ago))
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from rul_backup import scratch
+
+    with scratch.server(15, Path(sys.argv[1])):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_drill_left_goes_with_the_next_and_its_server_too(tmp_path: Path):
+    tmp_path.chmod(0o711)
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], check=False
+    )
+    assert child.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    server = Path("/proc", (left / "data" / "postmaster.pid").read_text().splitlines()[0])
+    assert server.is_dir()
     with scratch_server.room(tmp_path) as room:
-        assert {*tmp_path.iterdir()} == {young, other, room}
-    assert {*tmp_path.iterdir()} == {young, other}
+        assert {*tmp_path.iterdir()} == {left, room}  # too young to be told from one that begins
+    hour_ago = time.time() - 3600
+    with scratch_server.room(tmp_path) as held:
+        for path in (left, held):
+            os.utime(path, (hour_ago, hour_ago))
+        with scratch_server.room(tmp_path) as room:
+            assert {*tmp_path.iterdir()} == {held, room}
+    ends = time.monotonic() + 20  # it has given up its folder, and is about to end
+    while server.is_dir():
+        assert time.monotonic() < ends, "its server runs on"
+        time.sleep(0.05)
+
+
+def test_what_is_not_a_drill_s_stays(tmp_path: Path):
+    other = tmp_path / ".another.tmp"
+    other.mkdir()
+    os.utime(other, (0, 0))
+    with scratch_server.room(tmp_path) as room:
+        assert {*tmp_path.iterdir()} == {other, room}
 
 
 def test_where_a_drill_has_too_little_room_it_says_so_before_it_begins(
