@@ -321,7 +321,7 @@ def test_every_alert_has_a_case():
 
 
 def checks(alert: str, names: Sequence[str] = ()) -> dict[str, Any]:
-    """The cases of an alert as a file of promtool's; for rules of other names where some are told."""
+    """The cases of an alert as a file of promtool, for rules of other names where some are told."""
     names, groups = names or [alert], []
     for title, case in CASES.items():
         if title.partition(",")[0] != alert:
