@@ -424,10 +424,10 @@ def test_a_bundle_that_differs_is_there_until_its_copy_can_take_its_place(
 ):
     missing, true = [], shutil.copytree
 
-    def copied(source: Path, target: Path, **how: bool) -> Path:
+    def copied(source: Path, target: Path, *, dirs_exist_ok: bool) -> Path:
         if not (house.root / "models/pumps/v1").is_dir():
             missing.append(target)
-        return true(source, target, **how)
+        return true(source, target, dirs_exist_ok=dirs_exist_ok)
 
     monkeypatch.setattr(swapping.shutil, "copytree", copied)
     house.restore()
