@@ -233,6 +233,9 @@ def test_a_key_that_is_refused_and_a_place_that_is_not_there_are_told_apart(
         s3.store("x").reading("a") as file,
     ):
         file.read()
+    nowhere = RemoteStore.at("s3://elsewhere/x", s3.options())
+    with pytest.raises(StoreError, match="elsewhere/x/a is not there"):
+        nowhere.bring("a", io.BytesIO(b"a"), 1)
 
 
 def test_a_server_whose_certificate_nobody_vouches_for_is_not_spoken_to(
@@ -338,6 +341,40 @@ def test_the_log_is_brought_segment_before_note_and_goes_on_where_it_broke_off(
     assert bring(local, far, plant.verify).segments == 1
     assert bring(local, far, plant.verify) == (0, 0, 0)
     assert far.sizes() == local.sizes()
+
+
+def test_a_reading_and_a_bringing_list_nothing_however_much_is_there(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, monkeypatch
+):
+    sealed = keep(local, plant, 0)
+    archive(local, plant, tmp_path / "spool", 3)
+    monkeypatch.setattr(remote, "PART_BYTES", 1000)
+    listed, listing = [], obstore.list
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        listed.append(kwargs)
+        return listing(*args, **kwargs)
+
+    walked, sizes = [], FolderStore.sizes
+
+    def walk(self: FolderStore, below: str = "") -> dict[str, int]:
+        walked.append(below)
+        return sizes(self, below)
+
+    monkeypatch.setattr(obstore, "list", count)
+    monkeypatch.setattr(FolderStore, "sizes", walk)
+    LogBringer(local, far, plant.verify).look()
+    assert len(listed) == 2  # whose place it is, and which notes it has
+    assert walked == ["manifests/", "wal/"]
+    for name in sizes(local):
+        content = (local.root / name).read_bytes()
+        far.bring(name, io.BytesIO(content), len(content))
+        with far.reading(name) as file:
+            assert file.read() == content
+    with pytest.raises(StoreError, match=r"nothing is not there"), far.reading("nothing") as file:
+        file.read()
+    assert sealed.objects.keys() <= sizes(local).keys()
+    assert len(listed) == 2
 
 
 def test_a_segment_that_is_spoilt_on_the_way_has_no_note_there(
