@@ -1,6 +1,7 @@
 """What was archived brings PostgreSQL back to any moment, and nothing else."""
 
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -229,6 +230,42 @@ def test_while_the_store_is_away_the_server_stops_and_starts_and_nothing_is_lost
     recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "data")
     with started(tmp_path / "back", "data") as back:
         assert back.ask("SELECT count(*) FROM told") == server.ask("SELECT count(*) FROM told")
+
+
+@pytest.mark.parametrize("then", ["goes on", "is killed"])
+def test_a_server_whose_receiver_hangs_stops_within_its_time_and_nothing_is_lost(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch, then: str
+):
+    patience = "-c wal_sender_timeout=5s"  # the stack's is 30
+    monkeypatch.setattr(archiving_module, "STOP_SECONDS", 0.5)
+    server.stop()
+    server.start(patience)
+    with archiving(store, plant, server, tmp_path / "spool") as seen:
+        keep_base(store, plant, server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+        receiver = seen.archiver._receiver
+        assert receiver is not None
+        receiver.send_signal(signal.SIGSTOP)
+        for _ in range(3):
+            server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+        begun = time.monotonic()
+        server.stop()
+        assert 1 < time.monotonic() - begun < 30
+        server.start(patience)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        if then == "goes on":
+            receiver.send_signal(signal.SIGCONT)
+            wait_until_sealed(store, plant, server, now_of(server))
+    if then == "is killed":
+        with archiving(store, plant, server, tmp_path / "spool"):
+            wait_until_sealed(store, plant, server, now_of(server))
+    assert [one.note.begins for one in notes_of(store, plant, server)[1:]] == [""] * (
+        len(notes_of(store, plant, server)) - 1
+    )
+    recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "data")
+    with started(tmp_path / "back", "data") as back:
+        assert back.ask("SELECT count(*) FROM told") == [(5,)]
 
 
 def test_a_recovered_server_is_archived_beside_what_was_before_and_recovers_again(
