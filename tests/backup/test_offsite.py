@@ -527,6 +527,66 @@ def test_while_the_clock_cannot_be_trusted_nothing_expires(far_backups: Backups)
     assert len(far_backups.there("off-site")) == 2
 
 
+def test_all_that_is_done_there_needs_a_key_that_may_put_get_and_list_and_no_more(
+    far_backups: Backups,
+    far: RemoteStore,
+    s3: S3,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The fixture ``s3`` sees to it; here it is that all of it is done."""
+    monkeypatch.setattr(remote, "PART_BYTES", 1000)
+    before, put = len(s3.asked()), obstore.put
+    folder = far_backups.keys_folder
+    verify_keys, maker = keys.verify_keys(folder / VERIFY_KEY), maker_of(folder)
+    run = Run(far_backups.store, maker, START)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(random.Random(0).randbytes(5000)), {})
+    run.seal({}, verify_keys, START)
+    with monkeypatch.context() as broken:
+        names: list[str] = []
+
+        def breaks(objects: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+            if len(names) == 3:
+                raise OSError("the line is gone")
+            names.append(path)
+            return put(objects, path, *args, **kwargs)
+
+        broken.setattr(obstore, "put", breaks)
+        with pytest.raises(Unavailable):
+            far_backups.bring()
+    keep_on_days(far_backups, [1, 12])
+    log = wal.ClusterLog(far_backups.store, maker, verify_keys, "7", SEGMENT_BYTES)
+    segment = tmp_path / str(wal.Segment(1, 1, SEGMENT_BYTES))
+    segment.write_bytes(bytes(SEGMENT_BYTES))
+    log.take(segment, now=START)
+    LogBringer(far_backups.store, far, verify_keys).look()
+    now = keep_on_days(far_backups, [13])
+    assert far_backups.verify(Level.STORED, now, "off-site").findings == ()
+    assert far_backups.let_expire(now) == [1, 2]
+    asked = s3.asked()[before:]
+    for what in ("runs/", "wal/7/", "manifests/", "gone/"):
+        assert any(told.startswith("CREATE OBJECT: ") and what in told for told in asked)
+
+
+def test_a_removal_and_a_second_writing_would_be_seen(
+    s3_server: S3, place: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(s3_server.authority))
+    before, objects = len(s3_server.asked()), s3_server.store(place)._objects
+
+    def seen() -> list[str]:
+        return s3_module.beyond_the_key(s3_server.asked()[before:])
+
+    obstore.put(objects, "a", b"1")
+    assert seen() == []
+    obstore.put(objects, "a", b"2")
+    assert seen() == [f"CREATE OBJECT: backups {place}/a"]
+    obstore.copy(objects, "a", "b")
+    assert len(seen()) == 2
+    obstore.delete(objects, "a")
+    assert seen()[1].startswith("delete")
+
+
 def test_what_has_not_changed_is_kept_anew_after_a_week(
     local: FolderStore, plant: Keys, tmp_path: Path
 ):
