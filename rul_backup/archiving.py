@@ -77,7 +77,9 @@ LAG_SECONDS = Gauge(
     registry=REGISTRY,
 )
 RECEIVING = Gauge(
-    "rul_wal_receiving", "1 when the receiver ran at the last look.", registry=REGISTRY
+    "rul_wal_receiving",
+    "1 when the receiver ran at the last look and has since the one before.",
+    registry=REGISTRY,
 )
 LOOKED_AT = Gauge(
     "rul_wal_looked_timestamp_seconds", "When the archiver last looked.", registry=REGISTRY
@@ -141,6 +143,12 @@ class Archiver:
         self._server: _Server | None = None
         self._archive: ClusterLog | None = None
         self._receiver: subprocess.Popen[bytes] | None = None
+        self._receives = False
+        """Whether it has run since an earlier look; one that cannot is begun anew at every look."""
+        self._is_sealed = False
+        """Whether all that the spool has complete was seen to be sealed."""
+        self._ended: Segment | None = None
+        """The segment that was ended last, until it cannot come any more."""
         self._compared: set[str] = set()
         self._samples: deque[Sample] = deque()
         self._settled = ""
@@ -198,7 +206,8 @@ class Archiver:
 
     # --- receiving
     def _keep_receiving(self) -> None:
-        if self._receiver is not None and self._receiver.poll() is None:
+        self._receives = self._receiver is not None and self._receiver.poll() is None
+        if self._receives:
             return
         if self._receiver is not None:
             ended = self._receiver.returncode
@@ -223,6 +232,7 @@ class Archiver:
             self._server, self._archive = found, None
             self._samples.clear()
             self._compared.clear()
+            self._ended = None
         files.make_folder(self._folder)
 
     def _look_at_slot(self) -> None:
@@ -250,7 +260,7 @@ class Archiver:
             self._begin_anew(problem)
 
     def _make_slot(self, connection: sa.Connection, *, is_there: bool) -> None:
-        named = {"slot": self._slot}
+        named, self._ended = {"slot": self._slot}, None
         if is_there:
             connection.execute(sa.text("SELECT pg_drop_replication_slot(:slot)"), named)
         make = sa.text("SELECT pg_create_physical_replication_slot(:slot, true)")
@@ -340,7 +350,7 @@ class Archiver:
     # --- sealing
     def _seal(self) -> None:
         """Seal what is complete; of that the spool keeps the newest, from which it goes on."""
-        server = self._known
+        server, self._is_sealed = self._known, False
         if self._archive is None:
             self._archive = ClusterLog(
                 self._store, self._maker, self._keys, server.cluster, server.segment_bytes
@@ -360,6 +370,7 @@ class Archiver:
         for name in names:  # of a timeline that was left
             if complete and name.endswith(".partial") and name[:8] < complete[-1][:8]:
                 (self._folder / name).unlink()
+        self._is_sealed = True
 
     def _seal_segment(self, archive: ClusterLog, name: str) -> None:
         path = self._folder / name
@@ -438,9 +449,23 @@ class Archiver:
             and sample.lsn <= last.end + HEADER_BYTES
         )
 
+    def _arrives(self) -> bool:
+        """Whether what is ended is received and sealed.
+
+        Each that is not takes a segment's size of what the server keeps for the archiver, and on a
+        quiet server would be gone through in hours.
+        """
+        ended, last = self._ended, self._archive.last if self._archive else None
+        waits = (
+            ended is not None
+            and ended.timeline == self._samples[-1].timeline
+            and (last is None or last.segment is None or last.segment < ended)
+        )
+        return self._receives and self._is_sealed and not waits
+
     def _switch_where_due(self) -> None:
         """End the segment where something was written and has waited for long enough."""
-        if self._pending_since is None or not self._samples:
+        if self._pending_since is None or not self._samples or not self._arrives():
             return
         now = self._samples[-1].at
         waited = now - self._pending_since
@@ -453,7 +478,11 @@ class Archiver:
             return
         try:
             with begin(self._engine) as connection:
-                connection.execute(sa.text("SELECT pg_switch_wal()"))
+                end = connection.execute(
+                    sa.text("SELECT pg_switch_wal() - '0/0'::pg_lsn")
+                ).scalar_one()
+            size, timeline = self._known.segment_bytes, self._samples[-1].timeline
+            self._ended = Segment.at(timeline, int(end) - 1, size)
             self._settled, self._pending_since = self._samples[-1].snapshot, None
         except ProgrammingError as error:
             raise StoreError(
@@ -463,7 +492,7 @@ class Archiver:
 
     # --- telling
     def _measure(self) -> None:
-        RECEIVING.set(self._receiver is not None and self._receiver.poll() is None)
+        RECEIVING.set(self._receives)
         LOOKED_AT.set_to_current_time()
         last = self._archive.last if self._archive else None
         sample = self._samples[-1] if self._samples else None

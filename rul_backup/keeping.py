@@ -150,6 +150,7 @@ class Backups:
         Raises:
             StoreError: There is too little.
             SettingsError: A key is missing.
+            Unavailable: There was no run yet, and PostgreSQL does not say how much it has.
         """
         maker = self._maker()
         self._refuse_where_it_does_not_fit()
@@ -510,14 +511,30 @@ class Backups:
     def _refuse_where_it_does_not_fit(self) -> None:
         before = runs.newest(self.store, self._verify_keys())
         if before is None:
-            return
-        needed = ROOM * before.stored_bytes
+            needed, remedy = self._first_bytes(), "name another folder by RUL_BACKUP_STORE"
+        else:
+            needed, remedy = ROOM * before.stored_bytes, "let runs go (`rul backup prune`)"
         free = self.store.free_bytes()
         if free < needed:
             raise StoreError(
                 f"{self.store} has {free / 1e6:,.0f} MB free, and a run needs about "
-                f"{needed / 1e6:,.0f}; make room, or let runs go (`rul backup prune`)"
+                f"{needed / 1e6:,.0f}; make room, or {remedy}"
             )
+
+    def _first_bytes(self) -> int:
+        """More than a first run will take: what it keeps of PostgreSQL and models, uncompressed.
+
+        That leaves room for what is not asked, which is small beside it: Redis, and of the stack.
+        """
+        of_all = (
+            "(SELECT sum(pg_database_size(oid)) FROM pg_database "
+            "WHERE has_database_privilege(oid, 'CONNECT'))"
+        )
+        base = of_all if Kind.BASE in self.kinds else "0"
+        with database.begin(self._engine) as connection:
+            asked = sa.text(f"SELECT pg_database_size(current_database()) + {base}")
+            databases = int(connection.execute(asked).scalar_one())
+        return databases + snapshots.models_bytes(self._root)
 
 
 def archiver_of(

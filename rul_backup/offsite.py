@@ -107,7 +107,9 @@ def bring_noted(local: Shelf, remote: RemoteStore, noted: Noted) -> int:
         Unavailable: It does not answer.
     """
     sent = _bring_and_look(local, remote, noted.content, noted.note.sums)
-    return sent + _bring(local, remote, noted.object, local.sizes(noted.object)[noted.object])
+    with local.reading(noted.object) as file:
+        note = file.read()
+    return sent + remote.bring(noted.object, io.BytesIO(note), len(note))
 
 
 def let_expire(remote: RemoteStore, going: Collection[Sealed], key: Ed25519PrivateKey) -> None:

@@ -108,29 +108,62 @@ class RemoteStore:
             StoreError: The store refuses, or has something else under the name.
             Unavailable: It does not answer.
         """
-        there, sent = dict(self._listed(name)), 0
+        sent = 0
         for number in itertools.count():
             part = content.read(PART_BYTES)
             if number and not part:
                 return sent
-            path = name if size <= PART_BYTES else f"{name}.part-{number:06d}"
-            if path not in there:
+            path = name if size <= PART_BYTES else _part_of(name, number)
+            there = self._size(path)
+            if there is None:
                 with self._telling(path):
                     obstore.put(self._objects, path, part, use_multipart=False)
                 sent += len(part)
-            elif there[path] != len(part):
+            elif there != len(part):
                 raise StoreError(
-                    f"{self}/{path} has {there[path]:,} bytes where {len(part):,} belong; it is "
-                    "not written over: look who put it there"
+                    f"{self}/{path} has {there:,} bytes where {len(part):,} belong; it is not "
+                    "written over: look who put it there"
                 )
         raise AssertionError("a count has no end")
 
+    # A folder has a hundred thousand objects after some months, and stores list a thousand at a
+    # time; so objects whose names are known are asked for, and never looked up in a list.
     def _content(self, name: str) -> Iterator[bytes]:
-        parts = sorted(path for path, _ in self._listed(name) if path.startswith(f"{name}.part-"))
-        for path in parts or [name]:
-            with self._telling(path):
-                for chunk in obstore.get(self._objects, path).stream(min_chunk_size=BLOCK_BYTES):
-                    yield bytes(chunk)
+        """Of an object, or of its parts up to the first that is not there."""
+        whole = self._chunks(name)
+        if whole is not None:
+            yield from whole
+            return
+        for number in itertools.count():
+            part = self._chunks(_part_of(name, number))
+            if part is not None:
+                yield from part
+            elif number:
+                return
+            else:
+                raise StoreError(f"{self}/{name} is not there")
+
+    def _chunks(self, path: str) -> Iterator[bytes] | None:
+        """What is under a path; none where nothing is."""
+        with self._telling(path):
+            try:
+                found = obstore.get(self._objects, path)
+            except FileNotFoundError:
+                return None
+        return self._streamed(path, found)
+
+    def _streamed(self, path: str, found: "obstore.GetResult") -> Iterator[bytes]:
+        with self._telling(path):
+            for chunk in found.stream(min_chunk_size=BLOCK_BYTES):
+                yield bytes(chunk)
+
+    def _size(self, path: str) -> int | None:
+        """Of what is under a path; none where nothing is."""
+        with self._telling(path):
+            try:
+                return obstore.head(self._objects, path)["size"]
+            except FileNotFoundError:
+                return None
 
     def _listed(self, below: str) -> list[tuple[str, int]]:
         """Objects whose names begin so; stores themselves list folders alone."""
@@ -167,6 +200,10 @@ class RemoteStore:
             f"{where} is refused: {_first_line(error)}; see that the key of "
             "RUL_BACKUP_OFFSITE_OPTIONS may put, get and list there"
         )
+
+
+def _part_of(name: str, number: int) -> str:
+    return f"{name}.part-{number:06d}"
 
 
 def _first_line(error: Exception) -> str:

@@ -279,6 +279,8 @@ def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
 def left_behind(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -> list[str]:
     """Objects that no run promises: of runs that were let go, or killed while they were made.
 
+    Halves of objects too, whoever was killed as they were put.
+
     Raises:
         StoreError: A manifest is damaged; until it is restored, nobody knows whose what is.
     """
@@ -286,12 +288,13 @@ def left_behind(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -
     known = every(store, keys)
     promised = {name for sealed in known for name in sealed.objects}
     finished = {sealed.manifest.run for sealed in known}
-    return [
+    left = [
         name
         for name in sorted(store.sizes(f"{RUNS}/"))
         if name in promised - wanted
         or ((run := name.split("/")[1]) not in finished and is_unfinished(run, now))
     ]
+    return left + store.halves()
 
 
 def is_unfinished(run: str, now: datetime) -> bool:

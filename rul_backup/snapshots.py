@@ -193,7 +193,7 @@ def keep_models(
     PostgreSQL, so a moment between the two does no harm. Where no file has been added, removed or
     written since an earlier run, what that one kept is taken over, for a week.
     """
-    found = [path for folder in ("fleets", "models") for path in _files(root / folder)]
+    found = _models(root)
     facts = {"files": len(found), "listing_sha256": _listing(root, found)}
     if earlier is not None:
         for artefact in earlier.manifest.artefacts:
@@ -201,6 +201,15 @@ def keep_models(
             if is_same and may_be_taken_over(artefact, earlier, run.started_at):
                 return run.take_over(artefact, earlier)
     return run.keep(name, Kind.MODELS, Chunks(_tar(root, found)), facts)
+
+
+def models_bytes(root: Path) -> int:
+    """Of all files of models and fleets."""
+    return sum(path.stat().st_size for path in _models(root))
+
+
+def _models(root: Path) -> list[Path]:
+    return [path for folder in ("fleets", "models") for path in _files(root / folder)]
 
 
 def _listing(root: Path, paths: list[Path]) -> str:

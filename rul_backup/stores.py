@@ -7,6 +7,7 @@ What belongs here: what a store does, and folders. What does not: stores beyond 
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,6 +21,8 @@ READERS = 16
 """Who read at once."""
 Read = TypeVar("Read")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_HALF = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/)*\.[A-Za-z0-9._-]+\.[0-9a-f]{32}\.tmp")
+"""What ``files.replacing`` writes to."""
 
 
 def each(read: Callable[[str], Read], names: Iterable[str]) -> list[Read]:
@@ -86,7 +89,11 @@ class Store(Shelf, Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object, or half of one; what is not there is no error."""
+        ...
+
+    def halves(self) -> list[str]:
+        """What is left, after a day, of objects whose putting was killed; it is in no ``sizes``."""
         ...
 
     def alone(self) -> AbstractContextManager[None]:
@@ -148,12 +155,23 @@ class FolderStore:
 
     def remove(self, name: str) -> None:
         """See ``Store``; empty folders go too."""
-        path = self._path(name)
+        path = self.root / name if _HALF.fullmatch(name) else self._path(name)
         path.unlink(missing_ok=True)
         folder = path.parent
         while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             folder = folder.parent
+
+    def halves(self) -> list[str]:
+        """See ``Store``."""
+        found = []
+        for path in self.root.rglob(".*.tmp"):
+            name = path.relative_to(self.root).as_posix()
+            with suppress(FileNotFoundError):  # whoever is at work on it was quicker
+                age_seconds = time.time() - path.stat().st_mtime
+                if _HALF.fullmatch(name) and age_seconds > files.ABANDONED_SECONDS:
+                    found.append(name)
+        return sorted(found)
 
     @contextmanager
     def alone(self) -> Generator[None]:

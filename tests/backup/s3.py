@@ -1,6 +1,11 @@
-"""A real S3 server (rclone's) with TLS, in a folder of its own; its files can be spoilt."""
+"""A real S3 server (rclone's) with TLS, in a folder of its own; its files can be spoilt.
+
+It tells what it is asked. Every test with the fixture ``s3`` sees in the end that nothing was asked
+for which a key that may put, get and list would not do, and nothing was put twice.
+"""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -25,6 +30,8 @@ HOST = "127.0.0.1"
 
 
 KEY, SECRET = "keeper", "s3cret"
+HARMLESS = re.compile(r"(HEAD OBJECT|GET OBJECT|CREATE OBJECT|LIST BUCKET|bucketname:) ?.*")
+PUT = "CREATE OBJECT: "
 
 
 def options(endpoint: str, **others: str) -> str:
@@ -42,6 +49,11 @@ class S3(NamedTuple):
     """What is in the bucket."""
     authority: Path
     """The certificate by which it is known."""
+    log: Path
+
+    def asked(self) -> list[str]:
+        """All that it was ever asked, by its own words."""
+        return re.findall(r"DEBUG : serve s3: (.+)", self.log.read_text())
 
     def options(self, **others: str) -> str:
         """As RUL_BACKUP_OFFSITE_OPTIONS has them."""
@@ -124,8 +136,13 @@ def serving(folder: Path, host: str, *options: str | Path, port: int = 0) -> Gen
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[S3]:
     folder = tmp_path_factory.mktemp("s3")
-    with serving(folder, HOST, *certify(folder)) as port:
-        yield S3(f"https://{HOST}:{port}", folder / "data" / BUCKET, folder / "authority.pem")
+    with serving(folder, HOST, *certify(folder), "-vv") as port:
+        yield S3(
+            f"https://{HOST}:{port}",
+            folder / "data" / BUCKET,
+            folder / "authority.pem",
+            folder / "log",
+        )
 
 
 def _wait(host: str, port: int, log: Path) -> None:
@@ -139,8 +156,19 @@ def _wait(host: str, port: int, log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
+def beyond_the_key(asked: list[str]) -> list[str]:
+    """What a key that may put, get and list does not do; and what is put where something is."""
+    puts = [told for told in asked if told.startswith(PUT)]
+    return [
+        *(told for told in asked if not HARMLESS.fullmatch(told)),
+        *(told for told in sorted(set(puts)) if puts.count(told) > 1),
+    ]
+
+
 @pytest.fixture
-def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> Generator[S3]:
     """With its certificate known."""
     monkeypatch.setenv("SSL_CERT_FILE", str(s3_server.authority))
-    return s3_server
+    before = len(s3_server.asked())
+    yield s3_server
+    assert beyond_the_key(s3_server.asked()[before:]) == []

@@ -233,6 +233,9 @@ def test_a_key_that_is_refused_and_a_place_that_is_not_there_are_told_apart(
         s3.store("x").reading("a") as file,
     ):
         file.read()
+    nowhere = RemoteStore.at("s3://elsewhere/x", s3.options())
+    with pytest.raises(StoreError, match="elsewhere/x/a is not there"):
+        nowhere.bring("a", io.BytesIO(b"a"), 1)
 
 
 def test_a_server_whose_certificate_nobody_vouches_for_is_not_spoken_to(
@@ -338,6 +341,40 @@ def test_the_log_is_brought_segment_before_note_and_goes_on_where_it_broke_off(
     assert bring(local, far, plant.verify).segments == 1
     assert bring(local, far, plant.verify) == (0, 0, 0)
     assert far.sizes() == local.sizes()
+
+
+def test_a_reading_and_a_bringing_list_nothing_however_much_is_there(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, monkeypatch
+):
+    sealed = keep(local, plant, 0)
+    archive(local, plant, tmp_path / "spool", 3)
+    monkeypatch.setattr(remote, "PART_BYTES", 1000)
+    listed, listing = [], obstore.list
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        listed.append(kwargs)
+        return listing(*args, **kwargs)
+
+    walked, sizes = [], FolderStore.sizes
+
+    def walk(self: FolderStore, below: str = "") -> dict[str, int]:
+        walked.append(below)
+        return sizes(self, below)
+
+    monkeypatch.setattr(obstore, "list", count)
+    monkeypatch.setattr(FolderStore, "sizes", walk)
+    LogBringer(local, far, plant.verify).look()
+    assert len(listed) == 2  # whose place it is, and which notes it has
+    assert walked == ["manifests/", "wal/"]
+    for name in sizes(local):
+        content = (local.root / name).read_bytes()
+        far.bring(name, io.BytesIO(content), len(content))
+        with far.reading(name) as file:
+            assert file.read() == content
+    with pytest.raises(StoreError, match=r"nothing is not there"), far.reading("nothing") as file:
+        file.read()
+    assert sealed.objects.keys() <= sizes(local).keys()
+    assert len(listed) == 2
 
 
 def test_a_segment_that_is_spoilt_on_the_way_has_no_note_there(
@@ -488,6 +525,66 @@ def test_while_the_clock_cannot_be_trusted_nothing_expires(far_backups: Backups)
     with pytest.raises(StoreError, match="the clock was set forward"):
         far_backups.let_expire(START + timedelta(days=100))
     assert len(far_backups.there("off-site")) == 2
+
+
+def test_all_that_is_done_there_needs_a_key_that_may_put_get_and_list_and_no_more(
+    far_backups: Backups,
+    far: RemoteStore,
+    s3: S3,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The fixture ``s3`` sees to it; here it is that all of it is done."""
+    monkeypatch.setattr(remote, "PART_BYTES", 1000)
+    before, put = len(s3.asked()), obstore.put
+    folder = far_backups.keys_folder
+    verify_keys, maker = keys.verify_keys(folder / VERIFY_KEY), maker_of(folder)
+    run = Run(far_backups.store, maker, START)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(random.Random(0).randbytes(5000)), {})
+    run.seal({}, verify_keys, START)
+    with monkeypatch.context() as broken:
+        names: list[str] = []
+
+        def breaks(objects: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+            if len(names) == 3:
+                raise OSError("the line is gone")
+            names.append(path)
+            return put(objects, path, *args, **kwargs)
+
+        broken.setattr(obstore, "put", breaks)
+        with pytest.raises(Unavailable):
+            far_backups.bring()
+    keep_on_days(far_backups, [1, 12])
+    log = wal.ClusterLog(far_backups.store, maker, verify_keys, "7", SEGMENT_BYTES)
+    segment = tmp_path / str(wal.Segment(1, 1, SEGMENT_BYTES))
+    segment.write_bytes(bytes(SEGMENT_BYTES))
+    log.take(segment, now=START)
+    LogBringer(far_backups.store, far, verify_keys).look()
+    now = keep_on_days(far_backups, [13])
+    assert far_backups.verify(Level.STORED, now, "off-site").findings == ()
+    assert far_backups.let_expire(now) == [1, 2]
+    asked = s3.asked()[before:]
+    for what in ("runs/", "wal/7/", "manifests/", "gone/"):
+        assert any(told.startswith("CREATE OBJECT: ") and what in told for told in asked)
+
+
+def test_a_removal_and_a_second_writing_would_be_seen(
+    s3_server: S3, place: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(s3_server.authority))
+    before, objects = len(s3_server.asked()), s3_server.store(place)._objects
+
+    def seen() -> list[str]:
+        return s3_module.beyond_the_key(s3_server.asked()[before:])
+
+    obstore.put(objects, "a", b"1")
+    assert seen() == []
+    obstore.put(objects, "a", b"2")
+    assert seen() == [f"CREATE OBJECT: backups {place}/a"]
+    obstore.copy(objects, "a", "b")
+    assert len(seen()) == 2
+    obstore.delete(objects, "a")
+    assert seen()[1].startswith("delete")
 
 
 def test_what_has_not_changed_is_kept_anew_after_a_week(

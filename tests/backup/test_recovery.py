@@ -1,6 +1,7 @@
 """What was archived brings PostgreSQL back to any moment, and nothing else."""
 
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from rul_backup import archiving as archiving_module
 from rul_backup import programs, recovery, snapshots, wal
 from rul_backup.archiving import IN_FLIGHT, REGISTRY, Archiver
 from rul_backup.reading import ReadingKeys, StoreReader
@@ -230,6 +232,42 @@ def test_while_the_store_is_away_the_server_stops_and_starts_and_nothing_is_lost
         assert back.ask("SELECT count(*) FROM told") == server.ask("SELECT count(*) FROM told")
 
 
+@pytest.mark.parametrize("then", ["goes on", "is killed"])
+def test_a_server_whose_receiver_hangs_stops_within_its_time_and_nothing_is_lost(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch, then: str
+):
+    patience = "-c wal_sender_timeout=5s"  # the stack's is 30
+    monkeypatch.setattr(archiving_module, "STOP_SECONDS", 0.5)
+    server.stop()
+    server.start(patience)
+    with archiving(store, plant, server, tmp_path / "spool") as seen:
+        keep_base(store, plant, server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, now_of(server))
+        receiver = seen.archiver._receiver
+        assert receiver is not None
+        receiver.send_signal(signal.SIGSTOP)
+        for _ in range(3):
+            server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
+        begun = time.monotonic()
+        server.stop()
+        assert 1 < time.monotonic() - begun < 30
+        server.start(patience)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        if then == "goes on":
+            receiver.send_signal(signal.SIGCONT)
+            wait_until_sealed(store, plant, server, now_of(server))
+    if then == "is killed":
+        with archiving(store, plant, server, tmp_path / "spool"):
+            wait_until_sealed(store, plant, server, now_of(server))
+    assert [one.note.begins for one in notes_of(store, plant, server)[1:]] == [""] * (
+        len(notes_of(store, plant, server)) - 1
+    )
+    recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "data")
+    with started(tmp_path / "back", "data") as back:
+        assert back.ask("SELECT count(*) FROM told") == [(5,)]
+
+
 def test_a_recovered_server_is_archived_beside_what_was_before_and_recovers_again(
     store: FolderStore, plant: Keys, server: Server, tmp_path: Path
 ):
@@ -403,6 +441,63 @@ def test_a_quiet_server_gives_no_more_segments(
         wait_for(lambda: told("rul_wal_looked_timestamp_seconds") > looks + 2)
         assert server.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())") == before
     assert seen.errors == []
+
+
+def segment_of(server: Server) -> str:
+    return server.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")[0][0]
+
+
+def test_while_nothing_is_sealed_no_more_than_one_segment_is_ended(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(archiving_module, "PATIENCE", timedelta(0))
+    root = tmp_path / "backups"
+    root.write_text("a folder no more")
+    with archiving(store, plant, server, tmp_path / "spool", timeout_seconds=0.1) as seen:
+        first = wal.Segment.named(segment_of(server), SEGMENT_BYTES)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_for(lambda: any("backups" in one for one in seen.errors))
+        for _ in range(20):
+            server.do("INSERT INTO told DEFAULT VALUES")
+            time.sleep(0.1)
+        assert segment_of(server) == str(first.next)
+        root.unlink()
+        wait_for(lambda: len(wal.names(store)) == 2)  # what came meanwhile is sealed too
+
+
+def test_while_nobody_receives_no_segment_is_ended_and_each_look_tells_so(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(archiving_module, "PATIENCE", timedelta(0))
+
+    def look(archiver: Archiver) -> float:
+        server.do("INSERT INTO told DEFAULT VALUES")
+        archiver.look()
+        return told("rul_wal_receiving")
+
+    def look_in_vain(archiver: Archiver) -> float:
+        found, receiver = look(archiver), archiver._receiver
+        assert receiver is not None
+        receiver.wait(WAIT_SECONDS)
+        return found
+
+    first, second = (
+        Archiver(
+            store, plant.maker, plant.verify, server.url, tmp_path / spool,
+            archive_timeout_seconds=0,
+        )
+        for spool in ("first", "second")
+    )  # fmt: skip
+    try:
+        assert look(first) == 0  # which starts it
+        wait_for(lambda: server.ask("SELECT 1 FROM pg_replication_slots WHERE active"))
+        assert [look(first), look(first)] == [1, 1]
+        before = segment_of(server)
+        assert [look_in_vain(second) for _ in range(5)] == [0] * 5
+        assert segment_of(server) == before
+    finally:
+        first.close()
+        second.close()
 
 
 def test_on_a_quiet_server_nothing_waits_for_an_archiver_that_began_anew(

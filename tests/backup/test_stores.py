@@ -1,0 +1,51 @@
+"""A folder of objects: what is left in it by whoever was killed as one was put."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from rul_backup import runs
+from rul_backup.stores import FolderStore
+from rul_core.errors import StoreError
+
+from .conftest import Keys
+
+HEX = "0123456789abcdef" * 2
+
+
+def test_what_a_killed_putting_left_goes_after_a_day_and_its_empty_folder_with_it(
+    plant: Keys, tmp_path: Path
+):
+    store = FolderStore(tmp_path / "backups")
+    names = [
+        f"runs/20261101T000000Z-aaaaaa/.platform.dump.zst.age.{HEX}.tmp",
+        f"wal/7/.000000010000000000000001.zst.age.{HEX}.tmp",
+    ]
+    day_old, now = time.time() - 24 * 3600, datetime.now(UTC)
+    for name in names:
+        path = store.root / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"half of a dump")
+        os.utime(path, (0, day_old + 60))
+    others = [".lock", ".mine.tmp", f"wal/7/{HEX}.tmp"]  # nobody's half of an object
+    for name in others:
+        (store.root / name).write_bytes(b"")
+        os.utime(store.root / name, (0, 0))
+    assert runs.sweep(store, plant.verify, now) == []
+    for name in names:
+        os.utime(store.root / name, (0, day_old - 60))
+    assert runs.left_behind(store, plant.verify, now) == names
+    assert runs.sweep(store, plant.verify, now) == names
+    assert not (store.root / "runs").exists()
+    assert all((store.root / name).exists() for name in others)
+    assert runs.left_behind(store, plant.verify, now) == []
+
+
+def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path):
+    store = FolderStore(tmp_path / "backups")
+    for name in ("../a", "/a", "a/../b", f"../.a.{HEX}.tmp", "a//b", ".lock"):
+        with pytest.raises(StoreError, match="is no name of an object in a backup"):
+            store.remove(name)
