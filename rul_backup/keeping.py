@@ -122,11 +122,15 @@ class Backups:
         }
         return tuple(kind for kind in Kind if kind not in left_out)
 
-    def make(self, now: datetime) -> Sealed:
+    def make(self, now: datetime, *, before_restore_of: str = "") -> Sealed:
         """Keep all that the platform has.
 
         What the container stack itself has is no reason to keep nothing: where it cannot be kept,
         ``left_out`` says why.
+
+        Args:
+            now: When it begins.
+            before_restore_of: The run that is about to take the place of it all, where one is.
 
         Raises:
             StoreError: There is too little room, or something cannot be read or written; then there
@@ -134,7 +138,7 @@ class Backups:
             SettingsError: A key or program is missing.
             Unavailable: PostgreSQL or Redis does not answer.
         """
-        run, self.left_out = self.begin(now), {}
+        run, self.left_out = self.begin(now, before_restore_of=before_restore_of), {}
         for kind in self.kinds:
             try:
                 self.keep(run, kind)
@@ -144,8 +148,8 @@ class Backups:
                 self.left_out[kind] = str(error)
         return self.seal(run)
 
-    def begin(self, now: datetime) -> Run:
-        """A new run, for which there is room.
+    def begin(self, now: datetime, *, before_restore_of: str = "") -> Run:
+        """A new run, for which there is room; see ``make``.
 
         Raises:
             StoreError: There is too little.
@@ -153,7 +157,7 @@ class Backups:
         """
         maker = self._maker()
         self._refuse_where_it_does_not_fit()
-        return Run(self.store, maker, now, self._pace)
+        return Run(self.store, maker, now, self._pace, before_restore_of=before_restore_of)
 
     def keep(self, run: Run, kind: Kind) -> Artefact:
         """Keep one thing.

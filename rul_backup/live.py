@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -42,6 +42,7 @@ from rul_backup import drill, fingerprints, golden, recovery, snapshots, swappin
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
+from rul_backup.telling import Result, Tell, timed
 from rul_core.errors import RulError, StoreError
 from rul_store import champions, database, files, states
 from rul_store.cache import connect_redis
@@ -54,7 +55,6 @@ _BEFORE, _BESIDE = "_before_", "_restoring"
 _PREFIX_LENGTH = _LONGEST_NAME - len(_BEFORE) - len("20260101t000000z-000000")
 _ENDING_SECONDS = 0.1
 _REDIS_SECONDS = 10.0
-Result = TypeVar("Result")
 _quote = postgresql.dialect().identifier_preparer.quote
 
 
@@ -128,16 +128,15 @@ class LiveRestore:
 
     Args:
         platform: Which.
-        keep: Makes a backup of what is there now.
-        tell: Told of each step when it is done: what, and the seconds that it took; and, without
-            seconds, of what else is worth knowing.
+        keep: Makes a backup of what is there now, before the restore of the run that it is told.
+        tell: Told of each step, and of what else is worth knowing.
     """
 
     def __init__(
         self,
         platform: Platform,
-        keep: Callable[[], Sealed],
-        tell: Callable[[str, float | None], None],
+        keep: Callable[[str], Sealed],
+        tell: Tell,
     ) -> None:
         self._platform, self._keep, self._tell = platform, keep, tell
         self._root = platform.root
@@ -243,11 +242,12 @@ class LiveRestore:
                     raise StoreError(
                         f"the champion of fleet {found.fleet} does not answer as it did: "
                         f"{found.told}; restore another run, or this one all the same with "
-                        "--despite-golden"
+                        f"--run {told.run} --despite-golden"
                     )
         except BaseException:
             with suppress(RulError):  # the journal stays where its database cannot be removed
                 self._clear()
+            self._tell(f"what lives is as it was; --run {told.run} asks for this run again", None)
             raise
         journal = msgspec.structs.replace(
             journal, is_ready=True, leaving=swapping.leaving(self._root)
@@ -259,8 +259,9 @@ class LiveRestore:
         if self._is_new():
             self._tell("nothing is here yet, so no backup of it is made", None)
             return journal
-        kept = self._timed("what is here now kept", self._keep).manifest.run
-        self._tell(f"that is the run {kept}", None)
+        sealed = self._timed("what is here now kept", lambda: self._keep(journal.run))
+        kept = sealed.manifest.run
+        self._tell(f"that is the run {kept}; it comes back where it is named (--run {kept})", None)
         journal = msgspec.structs.replace(journal, safety_run=kept)
         self._write(journal)
         return journal
@@ -429,10 +430,7 @@ class LiveRestore:
         files.write_json(self._root / JOURNAL, journal)
 
     def _timed(self, what: str, step: Callable[[], Result]) -> Result:
-        started = time.monotonic()
-        result = step()
-        self._tell(what, time.monotonic() - started)
-        return result
+        return timed(self._tell, what, step)
 
 
 def _prefix_of(name: str) -> str:

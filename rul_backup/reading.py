@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, SecretStr
 
-from rul_backup import archive, drill, keys, recovery, runs, wal
+from rul_backup import archive, drill, keys, recovery, runs, telling, wal
 from rul_backup import verification as checks
 from rul_backup.archive import Archive
 from rul_backup.live import Asked, Moment
@@ -21,6 +21,7 @@ from rul_backup.recovery import Recovered
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore, Shelf
+from rul_backup.telling import Tell
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
@@ -108,10 +109,13 @@ class StoreReader:
     Args:
         shelf: The store.
         reading_keys: To it.
+        tell: Told of the steps, of what is chosen, and of what is passed over.
     """
 
-    def __init__(self, shelf: Shelf, reading_keys: ReadingKeys) -> None:
-        self.shelf, self._keys = shelf, reading_keys
+    def __init__(
+        self, shelf: Shelf, reading_keys: ReadingKeys, tell: Tell = telling.nobody
+    ) -> None:
+        self.shelf, self._keys, self._tell = shelf, reading_keys, tell
         self._only = shelf.run if isinstance(shelf, Archive) else None
 
     def there(self) -> list[Sealed]:
@@ -126,10 +130,15 @@ class StoreReader:
             if self._only in (None, sealed.manifest.run)
         ]
 
-    def find(self, run: str | None) -> Sealed:
+    def find(self, run: str | None, *, to_restore: bool = False) -> Sealed:
         """A run by its name or number (``7`` or ``manifests/00000007``), or the newest.
 
         It is found also where manifests of others are damaged.
+
+        Args:
+            run: Its name or number.
+            to_restore: The newest is not one that was made before a restore: what it has was to be
+                got rid of, and that restore may have failed. Each that is passed over is told.
 
         Raises:
             StoreError: There is none, or its manifest is damaged; names it.
@@ -151,9 +160,21 @@ class StoreReader:
             told = sealed.manifest
             if self._only not in (None, told.run):
                 continue
+            if wanted is None and to_restore and told.made_before_restore_of:
+                self._tell(
+                    f"the run {told.run} was made before a restore of "
+                    f"{told.made_before_restore_of}, and is passed over (--run {told.run} names "
+                    "it)",
+                    None,
+                )
+                continue
             if wanted in (None, told.run) or _number(wanted) == told.number:
                 return sealed
             newest = newest or f"; the newest is {told.run} (`rul backup list`)"
+        if wanted is None:
+            raise StoreError(
+                f"{self.shelf} has no runs but such as were made before restores; name one (--run)"
+            )
         raise StoreError(f"{self.shelf} has no run {wanted!r}{newest}{damaged}")
 
     def verify(
@@ -176,10 +197,13 @@ class StoreReader:
         Models of a moment are of the first run after it, which has all that there were; or the
         newest, where there is none yet.
         """
-        sealed = self.find(run)
+        sealed = self.find(run, to_restore=True)
         if run is None and moment is not None and moment.until is not None:
+            # Also one that was made before a restore: the moment is of before that too.
             after = [one for one in self.there() if one.manifest.started_at >= moment.until]
             sealed = after[0] if after else sealed
+        what = "restores" if moment is None else "models and fleets come from"
+        self._tell(f"{what} the run {_named(sealed)}", None)
         return Asked(self.shelf, sealed, self._keys.identities(), moment)
 
     def moment(self, until: datetime | None, folder: Path | None) -> Moment:
@@ -193,7 +217,8 @@ class StoreReader:
             StoreError: There is no such run, a target is not empty, there is too little room for
                 the files, or the run is damaged. A database is restored wholly or not at all.
         """
-        sealed, identities = self.find(run), self._keys.identities()
+        sealed, identities = self.find(run, to_restore=True), self._keys.identities()
+        self._tell(f"restores the run {_named(sealed)}", None)
         drill.refuse_files(sealed, into)
         drill.refuse_content(url)
 
@@ -218,7 +243,7 @@ class StoreReader:
             StoreError: There is no such run, the folder is there, there is too little room, or
                 something is damaged; then there is no folder.
         """
-        sealed = self.find(run)
+        sealed = self.find(run, to_restore=True)
         if not any(one.kind in drill.OF_THE_STACK for one in sealed.manifest.artefacts):
             return None
         identities = self._keys.identities()
@@ -243,7 +268,7 @@ class StoreReader:
             StoreError: There is no such run, the file is there, there is too little room, or
                 something is damaged; then there is no file.
         """
-        sealed = self._with_log(run) if with_log else self.find(run)
+        sealed = self._with_log(run) if with_log else self.find(run, to_restore=True)
         archive.export(self.shelf, sealed, self._keys.verify_keys(), target, with_log=with_log)
         return sealed
 
@@ -260,6 +285,11 @@ class StoreReader:
             f"{self.shelf} has no log that leads on from {which}; export without the log, or name "
             "a run whose base it has (`rul backup archive` seals the log)"
         )
+
+
+def _named(sealed: Sealed) -> str:
+    told = sealed.manifest
+    return f"{told.run}, number {told.number}, of {told.started_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _number(run: str | None) -> int | None:

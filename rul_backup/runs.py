@@ -87,11 +87,20 @@ class Run:
         maker: Who.
         now: When it began.
         pace: How fast whatever it keeps is read; it never rests unless given.
+        before_restore_of: The run that takes the place of what is kept, where one does.
     """
 
-    def __init__(self, store: Store, maker: Maker, now: datetime, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        maker: Maker,
+        now: datetime,
+        pace: Pace | None = None,
+        *,
+        before_restore_of: str = "",
+    ) -> None:
         self._store, self._maker, self.started_at = store, maker, now
-        self.pace = pace or Pace()
+        self.pace, self._before_restore_of = pace or Pace(), before_restore_of
         self.name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self._artefacts: list[Artefact] = []
         self._sealed: Sealed | None = None
@@ -169,6 +178,7 @@ class Run:
                 recipients=tuple(map(str, self._maker.recipients)),
                 artefacts=tuple(self._artefacts),
                 log=tuple(log),
+                made_before_restore_of=self._before_restore_of,
             )
             if before and before.manifest.system != manifest.system:
                 raise StoreError(

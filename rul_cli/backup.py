@@ -91,9 +91,14 @@ def _backups(root: Path) -> Generator["Backups"]:
 
 
 def _reader(
-    root: Path, store: str, identity: Path | None = None, verify_key: Path | None = None
+    root: Path,
+    store: str,
+    identity: Path | None = None,
+    verify_key: Path | None = None,
+    *,
+    json: bool = False,
 ) -> "StoreReader":
-    """A store, by its files and keys alone."""
+    """A store, by its files and keys alone; where JSON is asked for it tells of its steps aside."""
     from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of, shelf_of
 
     if store not in STORES and not Path(store).exists():
@@ -102,7 +107,8 @@ def _reader(
         )
     settings = BackupSettings()
     keys = reading_keys_of(root, settings, identity=identity, verify_key=verify_key)
-    return StoreReader(shelf_of(root, settings, store), keys)
+    tell = _tell_aside if json else _tell_step
+    return StoreReader(shelf_of(root, settings, store), keys, tell)
 
 
 @app.command("keys")
@@ -143,9 +149,9 @@ def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     console.print(f"Run {told.run}, number {told.number}.", highlight=False)
 
 
-def _made(backups: "Backups") -> "Sealed":
+def _made(backups: "Backups", before_restore_of: str = "") -> "Sealed":
     """A new run; what it lacks of the container stack is told on the standard error."""
-    sealed = backups.make(datetime.now(UTC))
+    sealed = backups.make(datetime.now(UTC), before_restore_of=before_restore_of)
     for kind, why in backups.left_out.items():
         typer.echo(f"Without {kind}: {why}", err=True)
     return sealed
@@ -206,6 +212,13 @@ def list_runs(
             proven,
         )
     console.print(table)
+    for told in (one.sealed.manifest for one in found):
+        if told.made_before_restore_of:
+            console.print(
+                f"{told.run} was made before a restore of {told.made_before_restore_of}.",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 @app.command("verify")
@@ -403,20 +416,21 @@ def restore_stack(
     if into is None and not dagster:
         raise typer.BadParameter("give --into, or --dagster, or both")
     reader = _reader(root, store, identity, verify_key)
+    sealed = reader.find(run, to_restore=True)
     if into is not None:
-        sealed = reader.restore_stack(run, into)
+        restored = reader.restore_stack(sealed.manifest.run, into)
         console.print(
             f"What the stack had is in {into}, of the run {sealed.manifest.run}."
-            if sealed
-            else f"The run {reader.find(run).manifest.run} kept nothing of a stack.",
+            if restored
+            else f"The run {sealed.manifest.run} kept nothing of a stack.",
             highlight=False,
             soft_wrap=True,
         )
     if dagster:
-        _put_back_dagster(reader, run)
+        _put_back_dagster(reader, sealed.manifest.run)
 
 
-def _put_back_dagster(reader: "StoreReader", run: str | None) -> None:
+def _put_back_dagster(reader: "StoreReader", run: str) -> None:
     from rul_backup.put_back import put_back_dagster
     from rul_core.errors import SettingsError
     from rul_store.provisioning import ProvisioningSettings
@@ -500,12 +514,20 @@ def _live_restore(laptop: Laptop) -> "LiveRestore":
         redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
         system=backups.system,
     )
-    return LiveRestore(platform, lambda: _made(backups), _tell_step)
+    return LiveRestore(platform, lambda restored: _made(backups, restored), _tell_step)
 
 
 def _tell_step(what: str, seconds: float | None) -> None:
+    console.print(_step(what, seconds), highlight=False, soft_wrap=True, markup=False)
+
+
+def _tell_aside(what: str, seconds: float | None) -> None:
+    typer.echo(_step(what, seconds), err=True)
+
+
+def _step(what: str, seconds: float | None) -> str:
     took = f"{seconds:7.1f} s" if seconds is not None else " " * 9
-    console.print(f"{took}  {what}", highlight=False, soft_wrap=True, markup=False)
+    return f"{took}  {what}"
 
 
 @app.command("recover")
@@ -526,7 +548,7 @@ def recover(
     of the same major version here. No database is asked. A server of your own then runs on it.
     """
     until = _moment(to)
-    found = _reader(root, store, identity, verify_key).recover(until, into)
+    found = _reader(root, store, identity, verify_key, json=json).recover(until, into)
     if json:
         print_json(found._asdict() | {"folder": str(found.folder)})
         return

@@ -97,7 +97,14 @@ def test_a_champion_that_does_not_answer_as_it_did_is_refused(
     told = refused("restore", "--over-live")
     assert "the champion of fleet pumps does not answer as it did" in told
     assert "golden.json differs" in told
-    assert "golden.json differs" in run("restore", "--over-live", "--despite-golden")
+    # The newest run is of the state to be got rid of now, and nobody who names none means it.
+    told = run("restore", "--over-live", "--despite-golden")
+    assert "was made before a restore of" in told
+    assert "golden.json differs" in told
+    (first, second) = json.loads(run("list", "--json"))[:2]
+    assert f"{first['manifest']['run']} is live." in told
+    assert second["manifest"]["made_before_restore_of"] == first["manifest"]["run"]
+    assert f"{second['manifest']['run']} was made before a restore of" in run("list")
 
 
 def current(platform: Platform) -> str:
