@@ -8,7 +8,7 @@ import sys
 import tarfile
 import textwrap
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -314,7 +314,7 @@ def test_after_one_that_failed_the_same_command_restores_the_same_run_and_not_wh
     assert house.is_as_it_was
     named = house.run.manifest.run
     assert house.told[-1] == (
-        f"what lives is as it was; --run {named} asks for this run again",
+        f"what lives is as it was; --run {named} asks for the same again",
         None,
     )
     *_, first, second = [one.manifest for one in house.reader.there()]
@@ -405,9 +405,9 @@ def test_where_redis_does_not_answer_the_rest_is_done_and_the_same_command_goes_
     with pytest.raises(StoreError, match="was interrupted on its way to the end; let"):
         house.restorer().forget()
     other = house.backups.make(datetime.now(UTC))
-    with pytest.raises(
-        StoreError, match=rf"was interrupted; let it go on \(--run {house.run[2].run}"
-    ):
+    named = house.run.manifest.run
+    told = rf"was interrupted, and another is asked .*; let the first go on \(--run {named}\)$"
+    with pytest.raises(StoreError, match=told):
         house.restore(other)
     house.told.clear()
     house.restore()
@@ -449,6 +449,30 @@ def test_sessions_that_do_not_end_hinder_it_and_change_nothing(
     assert house.units() == ["now"]
     house.restore()
     assert house.units() == ["then"]
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_another_moment_of_the_run_does_not_go_on_with_the_database_of_the_first(
+    house: House, is_ready: bool
+):
+    first, named = datetime(2026, 11, 29, 8, 30, tzinfo=UTC), house.run.manifest.run
+    journal = live.Journal(
+        run=named, sha256=house.run.sha256, is_ready=is_ready, to="2026-11-29T08:30:00+00:00"
+    )
+    files.write_json(house.root / live.JOURNAL, journal)
+    told = rf"let the first go on \(--run {named} --to 2026-11-29T08:30:00\+00:00\)" + (
+        "$" if is_ready else ", or forget it"
+    )
+    for moment in (None, live.Moment(None, ()), live.Moment(first + timedelta(seconds=1), ())):
+        with pytest.raises(StoreError, match=told):
+            house.restorer().restore(house.asked(house.run)._replace(moment=moment))
+    assert live.interrupted(house.root) == journal
+    if is_ready:
+        with pytest.raises(StoreError, match=rf"let `.* --run {named} --to 2026-11-29T08.*` go on"):
+            house.restorer().forget()
+        there = first.astimezone(timezone(timedelta(hours=1)))  # the same, as told elsewhere
+        asked = house.asked(house.run)._replace(moment=live.Moment(there, ()))
+        assert house.restorer().restore(asked).to == journal.to
 
 
 def test_a_journal_that_is_damaged_is_told(house: House):
