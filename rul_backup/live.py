@@ -332,7 +332,7 @@ class LiveRestore:
         """Bring the database back by its log, and copy it: the live server's own log goes on."""
         started = time.monotonic()
         with recovery.served(
-            asked.shelf, moment.keys, asked.identities, moment.until, moment.folder
+            asked.shelf, moment.keys, asked.identities, moment.until, moment.folder, self._tell
         ) as served:
             found = served.recovered
             self._tell("the server recovered by its log", time.monotonic() - started)

@@ -22,10 +22,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
+from rul_backup import telling
 from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, seal
 from rul_backup.stores import Shelf, Store, each, each_or_why
 from rul_backup.streams import Pace, Paced, Readable
+from rul_backup.telling import Tell
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
@@ -236,14 +238,30 @@ def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     return _read_each(store, names_there(store), keys)
 
 
-def readable(store: Shelf, asked: Sequence[str], keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
+def readable(
+    store: Shelf,
+    asked: Sequence[str],
+    keys: Sequence[Ed25519PublicKey],
+    tell: Tell = telling.nobody,
+) -> list[Sealed]:
     """Those of some manifests that are whole; a damaged one is left to whoever verifies.
+
+    Args:
+        store: Has them.
+        asked: Their names.
+        keys: Of our signatures.
+        tell: Told of each that is damaged.
 
     Raises:
         Unavailable: The store does not answer.
     """
-    found = each_or_why(lambda name: read(store, name, keys), asked)
-    return [one for one in found if not isinstance(one, StoreError)]
+    whole = []
+    for one in each_or_why(lambda name: read(store, name, keys), asked):
+        if isinstance(one, StoreError):
+            tell(f"passed over: {one}", None)
+        else:
+            whole.append(one)
+    return whole
 
 
 def names(store: Shelf) -> list[str]:

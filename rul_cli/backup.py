@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from rul_backup.live import LiveRestore
     from rul_backup.reading import StoreReader
     from rul_backup.runs import Sealed
+    from rul_backup.telling import Tell
 
 app = typer.Typer(
     no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
@@ -95,10 +96,9 @@ def _reader(
     store: str,
     identity: Path | None = None,
     verify_key: Path | None = None,
-    *,
-    json: bool = False,
+    steps: list[dict[str, Any]] | None = None,
 ) -> "StoreReader":
-    """A store, by its files and keys alone; where JSON is asked for it tells of its steps aside."""
+    """A store, by its files and keys alone; it shows its steps, or adds them to a list."""
     from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of, shelf_of
 
     if store not in STORES and not Path(store).exists():
@@ -107,8 +107,7 @@ def _reader(
         )
     settings = BackupSettings()
     keys = reading_keys_of(root, settings, identity=identity, verify_key=verify_key)
-    tell = _tell_aside if json else _tell_step
-    return StoreReader(shelf_of(root, settings, store), keys, tell)
+    return StoreReader(shelf_of(root, settings, store), keys, _telling(steps))
 
 
 @app.command("keys")
@@ -277,12 +276,14 @@ def drill(
     PostgreSQL's, all that it leads to is recovered too.
     """
     with _backups(root) as backups:
-        proved = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
+        steps = [] if json else None
+        now = datetime.now(UTC)
+        proved = backups.prove(run, now, _one_of(STORES, store), _telling(steps))
     sealed, proof, champions, reaches_at = proved
     if json:
         found = [one._asdict() for one in champions]
         told = {"run": sealed.manifest.run, "proof": proof, "champions": found}
-        print_json(told | {"log_reaches_at": reaches_at})
+        print_json(told | {"log_reaches_at": reaches_at, "steps": steps})
     elif proof.differences:
         for told in proof.differences:
             console.print(f"{sealed.manifest.run}: {told}", highlight=False, soft_wrap=True)
@@ -313,6 +314,14 @@ def export(
             help="with PostgreSQL's log from the run's base on, which leads to any moment since",
         ),
     ] = False,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before",
+            help="with the log: of the newest run whose base is from before a moment, such as "
+            "2026-11-29T08:30:00Z, so that it leads there; or latest",
+        ),
+    ] = None,
     store: AnyStoreName = "local",
     verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
@@ -321,8 +330,11 @@ def export(
 
     list, verify and restore take it as --store FILE.tar.
     """
+    if before is not None and not with_log:
+        raise typer.BadParameter("--before is for --with-log, without which no moment is reached")
+    moment = None if before is None else _moment(before)
     reader = _reader(root, store, verify_key=verify_key)
-    sealed = reader.export(run, to, with_log=with_log)
+    sealed = reader.export(run, to, with_log=with_log, before=moment)
     console.print(
         f"{sealed.manifest.run} is in {to}, {to.stat().st_size:,} bytes, encrypted. No key is in "
         "it: restoring needs backup_escrow_identity from the safe and backup_verify_key.",
@@ -518,16 +530,15 @@ def _live_restore(laptop: Laptop) -> "LiveRestore":
 
 
 def _tell_step(what: str, seconds: float | None) -> None:
-    console.print(_step(what, seconds), highlight=False, soft_wrap=True, markup=False)
-
-
-def _tell_aside(what: str, seconds: float | None) -> None:
-    typer.echo(_step(what, seconds), err=True)
-
-
-def _step(what: str, seconds: float | None) -> str:
     took = f"{seconds:7.1f} s" if seconds is not None else " " * 9
-    return f"{took}  {what}"
+    console.print(f"{took}  {what}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _telling(steps: list[dict[str, Any]] | None) -> "Tell":
+    """What shows steps, or adds them to a list for JSON."""
+    if steps is None:
+        return _tell_step
+    return lambda what, seconds: steps.append({"step": what, "seconds": seconds})
 
 
 @app.command("recover")
@@ -548,9 +559,10 @@ def recover(
     of the same major version here. No database is asked. A server of your own then runs on it.
     """
     until = _moment(to)
-    found = _reader(root, store, identity, verify_key, json=json).recover(until, into)
+    steps = [] if json else None
+    found = _reader(root, store, identity, verify_key, steps).recover(until, into)
     if json:
-        print_json(found._asdict() | {"folder": str(found.folder)})
+        print_json(found._asdict() | {"folder": str(found.folder), "steps": steps})
         return
     reaches = f"until {found.reaches_at.isoformat()}" if found.reaches_at else "to the end"
     console.print(
