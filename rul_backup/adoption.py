@@ -49,7 +49,9 @@ def adopt(
     here = [one.sha256 for one in there.values()]
     if here != [one.sha256 for one in line[: len(here)]] or len(here) >= len(line):
         return 0
-    log = wal.from_base(shelf, keys, run)
+    log, problem = wal.from_base(shelf, keys, run)
+    if problem:
+        raise StoreError(problem)
     stays = wal.leads_on(run, log)
     if stays:
         for noted in log:

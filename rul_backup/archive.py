@@ -24,10 +24,11 @@ from typing import BinaryIO, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from rul_backup import runs, wal
+from rul_backup import runs, telling, wal
 from rul_backup.runs import GONE, Sealed
 from rul_backup.stores import Shelf
 from rul_backup.streams import BLOCK_BYTES
+from rul_backup.telling import Tell
 from rul_core.errors import StoreError
 from rul_store import files
 
@@ -66,17 +67,20 @@ def export(
     target: Path,
     *,
     with_log: bool = False,
+    tell: Tell = telling.nobody,
 ) -> dict[str, int]:
     """Write a run and the chain that it stands in to a file, all of it or none.
 
-    The same run of the same store gives the same bytes, as long as the log is left out.
+    The same run of the same store gives the same bytes, as long as the log is left out. A damaged
+    manifest of another run is taken along as it is: whoever looks at the archive is told of it too.
 
     Args:
         store: Has the run.
         sealed: Which.
         keys: Of our signatures.
         target: The new file.
-        with_log: Also PostgreSQL's log from the run's base on, as far as the store has it.
+        with_log: Also PostgreSQL's log from the run's base on, as far as it leads.
+        tell: Told of damaged manifests, and why the log ends early.
 
     Returns:
         The bytes of each object in it.
@@ -87,13 +91,18 @@ def export(
     """
     if target.exists():
         raise StoreError(f"{target} is there already; name a file that is not")
-    known = runs.every(store, keys)
-    log = wal.from_base(store, keys, sealed) if with_log else []
+    line = runs.names(store)
+    known = runs.readable(store, line, keys, tell)
+    log, problem = wal.from_base(store, keys, sealed) if with_log else ([], None)
+    if problem:
+        reached = wal.reached(log)
+        until = f" (it leads until {reached.isoformat()})" if reached else ""
+        tell(f"the log ends before what is damaged{until}: {problem}", None)
     sizes = store.sizes()
     told = {README: _readme(sealed).encode(), RUN: f"{sealed.manifest.run}\n".encode()}
     names = [
-        *(one.object for one in known),
-        *(word for one in known if (word := f"{GONE}/{one.manifest.number:08d}") in sizes),
+        *line,
+        *(word for name in line if (word := f"{GONE}/{name.rpartition('/')[2]}") in sizes),
         *sorted(sealed.objects),
         *(name for noted in log for name in (noted.content, noted.object)),
     ]

@@ -19,13 +19,23 @@ import sqlalchemy as sa
 from pyrage import x25519
 from sqlalchemy.engine import make_url
 
-from rul_backup import fingerprints, golden, programs, redis_copy, scratch, snapshots, structure
+from rul_backup import (
+    fingerprints,
+    golden,
+    programs,
+    redis_copy,
+    scratch,
+    snapshots,
+    structure,
+    telling,
+)
 from rul_backup.golden import Golden
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.sealing import Sums, unseal
 from rul_backup.stores import Shelf
 from rul_backup.streams import BLOCK_BYTES
+from rul_backup.telling import Tell, timed
 from rul_core.errors import StoreError, Unavailable
 from rul_store import database, files
 from rul_store.database import begin, connect
@@ -54,6 +64,7 @@ def prove_databases(
     run: Sealed,
     identities: Sequence[x25519.Identity],
     folder: Path | None = None,
+    tell: Tell = telling.nobody,
 ) -> list[Restored]:
     """Restore every database of a run into a PostgreSQL of its own, and compare.
 
@@ -65,6 +76,7 @@ def prove_databases(
         identities: By which it is decrypted.
         folder: Where that PostgreSQL's data and the models lie meanwhile; the system's for
             temporary files unless given.
+        tell: Told of the steps.
 
     Raises:
         StoreError: The run has no database, it is damaged or of a newer version, there is too
@@ -77,7 +89,7 @@ def prove_databases(
     refuse_newer(run)
     drilled = [one for one in run.manifest.artefacts if one.kind in _DRILLED]
     files.require_room(scratch.place(folder), _needed_bytes(drilled), "the drill")
-    return [_prove(store, run, artefact, identities, folder) for artefact in kept]
+    return [_prove(store, run, artefact, identities, folder, tell) for artefact in kept]
 
 
 def prove_redis(
@@ -85,6 +97,7 @@ def prove_redis(
     run: Sealed,
     identities: Sequence[x25519.Identity],
     folder: Path | None = None,
+    tell: Tell = telling.nobody,
 ) -> list[Restored]:
     """Start a Redis from every copy of a run, for a moment; its data lie in the folder meanwhile.
 
@@ -101,6 +114,7 @@ def prove_redis(
             ):
                 redis_copy.count_keys(plain, room)
             found.append(Restored(time.monotonic() - started, ()))
+            tell(f"a Redis started from {artefact.name}", found[-1].seconds)
     return found
 
 
@@ -109,6 +123,7 @@ def prove_stack(
     run: Sealed,
     identities: Sequence[x25519.Identity],
     folder: Path | None = None,
+    tell: Tell = telling.nobody,
 ) -> list[Restored]:
     """Restore Dagster's database as the platform's, and read what else a stack had to its end.
 
@@ -117,6 +132,7 @@ def prove_stack(
         run: Which; it need not have any of a stack.
         identities: By which it is decrypted.
         folder: Where it lies meanwhile.
+        tell: Told of the steps.
 
     Raises:
         StoreError: Something is damaged, or ``pg_restore`` fails.
@@ -125,13 +141,14 @@ def prove_stack(
     found = []
     for artefact in run.manifest.artefacts:
         if artefact.kind is Kind.DAGSTER:
-            found.append(_prove(store, run, artefact, identities, folder))
+            found.append(_prove(store, run, artefact, identities, folder, tell))
         elif artefact.kind is Kind.STACK:
             started = time.monotonic()
             with opened(store, run, artefact, identities, folder) as plain:
                 told = structure.problem(artefact, plain)
             differences = (f"{artefact.name} {told}",) if told else ()
             found.append(Restored(time.monotonic() - started, differences))
+            tell(f"{artefact.name} read to its end", found[-1].seconds)
     return found
 
 
@@ -141,18 +158,24 @@ def _prove(
     artefact: Artefact,
     identities: Sequence[x25519.Identity],
     folder: Path | None,
+    tell: Tell,
 ) -> Restored:
     started = time.monotonic()
     with scratch.server(artefact.facts["server"], folder) as url:
-        restore_database(store, run, artefact, url, identities)
+        tell(f"a server made for {artefact.name}", time.monotonic() - started)
+        what = f"{artefact.name} restored"
+        timed(tell, what, lambda: restore_database(store, run, artefact, url, identities))
         engine = connect(url)
         try:
-            with begin(engine) as connection:
-                found = fingerprints.of_database(connection)
+            what = f"{artefact.name} compared"
+            found = timed(tell, what, lambda: fingerprints.of_address(url))
             told = fingerprints.differences(artefact.facts, found)
             tried = []
             if artefact.name == snapshots.DATABASE and not told:
-                tried = _try_champions(store, run, engine, identities, folder)
+                what = "models brought and champions tried"
+                tried = timed(
+                    tell, what, lambda: _try_champions(store, run, engine, identities, folder)
+                )
         finally:
             engine.dispose()
     told += [
@@ -307,6 +330,7 @@ def restore_files(
     identities: Sequence[x25519.Identity],
     kinds: Collection[Kind] = OF_THE_PLATFORM,
     then: Callable[[], None] = lambda: None,
+    tell: Tell = telling.nobody,
 ) -> None:
     """Bring the files of a run back into a new folder, all of them or none.
 
@@ -321,6 +345,7 @@ def restore_files(
         identities: By which it is decrypted.
         kinds: Of it alone.
         then: Done once all files are seen to be whole; where it fails there is no folder.
+        tell: Told of each thing that is brought.
 
     Raises:
         StoreError: The folder is there already, there is too little room, or something is damaged.
@@ -330,6 +355,7 @@ def restore_files(
         for artefact in run.manifest.artefacts:
             if artefact.kind not in kinds:
                 continue
+            started = time.monotonic()
             if artefact.kind in {Kind.REDIS, Kind.DAGSTER}:
                 with (
                     opened(store, run, artefact, identities, into.parent) as plain,
@@ -338,6 +364,7 @@ def restore_files(
                     shutil.copyfileobj(plain, file)
             else:
                 _unpack(store, run, artefact, identities, folder)
+            tell(f"{artefact.name} brought", time.monotonic() - started)
         then()
 
 

@@ -24,6 +24,7 @@ from rul_backup import (
     runs,
     snapshots,
     stack,
+    telling,
     wal,
 )
 from rul_backup.archiving import Archiver
@@ -52,6 +53,7 @@ from rul_backup.retention import Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import Shelf
 from rul_backup.streams import Pace
+from rul_backup.telling import Tell
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows, database
@@ -122,11 +124,15 @@ class Backups:
         }
         return tuple(kind for kind in Kind if kind not in left_out)
 
-    def make(self, now: datetime) -> Sealed:
+    def make(self, now: datetime, *, before_restore_of: str = "") -> Sealed:
         """Keep all that the platform has.
 
         What the container stack itself has is no reason to keep nothing: where it cannot be kept,
         ``left_out`` says why.
+
+        Args:
+            now: When it begins.
+            before_restore_of: The run that is about to take the place of it all, where one is.
 
         Raises:
             StoreError: There is too little room, or something cannot be read or written; then there
@@ -134,7 +140,7 @@ class Backups:
             SettingsError: A key or program is missing.
             Unavailable: PostgreSQL or Redis does not answer.
         """
-        run, self.left_out = self.begin(now), {}
+        run, self.left_out = self.begin(now, before_restore_of=before_restore_of), {}
         for kind in self.kinds:
             try:
                 self.keep(run, kind)
@@ -144,8 +150,8 @@ class Backups:
                 self.left_out[kind] = str(error)
         return self.seal(run)
 
-    def begin(self, now: datetime) -> Run:
-        """A new run, for which there is room.
+    def begin(self, now: datetime, *, before_restore_of: str = "") -> Run:
+        """A new run, for which there is room; see ``make``.
 
         Raises:
             StoreError: There is too little.
@@ -154,7 +160,7 @@ class Backups:
         """
         maker = self._maker()
         self._refuse_where_it_does_not_fit()
-        return Run(self.store, maker, now, self._pace)
+        return Run(self.store, maker, now, self._pace, before_restore_of=before_restore_of)
 
     def keep(self, run: Run, kind: Kind) -> Artefact:
         """Keep one thing.
@@ -299,7 +305,13 @@ class Backups:
         known = backup_rows.known(self._engine, store)
         return self._reader(store).verify(level, now, known)
 
-    def prove(self, run: str | None, now: datetime, store: str = LOCAL) -> Proved:
+    def prove(
+        self,
+        run: str | None,
+        now: datetime,
+        store: str = LOCAL,
+        tell: Tell = telling.nobody,
+    ) -> Proved:
         """Restore a run where nothing is lost by it, compare, and write down what was found.
 
         Where it promises a base, all that the log leads to is recovered too.
@@ -308,6 +320,7 @@ class Backups:
             run: Which; the newest unless given.
             now: The moment of the drill.
             store: From which store alone.
+            tell: Told of the steps.
 
         Raises:
             StoreError: There is no such run, or it cannot be restored at all.
@@ -315,7 +328,7 @@ class Backups:
         sealed, shelf = self.find(run, store), self.shelf(store)
         started = time.monotonic()
         try:
-            found, reaches_at = self._tried(sealed, shelf)
+            found, reaches_at = self._tried(sealed, shelf, tell)
         except Unavailable:
             raise
         except StoreError as error:  # told as a drill that failed, or the last that passed stands
@@ -329,17 +342,19 @@ class Backups:
         champions = tuple(each for one in found for each in one.champions)
         return Proved(sealed, proof, champions, reaches_at)
 
-    def _tried(self, sealed: Sealed, shelf: Shelf) -> tuple[list[Restored], datetime | None]:
+    def _tried(
+        self, sealed: Sealed, shelf: Shelf, tell: Tell
+    ) -> tuple[list[Restored], datetime | None]:
         """All that a drill tries of a run, and until when the log leads."""
         identities, folder = self._identities(), self._settings.backup_scratch
-        found = drill.prove_databases(shelf, sealed, identities, folder)
-        found += drill.prove_redis(shelf, sealed, identities, folder)
-        found += drill.prove_stack(shelf, sealed, identities, folder)
+        found = drill.prove_databases(shelf, sealed, identities, folder, tell)
+        found += drill.prove_redis(shelf, sealed, identities, folder, tell)
+        found += drill.prove_stack(shelf, sealed, identities, folder, tell)
         reaches_at, verify_keys = None, self._verify_keys()
         if snapshots.base_of(sealed) and recovery.has_log(shelf, verify_keys):
             name = self._engine.url.database or ""
             recovered, reaches_at = recovery.prove(
-                shelf, verify_keys, identities, sealed, name, folder
+                shelf, verify_keys, identities, sealed, name, folder, tell
             )
             found.append(recovered)
         return found, reaches_at

@@ -25,9 +25,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -42,6 +42,7 @@ from rul_backup import drill, fingerprints, golden, recovery, snapshots, swappin
 from rul_backup.manifest import Artefact, Kind
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
+from rul_backup.telling import Result, Tell, timed
 from rul_core.errors import RulError, StoreError
 from rul_store import champions, database, files, states
 from rul_store.cache import connect_redis
@@ -49,12 +50,13 @@ from rul_store.database import VERSION_TABLE, begin, connect
 from rul_store.provisioning import MAINTENANCE
 
 JOURNAL, LOCK = ".restoring.json", ".restoring.lock"
+LATEST = "latest"
+"""Instead of a moment: all there is."""
 _LONGEST_NAME, _RUN = 63, r"\d{8}t\d{6}z-[0-9a-f]{6}"
 _BEFORE, _BESIDE = "_before_", "_restoring"
 _PREFIX_LENGTH = _LONGEST_NAME - len(_BEFORE) - len("20260101t000000z-000000")
 _ENDING_SECONDS = 0.1
 _REDIS_SECONDS = 10.0
-Result = TypeVar("Result")
 _quote = postgresql.dialect().identifier_preparer.quote
 
 
@@ -92,6 +94,14 @@ class Asked(NamedTuple):
     identities: Sequence[x25519.Identity]
     moment: Moment | None = None
 
+    @property
+    def to(self) -> str:
+        """The moment as the journal has it: the same text for the same one, in whatever zone."""
+        if self.moment is None:
+            return ""
+        until = self.moment.until
+        return until.astimezone(UTC).isoformat() if until else LATEST
+
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """How far a restore came."""
@@ -104,6 +114,13 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     is_ready: bool = False
     leaving: dict[str, list[str]] = {}
     """Files and bundles that the run does not have, and that go aside."""
+    to: str = ""
+    """The moment that was asked for, or ``latest``; empty where the database is the run's."""
+
+    @property
+    def options(self) -> str:
+        """Of the command that lets it go on."""
+        return f"--run {self.run}" + (f" --to {self.to}" if self.to else "")
 
 
 def interrupted(root: Path) -> Journal | None:
@@ -128,16 +145,15 @@ class LiveRestore:
 
     Args:
         platform: Which.
-        keep: Makes a backup of what is there now.
-        tell: Told of each step when it is done: what, and the seconds that it took; and, without
-            seconds, of what else is worth knowing.
+        keep: Makes a backup of what is there now, before the restore of the run that it is told.
+        tell: Told of each step, and of what else is worth knowing.
     """
 
     def __init__(
         self,
         platform: Platform,
-        keep: Callable[[], Sealed],
-        tell: Callable[[str, float | None], None],
+        keep: Callable[[str], Sealed],
+        tell: Tell,
     ) -> None:
         self._platform, self._keep, self._tell = platform, keep, tell
         self._root = platform.root
@@ -185,7 +201,7 @@ class LiveRestore:
             if journal is not None and journal.is_ready:
                 raise StoreError(
                     f"a restore of {journal.run} was interrupted on its way to the end; let "
-                    f"`rul backup restore --over-live --run {journal.run}` go on first"
+                    f"`rul backup restore --over-live {journal.options}` go on first"
                 )
             # The databases last: while one is there nobody restores that run again, whose files
             # would come upon those that are still aside.
@@ -203,9 +219,11 @@ class LiveRestore:
     # --- before anything that lives is touched
     def _refuse(self, asked: Asked, journal: Journal | None) -> None:
         told = asked.run.manifest
-        if journal is not None and journal.sha256 != asked.run.sha256:
+        if journal is not None and (journal.sha256, journal.to) != (asked.run.sha256, asked.to):
             raise StoreError(
-                f"a restore of {journal.run} was interrupted; let it go on (--run {journal.run})"
+                f"a restore of {journal.run} was interrupted, and another is asked for "
+                f"(--run {told.run}{f' --to {asked.to}' if asked.to else ''}); let the first go on "
+                f"({journal.options})"
                 + ("" if journal.is_ready else ", or forget it (`rul backup restore --forget`)")
             )
         if self._platform.system not in (None, told.system):
@@ -225,7 +243,7 @@ class LiveRestore:
 
     def _prepare(self, asked: Asked, *, despite_golden: bool) -> Journal:
         told = asked.run.manifest
-        journal = Journal(run=told.run, sha256=asked.run.sha256)
+        journal = Journal(run=told.run, sha256=asked.run.sha256, to=asked.to)
         self._write(journal)
         try:
             # Anew after a kill too: the platform has lived on since.
@@ -243,11 +261,12 @@ class LiveRestore:
                     raise StoreError(
                         f"the champion of fleet {found.fleet} does not answer as it did: "
                         f"{found.told}; restore another run, or this one all the same with "
-                        "--despite-golden"
+                        f"{journal.options} --despite-golden"
                     )
         except BaseException:
             with suppress(RulError):  # the journal stays where its database cannot be removed
                 self._clear()
+            self._tell(f"what lives is as it was; {journal.options} asks for the same again", None)
             raise
         journal = msgspec.structs.replace(
             journal, is_ready=True, leaving=swapping.leaving(self._root)
@@ -259,8 +278,9 @@ class LiveRestore:
         if self._is_new():
             self._tell("nothing is here yet, so no backup of it is made", None)
             return journal
-        kept = self._timed("what is here now kept", self._keep).manifest.run
-        self._tell(f"that is the run {kept}", None)
+        sealed = self._timed("what is here now kept", lambda: self._keep(journal.run))
+        kept = sealed.manifest.run
+        self._tell(f"that is the run {kept}; it comes back where it is named (--run {kept})", None)
         journal = msgspec.structs.replace(journal, safety_run=kept)
         self._write(journal)
         return journal
@@ -312,7 +332,7 @@ class LiveRestore:
         """Bring the database back by its log, and copy it: the live server's own log goes on."""
         started = time.monotonic()
         with recovery.served(
-            asked.shelf, moment.keys, asked.identities, moment.until, moment.folder
+            asked.shelf, moment.keys, asked.identities, moment.until, moment.folder, self._tell
         ) as served:
             found = served.recovered
             self._tell("the server recovered by its log", time.monotonic() - started)
@@ -429,10 +449,7 @@ class LiveRestore:
         files.write_json(self._root / JOURNAL, journal)
 
     def _timed(self, what: str, step: Callable[[], Result]) -> Result:
-        started = time.monotonic()
-        result = step()
-        self._tell(what, time.monotonic() - started)
-        return result
+        return timed(self._tell, what, step)
 
 
 def _prefix_of(name: str) -> str:

@@ -88,6 +88,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     artefacts: tuple[Artefact, ...]
     log: tuple[LogHead, ...] = ()
     """Of every cluster that the store has a log of, when the run was sealed."""
+    made_before_restore_of: str = ""
+    """The run that was about to take the place of what this one has; empty for ordinary ones. An
+    older version reads over it."""
 
 
 def sha256_of(content: bytes) -> str:

@@ -5,6 +5,7 @@ a store has, by its files and keys alone. What does not: whatever is written dow
 database (``keeping``), restoring over what lives (``live``).
 """
 
+import time
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, SecretStr
 
-from rul_backup import archive, drill, keys, recovery, runs, wal
+from rul_backup import archive, drill, keys, recovery, runs, telling, wal
 from rul_backup import verification as checks
 from rul_backup.archive import Archive
 from rul_backup.live import Asked, Moment
@@ -21,6 +22,7 @@ from rul_backup.recovery import Recovered
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore, Shelf
+from rul_backup.telling import Tell
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
@@ -108,28 +110,34 @@ class StoreReader:
     Args:
         shelf: The store.
         reading_keys: To it.
+        tell: Told of the steps, of what is chosen, and of what is passed over.
     """
 
-    def __init__(self, shelf: Shelf, reading_keys: ReadingKeys) -> None:
-        self.shelf, self._keys = shelf, reading_keys
+    def __init__(
+        self, shelf: Shelf, reading_keys: ReadingKeys, tell: Tell = telling.nobody
+    ) -> None:
+        self.shelf, self._keys, self._tell = shelf, reading_keys, tell
         self._only = shelf.run if isinstance(shelf, Archive) else None
 
     def there(self) -> list[Sealed]:
         """The runs that it has, the oldest first; an archive has one.
 
         Raises:
-            StoreError: A manifest is damaged; names it.
+            StoreError: A manifest is damaged, in an archive that of its run; names it.
         """
-        return [
-            sealed
-            for sealed in runs.there(self.shelf, self._keys.verify_keys())
-            if self._only in (None, sealed.manifest.run)
-        ]
+        if self._only is not None:
+            return [self.find(self._only)]
+        return runs.there(self.shelf, self._keys.verify_keys())
 
-    def find(self, run: str | None) -> Sealed:
+    def find(self, run: str | None, *, to_restore: bool = False) -> Sealed:
         """A run by its name or number (``7`` or ``manifests/00000007``), or the newest.
 
         It is found also where manifests of others are damaged.
+
+        Args:
+            run: Its name or number.
+            to_restore: The newest is not one that was made before a restore: what it has was to be
+                got rid of, and that restore may have failed. Each that is passed over is told.
 
         Raises:
             StoreError: There is none, or its manifest is damaged; names it.
@@ -151,9 +159,15 @@ class StoreReader:
             told = sealed.manifest
             if self._only not in (None, told.run):
                 continue
+            if wanted is None and to_restore and self._passes_over(sealed):
+                continue
             if wanted in (None, told.run) or _number(wanted) == told.number:
                 return sealed
             newest = newest or f"; the newest is {told.run} (`rul backup list`)"
+        if wanted is None:
+            raise StoreError(
+                f"{self.shelf} has no runs but such as were made before restores; name one (--run)"
+            )
         raise StoreError(f"{self.shelf} has no run {wanted!r}{newest}{damaged}")
 
     def verify(
@@ -176,10 +190,16 @@ class StoreReader:
         Models of a moment are of the first run after it, which has all that there were; or the
         newest, where there is none yet.
         """
-        sealed = self.find(run)
+        after = None
         if run is None and moment is not None and moment.until is not None:
-            after = [one for one in self.there() if one.manifest.started_at >= moment.until]
-            sealed = after[0] if after else sealed
+            # Also one that was made before a restore: the moment is of before that too.
+            until = moment.until
+            after = next(
+                (one for one in self._readable() if one.manifest.started_at >= until), None
+            )
+        sealed = after or self.find(run, to_restore=True)
+        what = "restores" if moment is None else "models and fleets come from"
+        self._tell(f"{what} the run {_named(sealed)}", None)
         return Asked(self.shelf, sealed, self._keys.identities(), moment)
 
     def moment(self, until: datetime | None, folder: Path | None) -> Moment:
@@ -190,20 +210,27 @@ class StoreReader:
         """Bring a run back: its database into an empty one, all else into a new folder.
 
         Raises:
-            StoreError: There is no such run, a target is not empty, there is too little room for
-                the files, or the run is damaged. A database is restored wholly or not at all.
+            StoreError: There is no such run, it is of a newer version, a target is not empty, there
+                is too little room for the files, or the run is damaged. A database is restored
+                wholly or not at all.
         """
-        sealed, identities = self.find(run), self._keys.identities()
+        sealed, identities = self.find(run, to_restore=True), self._keys.identities()
+        self._tell(f"restores the run {_named(sealed)}", None)
+        drill.refuse_newer(sealed)
         drill.refuse_files(sealed, into)
         drill.refuse_content(url)
 
         def restore_databases() -> None:
             for artefact in sealed.manifest.artefacts:
                 if artefact.kind is Kind.POSTGRES:
+                    started = time.monotonic()
                     drill.restore_database(self.shelf, sealed, artefact, url, identities)
+                    self._tell(f"{artefact.name} restored", time.monotonic() - started)
 
         # In this order, so that damaged files leave the database as empty as it was.
-        drill.restore_files(self.shelf, sealed, into, identities, then=restore_databases)
+        drill.restore_files(
+            self.shelf, sealed, into, identities, then=restore_databases, tell=self._tell
+        )
         return sealed
 
     def restore_stack(self, run: str | None, into: Path) -> Sealed | None:
@@ -218,19 +245,28 @@ class StoreReader:
             StoreError: There is no such run, the folder is there, there is too little room, or
                 something is damaged; then there is no folder.
         """
-        sealed = self.find(run)
+        sealed = self.find(run, to_restore=True)
         if not any(one.kind in drill.OF_THE_STACK for one in sealed.manifest.artefacts):
             return None
         identities = self._keys.identities()
-        drill.restore_files(self.shelf, sealed, into, identities, drill.OF_THE_STACK)
+        drill.restore_files(
+            self.shelf, sealed, into, identities, drill.OF_THE_STACK, tell=self._tell
+        )
         return sealed
 
     def recover(self, until: datetime | None, into: Path) -> Recovered:
         """Bring PostgreSQL's data folder back as it was at a moment; see ``recovery.recover``."""
         verify_keys, identities = self._keys.verify_keys(), self._keys.identities()
-        return recovery.recover(self.shelf, verify_keys, identities, until, into)
+        return recovery.recover(self.shelf, verify_keys, identities, until, into, tell=self._tell)
 
-    def export(self, run: str | None, target: Path, *, with_log: bool = False) -> Sealed:
+    def export(
+        self,
+        run: str | None,
+        target: Path,
+        *,
+        with_log: bool = False,
+        before: datetime | None = None,
+    ) -> Sealed:
         """Write a run, with all that restoring it needs but for the keys, to one new file.
 
         Args:
@@ -238,28 +274,88 @@ class StoreReader:
             target: The file.
             with_log: Also PostgreSQL's log from the run's base on; unless a run is given, of the
                 newest for which it is there.
+            before: The base is of before this moment, so that the log leads to it.
 
         Raises:
             StoreError: There is no such run, the file is there, there is too little room, or
                 something is damaged; then there is no file.
         """
-        sealed = self._with_log(run) if with_log else self.find(run)
-        archive.export(self.shelf, sealed, self._keys.verify_keys(), target, with_log=with_log)
+        sealed = self._with_log(run, before) if with_log else self.find(run, to_restore=True)
+        archive.export(
+            self.shelf,
+            sealed,
+            self._keys.verify_keys(),
+            target,
+            with_log=with_log,
+            tell=self._tell,
+        )
         return sealed
 
-    def _with_log(self, run: str | None) -> Sealed:
+    def _readable(self) -> list[Sealed]:
+        """The runs that it has, the oldest first, but for those whose manifests are damaged."""
+        keys = self._keys.verify_keys()
+        found = runs.readable(self.shelf, runs.names_there(self.shelf), keys, self._tell)
+        return [one for one in found if self._only in (None, one.manifest.run)]
+
+    def _with_log(self, run: str | None, before: datetime | None) -> Sealed:
         """The run of a name, or the newest, from whose base the log leads on."""
         keys = self._keys.verify_keys()
-        asked = [self.find(run)] if run is not None else [*reversed(self.there())]
+        asked = [self.find(run)] if run is not None else [*reversed(self._readable())]
+        logs: dict[wal.Start, tuple[list[wal.Noted], str | None]] = {}  # runs of a day have one
         for sealed in asked:
-            log = wal.from_base(self.shelf, keys, sealed)
-            if log and wal.leads_on(sealed, log):
+            start = next(iter(wal.starts([sealed])), None)
+            if start is None or (before is not None and start.ended_at > before):
+                continue
+            if run is None and self._passes_over(sealed):
+                continue
+            if start not in logs:
+                logs[start] = wal.from_base(self.shelf, keys, sealed)
+            log, problem = logs[start]
+            # By its name it is meant also where the log does not lead as far as it knows of it.
+            if wal.leads_on(sealed, log) or (
+                run is not None and problem and start.segment in (one.segment for one in log)
+            ):
                 return sealed
+        if before is not None and (earliest := self._earliest()) is not None:
+            which = f"base of {run}" if run is not None else "base"
+            raise StoreError(
+                f"{self.shelf} has no {which} from before {before.isoformat()} from which the log "
+                f"leads on; the earliest moment is {earliest.isoformat()}"
+            )
+        problems = "".join(f"; {problem}" for _, problem in logs.values() if problem)
         which = f"the base of {run}" if run is not None else "any base"
         raise StoreError(
-            f"{self.shelf} has no log that leads on from {which}; export without the log, or name "
-            "a run whose base it has (`rul backup archive` seals the log)"
+            f"{self.shelf} has no log that leads on from {which}{problems}; export without the "
+            "log, or name a run whose base it has (`rul backup archive` seals the log)"
         )
+
+    def _earliest(self) -> datetime | None:
+        """The first moment to which bases and the log lead; none where none does."""
+        noted = {*wal.names(self.shelf)}
+        return min(
+            (
+                start.ended_at
+                for start in wal.starts(self._readable())
+                if wal.note_of(start.cluster, str(start.segment)) in noted
+            ),
+            default=None,
+        )
+
+    def _passes_over(self, sealed: Sealed) -> bool:
+        """Whether nobody who names no run means this one; tells why."""
+        told = sealed.manifest
+        if told.made_before_restore_of:
+            self._tell(
+                f"the run {told.run} was made before a restore of {told.made_before_restore_of}, "
+                f"and is passed over (--run {told.run} names it)",
+                None,
+            )
+        return bool(told.made_before_restore_of)
+
+
+def _named(sealed: Sealed) -> str:
+    told = sealed.manifest
+    return f"{told.run}, number {told.number}, of {told.started_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _number(run: str | None) -> int | None:

@@ -21,11 +21,12 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
-from rul_backup import drill, fingerprints, programs, runs, scratch, snapshots, wal
+from rul_backup import drill, fingerprints, programs, runs, scratch, snapshots, telling, wal
 from rul_backup.drill import Restored
 from rul_backup.manifest import Artefact
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
+from rul_backup.telling import Tell, timed
 from rul_backup.wal import Noted, Segment
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
@@ -98,7 +99,12 @@ class Way(NamedTuple):
         return next(one.segment for one in reversed(self.segments) if one.segment)
 
 
-def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None) -> Way:
+def find(
+    shelf: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    until: datetime | None,
+    tell: Tell = telling.nobody,
+) -> Way:
     """The base and the segments that lead to a moment.
 
     The newest base is taken whose own segment is archived: of one that was kept a moment ago it is
@@ -108,6 +114,7 @@ def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None)
         shelf: Has them.
         keys: Of our signatures.
         until: The moment; as far as possible unless given.
+        tell: Told of runs whose manifests are damaged: the others' bases do as well.
 
     Raises:
         StoreError: No base is from before it, segments are missing or damaged, or it is after what
@@ -116,7 +123,7 @@ def find(shelf: Shelf, keys: Sequence[Ed25519PublicKey], until: datetime | None)
     objects = shelf.sizes(f"{runs.RUNS}/")
     bases = [
         (sealed, base)
-        for sealed in runs.there(shelf, keys)
+        for sealed in runs.readable(shelf, runs.names_there(shelf), keys, tell)
         if (base := snapshots.base_of(sealed)) is not None
         and sealed.object_of(base) in objects  # an archive has those of its run alone
     ]
@@ -158,10 +165,11 @@ def has_log(shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> bool:
     """Whether the log of any base that is promised has been archived yet.
 
     Raises:
-        StoreError: A manifest is damaged; names it.
+        Unavailable: The store does not answer.
     """
     archived = {*shelf.sizes(f"{wal.WAL}/")}
-    bases = (snapshots.base_of(sealed) for sealed in runs.there(shelf, keys))
+    there = runs.readable(shelf, runs.names_there(shelf), keys)
+    bases = (snapshots.base_of(sealed) for sealed in there)
     return any(base and _first_note(base) in archived for base in bases)
 
 
@@ -200,6 +208,7 @@ def recover(
     into: Path,
     *,
     timeout_seconds: int = TIMEOUT_SECONDS,
+    tell: Tell = telling.nobody,
 ) -> Recovered:
     """Bring PostgreSQL's data folder back as it was at a moment, all of it or nothing.
 
@@ -213,6 +222,7 @@ def recover(
         until: The moment; as far as possible unless given.
         into: A folder that is not there.
         timeout_seconds: For replaying.
+        tell: Told of the steps, and of damaged manifests that are passed over.
 
     Raises:
         StoreError: The folder is there, nothing leads to the moment, there is too little room for
@@ -221,18 +231,17 @@ def recover(
     """
     if into.exists():
         raise StoreError(f"{into} is there already; name a folder that is not, to recover into")
-    way = find(shelf, keys, until)
+    way = find(shelf, keys, until, tell)
     binaries = programs.servers_folder(way.base.facts["server"])
     files.require_room(into.absolute().parent, _needed_bytes(way), f"recovering into {into.name}")
     with files.publishing(into.absolute()) as data:
         data.chmod(0o700)
-        _bring_base(shelf, way, data, identities)
+        timed(tell, "the base brought", lambda: _bring_base(shelf, way, data, identities))
         held = data / _HELD
-        held.mkdir()
-        for noted in (*way.histories, *way.segments):
-            with (held / noted.note.segment).open("wb") as file:
-                drill.bring(shelf, noted.content, noted.note.sums, file, identities)
-        last = _replay(binaries, data, held, way, timeout_seconds)
+        timed(tell, "its log brought", lambda: _bring_log(shelf, way, held, identities))
+        last = timed(
+            tell, "the log replayed", lambda: _replay(binaries, data, held, way, timeout_seconds)
+        )
         shutil.rmtree(held)
         (data / "postmaster.opts").unlink()  # of this server; pg_ctl restart would repeat it
     return Recovered(into, way.sealed.manifest.run, way.reaches_at, last, len(way.segments))
@@ -252,6 +261,7 @@ def prove(
     run: Sealed,
     database: str,
     folder: Path | None = None,
+    tell: Tell = telling.nobody,
 ) -> tuple[Restored, datetime | None]:
     """Recover all that the log leads to, read all of a database, and see that nothing was lost.
 
@@ -265,6 +275,7 @@ def prove(
         run: Of before, which kept the database too.
         database: Its name.
         folder: Where it is recovered; the system's folder for such unless given.
+        tell: Told of the steps, and of damaged manifests that are passed over.
 
     Returns:
         What was found, and until when all that was committed is in it; that is unknown where it
@@ -276,9 +287,10 @@ def prove(
     """
     started, reaches_at, told = time.monotonic(), None, []
     try:
-        with served(shelf, keys, identities, None, folder) as server:
-            reaches_at = server.recovered.reaches_at
-            found = fingerprints.of_address(server.url(database))["tables"]
+        with served(shelf, keys, identities, None, folder, tell) as server:
+            reaches_at, url = server.recovered.reaches_at, server.url(database)
+            what = "what the log leads to read to its end"
+            found = timed(tell, what, lambda: fingerprints.of_address(url))["tables"]
         if reaches_at and reaches_at >= run.manifest.started_at:
             told = _lost(run, found)
     except Unavailable:
@@ -312,6 +324,7 @@ def served(
     identities: Sequence[x25519.Identity],
     until: datetime | None,
     folder: Path | None = None,
+    tell: Tell = telling.nobody,
 ) -> Generator[Served]:
     """PostgreSQL as it was at a moment, for as long as somebody looks; gone afterwards.
 
@@ -321,6 +334,7 @@ def served(
         identities: By which they are decrypted.
         until: The moment; as far as possible unless given.
         folder: Where its data lie meanwhile; the system's folder for such unless given.
+        tell: Told of the steps, and of damaged manifests that are passed over.
 
     Raises:
         StoreError: See ``recover``; or the server does not start.
@@ -328,7 +342,7 @@ def served(
     """
     with scratch.room(folder) as home, scratch.room() as sockets:  # whose names must be short
         data, log, hba = (home / name for name in ("data", "log", "pg_hba.conf"))
-        found = recover(shelf, keys, identities, until, data)
+        found = recover(shelf, keys, identities, until, data, tell=tell)
         hba.write_text("local all all trust\n")
         log.touch()
         give_to_nobody(home, log, hba, sockets)
@@ -348,6 +362,13 @@ def _bring_base(shelf: Shelf, way: Way, data: Path, identities: Sequence[x25519.
         plain.seek(0)
         with tarfile.open(fileobj=plain) as archive:
             archive.extractall(data, filter="data")
+
+
+def _bring_log(shelf: Shelf, way: Way, held: Path, identities: Sequence[x25519.Identity]) -> None:
+    held.mkdir()
+    for noted in (*way.histories, *way.segments):
+        with (held / noted.note.segment).open("wb") as file:
+            drill.bring(shelf, noted.content, noted.note.sums, file, identities)
 
 
 def _replay(binaries: Path, data: Path, held: Path, way: Way, timeout_seconds: int) -> str:

@@ -22,10 +22,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
+from rul_backup import telling
 from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.sealing import SUFFIX, seal
 from rul_backup.stores import Shelf, Store, each, each_or_why
 from rul_backup.streams import Pace, Paced, Readable
+from rul_backup.telling import Tell
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
@@ -87,11 +89,20 @@ class Run:
         maker: Who.
         now: When it began.
         pace: How fast whatever it keeps is read; it never rests unless given.
+        before_restore_of: The run that takes the place of what is kept, where one does.
     """
 
-    def __init__(self, store: Store, maker: Maker, now: datetime, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        maker: Maker,
+        now: datetime,
+        pace: Pace | None = None,
+        *,
+        before_restore_of: str = "",
+    ) -> None:
         self._store, self._maker, self.started_at = store, maker, now
-        self.pace = pace or Pace()
+        self.pace, self._before_restore_of = pace or Pace(), before_restore_of
         self.name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self._artefacts: list[Artefact] = []
         self._sealed: Sealed | None = None
@@ -169,6 +180,7 @@ class Run:
                 recipients=tuple(map(str, self._maker.recipients)),
                 artefacts=tuple(self._artefacts),
                 log=tuple(log),
+                made_before_restore_of=self._before_restore_of,
             )
             if before and before.manifest.system != manifest.system:
                 raise StoreError(
@@ -226,14 +238,30 @@ def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     return _read_each(store, names_there(store), keys)
 
 
-def readable(store: Shelf, asked: Sequence[str], keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
+def readable(
+    store: Shelf,
+    asked: Sequence[str],
+    keys: Sequence[Ed25519PublicKey],
+    tell: Tell = telling.nobody,
+) -> list[Sealed]:
     """Those of some manifests that are whole; a damaged one is left to whoever verifies.
+
+    Args:
+        store: Has them.
+        asked: Their names.
+        keys: Of our signatures.
+        tell: Told of each that is damaged.
 
     Raises:
         Unavailable: The store does not answer.
     """
-    found = each_or_why(lambda name: read(store, name, keys), asked)
-    return [one for one in found if not isinstance(one, StoreError)]
+    whole = []
+    for one in each_or_why(lambda name: read(store, name, keys), asked):
+        if isinstance(one, StoreError):
+            tell(f"passed over: {one}", None)
+        else:
+            whole.append(one)
+    return whole
 
 
 def names(store: Shelf) -> list[str]:

@@ -205,10 +205,10 @@ def names(store: Shelf, cluster: str | None = None) -> list[str]:
     return sorted(name for name in found if name.endswith(NOTE) and is_name(name))
 
 
-def notes(
+def following(
     store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str, since: str = ""
-) -> list[Noted]:
-    """The notes of a cluster, in order.
+) -> Iterator[Noted]:
+    """The notes of a cluster, in order, one after another: what comes later need not be whole.
 
     Args:
         store: Has them.
@@ -219,13 +219,6 @@ def notes(
     Raises:
         StoreError: One is damaged, or does not follow the one before it; names it.
     """
-    return list(following(store, keys, cluster, since))
-
-
-def following(
-    store: Shelf, keys: Sequence[Ed25519PublicKey], cluster: str, since: str = ""
-) -> Iterator[Noted]:
-    """As ``notes``, one after another: what comes after a moment need not be whole."""
     first = note_of(cluster, since)
     wanted = [name for name in names(store, cluster) if not since or name >= first]
     parts = (wanted[at : at + _AT_ONCE] for at in range(0, len(wanted), _AT_ONCE))
@@ -257,21 +250,32 @@ def histories(
     return each(lambda name: read(store, name, keys), wanted)
 
 
-def from_base(store: Shelf, keys: Sequence[Ed25519PublicKey], run: Sealed) -> list[Noted]:
+def from_base(
+    store: Shelf, keys: Sequence[Ed25519PublicKey], run: Sealed
+) -> tuple[list[Noted], str | None]:
     """The notes that lead on from the base that a run promises, in order; none without a base.
 
+    Returns:
+        As far as they lead, and why they end there: a note is damaged, or does not follow the one
+        before it; none where they lead to the newest.
+
     Raises:
-        StoreError: One is damaged, or does not follow the one before it; names it.
+        StoreError: The history of a timeline of before the base is damaged; names it.
+        Unavailable: The store does not answer.
     """
-    found = {
-        noted.object: noted
-        for start in starts([run])
-        for noted in (
-            *histories(store, keys, start.cluster),
-            *notes(store, keys, start.cluster, since=str(start.segment)),
-        )
-    }
-    return [found[name] for name in sorted(found)]
+    found: dict[str, Noted] = {}
+    problem = None
+    for start in starts([run]):
+        for noted in histories(store, keys, start.cluster, start.segment.timeline):
+            found[noted.object] = noted
+        try:
+            for noted in following(store, keys, start.cluster, since=str(start.segment)):
+                found[noted.object] = noted
+        except Unavailable:
+            raise
+        except StoreError as error:
+            problem = str(error)
+    return [found[name] for name in sorted(found)], problem
 
 
 def leads_on(run: Sealed, log: Iterable[Noted]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from rul_backup.live import LiveRestore
     from rul_backup.reading import StoreReader
     from rul_backup.runs import Sealed
+    from rul_backup.telling import Tell
 
 app = typer.Typer(
     no_args_is_help=True, help="Backups: made, looked at, proved by restoring, let go."
@@ -91,9 +92,13 @@ def _backups(root: Path) -> Generator["Backups"]:
 
 
 def _reader(
-    root: Path, store: str, identity: Path | None = None, verify_key: Path | None = None
+    root: Path,
+    store: str,
+    identity: Path | None = None,
+    verify_key: Path | None = None,
+    steps: list[dict[str, Any]] | None = None,
 ) -> "StoreReader":
-    """A store, by its files and keys alone."""
+    """A store, by its files and keys alone; it shows its steps, or adds them to a list."""
     from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of, shelf_of
 
     if store not in STORES and not Path(store).exists():
@@ -102,7 +107,7 @@ def _reader(
         )
     settings = BackupSettings()
     keys = reading_keys_of(root, settings, identity=identity, verify_key=verify_key)
-    return StoreReader(shelf_of(root, settings, store), keys)
+    return StoreReader(shelf_of(root, settings, store), keys, _telling(steps))
 
 
 @app.command("keys")
@@ -143,9 +148,9 @@ def make(root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     console.print(f"Run {told.run}, number {told.number}.", highlight=False)
 
 
-def _made(backups: "Backups") -> "Sealed":
+def _made(backups: "Backups", before_restore_of: str = "") -> "Sealed":
     """A new run; what it lacks of the container stack is told on the standard error."""
-    sealed = backups.make(datetime.now(UTC))
+    sealed = backups.make(datetime.now(UTC), before_restore_of=before_restore_of)
     for kind, why in backups.left_out.items():
         typer.echo(f"Without {kind}: {why}", err=True)
     return sealed
@@ -206,6 +211,13 @@ def list_runs(
             proven,
         )
     console.print(table)
+    for told in (one.sealed.manifest for one in found):
+        if told.made_before_restore_of:
+            console.print(
+                f"{told.run} was made before a restore of {told.made_before_restore_of}.",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 @app.command("verify")
@@ -264,12 +276,14 @@ def drill(
     PostgreSQL's, all that it leads to is recovered too.
     """
     with _backups(root) as backups:
-        proved = backups.prove(run, datetime.now(UTC), _one_of(STORES, store))
+        steps = [] if json else None
+        now = datetime.now(UTC)
+        proved = backups.prove(run, now, _one_of(STORES, store), _telling(steps))
     sealed, proof, champions, reaches_at = proved
     if json:
         found = [one._asdict() for one in champions]
         told = {"run": sealed.manifest.run, "proof": proof, "champions": found}
-        print_json(told | {"log_reaches_at": reaches_at})
+        print_json(told | {"log_reaches_at": reaches_at, "steps": steps})
     elif proof.differences:
         for told in proof.differences:
             console.print(f"{sealed.manifest.run}: {told}", highlight=False, soft_wrap=True)
@@ -300,6 +314,14 @@ def export(
             help="with PostgreSQL's log from the run's base on, which leads to any moment since",
         ),
     ] = False,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before",
+            help="with the log: of the newest run whose base is from before a moment, such as "
+            "2026-11-29T08:30:00Z, so that it leads there; or latest",
+        ),
+    ] = None,
     store: AnyStoreName = "local",
     verify_key: VerifyKeyFile = None,
     root: Root = DEFAULT_ROOT,
@@ -308,8 +330,11 @@ def export(
 
     list, verify and restore take it as --store FILE.tar.
     """
+    if before is not None and not with_log:
+        raise typer.BadParameter("--before is for --with-log, without which no moment is reached")
+    moment = None if before is None else _moment(before)
     reader = _reader(root, store, verify_key=verify_key)
-    sealed = reader.export(run, to, with_log=with_log)
+    sealed = reader.export(run, to, with_log=with_log, before=moment)
     console.print(
         f"{sealed.manifest.run} is in {to}, {to.stat().st_size:,} bytes, encrypted. No key is in "
         "it: restoring needs backup_escrow_identity from the safe and backup_verify_key.",
@@ -403,20 +428,21 @@ def restore_stack(
     if into is None and not dagster:
         raise typer.BadParameter("give --into, or --dagster, or both")
     reader = _reader(root, store, identity, verify_key)
+    sealed = reader.find(run, to_restore=True)
     if into is not None:
-        sealed = reader.restore_stack(run, into)
+        restored = reader.restore_stack(sealed.manifest.run, into)
         console.print(
             f"What the stack had is in {into}, of the run {sealed.manifest.run}."
-            if sealed
-            else f"The run {reader.find(run).manifest.run} kept nothing of a stack.",
+            if restored
+            else f"The run {sealed.manifest.run} kept nothing of a stack.",
             highlight=False,
             soft_wrap=True,
         )
     if dagster:
-        _put_back_dagster(reader, run)
+        _put_back_dagster(reader, sealed.manifest.run)
 
 
-def _put_back_dagster(reader: "StoreReader", run: str | None) -> None:
+def _put_back_dagster(reader: "StoreReader", run: str) -> None:
     from rul_backup.put_back import put_back_dagster
     from rul_core.errors import SettingsError
     from rul_store.provisioning import ProvisioningSettings
@@ -500,12 +526,19 @@ def _live_restore(laptop: Laptop) -> "LiveRestore":
         redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
         system=backups.system,
     )
-    return LiveRestore(platform, lambda: _made(backups), _tell_step)
+    return LiveRestore(platform, lambda restored: _made(backups, restored), _tell_step)
 
 
 def _tell_step(what: str, seconds: float | None) -> None:
     took = f"{seconds:7.1f} s" if seconds is not None else " " * 9
     console.print(f"{took}  {what}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _telling(steps: list[dict[str, Any]] | None) -> "Tell":
+    """What shows steps, or adds them to a list for JSON."""
+    if steps is None:
+        return _tell_step
+    return lambda what, seconds: steps.append({"step": what, "seconds": seconds})
 
 
 @app.command("recover")
@@ -526,9 +559,10 @@ def recover(
     of the same major version here. No database is asked. A server of your own then runs on it.
     """
     until = _moment(to)
-    found = _reader(root, store, identity, verify_key).recover(until, into)
+    steps = [] if json else None
+    found = _reader(root, store, identity, verify_key, steps).recover(until, into)
     if json:
-        print_json(found._asdict() | {"folder": str(found.folder)})
+        print_json(found._asdict() | {"folder": str(found.folder), "steps": steps})
         return
     reaches = f"until {found.reaches_at.isoformat()}" if found.reaches_at else "to the end"
     console.print(

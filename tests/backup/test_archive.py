@@ -6,7 +6,7 @@ import shutil
 import tarfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from rul_backup.archive import Archive
 from rul_backup.manifest import Kind
 from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.remote import RemoteStore
-from rul_backup.runs import Run
+from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore, Shelf, Store
 from rul_backup.streams import sha256_of
 from rul_backup.verification import Finding, Level, verify
@@ -27,7 +27,17 @@ from rul_core.errors import StoreError
 
 from .conftest import Keys
 from .s3 import S3, s3, s3_server
-from .test_verification import BASES, NOW, House, house_in
+from .test_verification import (
+    BASES,
+    CLUSTER,
+    NOW,
+    SEGMENT_BYTES,
+    SEGMENTS,
+    START,
+    House,
+    archive_log,
+    house_in,
+)
 
 __all__ = ["s3", "s3_server"]
 
@@ -330,10 +340,8 @@ def test_with_the_log_a_base_and_what_leads_on_from_it_come_along(house: House, 
 
 
 def test_a_segment_that_is_spoilt_in_an_archive_with_the_log_is_found(house: House, tmp_path: Path):
-    keys, noted = (
-        house.plant.verify,
-        wal.from_base(house.store, house.plant.verify, house.sealed[BASED]),
-    )
+    keys = house.plant.verify
+    noted, _ = wal.from_base(house.store, keys, house.sealed[BASED])
     path = house.root / noted[-1].content
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match=rf"{noted[-1].content} is not what was written"):
@@ -343,6 +351,117 @@ def test_a_segment_that_is_spoilt_in_an_archive_with_the_log_is_found(house: Hou
     with pytest.raises(StoreError, match=rf"{noted[-1].content} is not what was written"):
         adopted(house, house.store, store, BASED)
     assert runs.newest(store, keys) is None
+
+
+# --- what is damaged elsewhere, and moments
+def spoil(store: FolderStore, name: str) -> None:
+    path = store.root / name
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+
+
+def reader_of(shelf: Shelf, plant: Keys, folder: Path, told: list[str]) -> StoreReader:
+    (folder / "key").write_bytes(pem_of(plant))
+    keys = ReadingKeys(folder / "key", folder / "none")
+    return StoreReader(shelf, keys, lambda what, _: told.append(what))
+
+
+def test_a_damaged_manifest_of_another_run_is_taken_along_as_it_is_and_told(
+    house: House, tmp_path: Path
+):
+    spoilt = house.sealed[0].object
+    spoil(house.store, spoilt)
+    told: list[str] = []
+    reader_of(house.store, house.plant, tmp_path, told).export(None, tmp_path / "a.tar")
+    (passed_over,) = told
+    assert passed_over.startswith(f"passed over: {house.root}/{spoilt}: it is not signed by")
+    found = Archive(tmp_path / "a.tar")
+    assert [name for name, _ in look(found, house.plant)] == [spoilt]
+    (listed,) = reader_of(found, house.plant, tmp_path, told).there()
+    assert listed == house.sealed[4]
+    with pytest.raises(StoreError, match=spoilt):
+        adopted(house, found, FolderStore(tmp_path / "new"))
+
+
+def keep_base(store: Store, plant: Keys, segment: str, at: datetime, before: str = "") -> Sealed:
+    facts = {"cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": at.isoformat()}
+    run = Run(store, plant.maker, at, before_restore_of=before)
+    run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), {**facts, "start_segment": segment})
+    return run.seal({}, plant.verify, at)
+
+
+@pytest.fixture
+def based(tmp_path: Path, plant: Keys) -> House:
+    """Bases of three hours, and a log without an end that any manifest knows."""
+    store = FolderStore(tmp_path / "based")
+    archive_log(store, plant, tmp_path / "spool", random.Random(7))
+    sealed = [
+        keep_base(store, plant, SEGMENTS[2 * number], NOW + timedelta(hours=number))
+        for number in range(3)
+    ]
+    return House(store.root, store, plant, sealed)
+
+
+def test_the_log_goes_along_as_far_as_it_leads_and_what_ends_it_is_told(
+    based: House, tmp_path: Path
+):
+    spoilt, told = wal.note_of(CLUSTER, SEGMENTS[6]), []
+    spoil(based.store, spoilt)
+    spoil(based.store, based.sealed[0].object)
+    reader = reader_of(based.store, based.plant, tmp_path, told)
+    assert reader.export(None, tmp_path / "a.tar", with_log=True) == based.sealed[2]
+    archived = wal.names(Archive(tmp_path / "a.tar"))
+    assert archived == [wal.note_of(CLUSTER, name) for name in SEGMENTS[4:6]]
+    assert [one for one in told if spoilt in one] == [
+        f"the log ends before what is damaged (it leads until {START.isoformat()}): "
+        f"{based.root}/{spoilt}: it is not signed by this platform's key, or was changed afterwards"
+    ]
+    assert any(based.sealed[0].object in one for one in told)
+
+
+def test_a_run_that_knew_of_more_log_than_leads_on_goes_along_where_it_is_named(
+    house: House, tmp_path: Path
+):
+    spoilt, told = wal.note_of(CLUSTER, SEGMENTS[11]), []
+    spoil(house.store, spoilt)
+    reader = reader_of(house.store, house.plant, tmp_path, told)
+    with pytest.raises(StoreError, match=rf"no log that leads on from any base; .*{spoilt}: it is"):
+        reader.export(None, tmp_path / "a.tar", with_log=True)
+    named = house.sealed[BASED].manifest.run
+    assert reader.export(named, tmp_path / "a.tar", with_log=True) == house.sealed[BASED]
+    assert wal.note_of(CLUSTER, SEGMENTS[10]) == max(wal.names(Archive(tmp_path / "a.tar")))
+    assert spoilt in told[-1]
+    first = wal.note_of(CLUSTER, BASES[BASED])
+    spoil(house.store, first)
+    with pytest.raises(StoreError, match=rf"from the base of {named}; .*{first}: it is"):
+        reader.export(named, tmp_path / "b.tar", with_log=True)
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_before_a_moment_the_newest_base_that_leads_to_it_is_taken(based: House, tmp_path: Path):
+    told: list[str] = []
+    reader = reader_of(based.store, based.plant, tmp_path, told)
+    since = keep_base(based.store, based.plant, SEGMENTS[4], NOW + timedelta(hours=2), "another")
+
+    def exported_before(hours: float, run: str | None = None) -> Sealed:
+        target = tmp_path / f"{hours}.tar"
+        moment = NOW + timedelta(hours=hours)
+        return reader.export(run, target, with_log=True, before=moment)
+
+    for hours, number in ((0, 0), (0.5, 0), (1.5, 1), (2, 2), (9, 2)):
+        assert exported_before(hours) == based.sealed[number]
+    assert any(since.manifest.run in one and "passed over" in one for one in told)
+    named = based.sealed[2].manifest.run
+    earliest = rf"the earliest moment is {NOW.isoformat()}".replace("+", r"\+")
+    with pytest.raises(StoreError, match=rf"has no base of {named} from before 2.*; {earliest}"):
+        exported_before(1.6, named)
+    with pytest.raises(StoreError, match=rf"has no base from before 2.*; {earliest}"):
+        exported_before(-0.5)
+    # Of a base whose own segment is not there no moment is one.
+    spoilt = wal.note_of(CLUSTER, SEGMENTS[0])
+    (based.root / spoilt).unlink()
+    later = (NOW + timedelta(hours=1)).isoformat().replace("+", r"\+")
+    with pytest.raises(StoreError, match=rf"the earliest moment is {later}"):
+        exported_before(-0.5)
 
 
 def pem_of(plant: Keys) -> bytes:

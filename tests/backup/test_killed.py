@@ -107,7 +107,7 @@ AT_EVERY_STEP = """
             "runs": [sealed.manifest.number for sealed in runs.there(store, ours)],
             "back": (into / "redis.rdb").read_bytes().decode()[:5] if into.exists() else None,
             "archive": in_the_archive() if tar.exists() else None,
-            "sealed": [noted.note.sums.plain_sha256 for noted in wal.notes(store, ours, "7")],
+            "sealed": [noted.note.sums.plain_sha256 for noted in wal.following(store, ours, "7")],
             "spool": sorted(path.name for path in spool.rglob("0*")),
             "left": len(runs.left_behind(store, ours, now)),
         }), flush=True)

@@ -8,7 +8,7 @@ import sys
 import tarfile
 import textwrap
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
-from rul_backup import fingerprints, golden, live, swapping
+from rul_backup import fingerprints, golden, live, runs, swapping
 from rul_backup.golden import Golden
 from rul_backup.keeping import Backups
 from rul_backup.live import LiveRestore, Platform
@@ -72,7 +72,7 @@ class House(NamedTuple):
         platform = Platform(**{**given, **others})  # ty: ignore[invalid-argument-type]
         return LiveRestore(
             platform,
-            lambda: self.backups.make(datetime.now(UTC)),
+            lambda run: self.backups.make(datetime.now(UTC), before_restore_of=run),
             lambda *step: self.told.append(step),
         )
 
@@ -80,10 +80,13 @@ class House(NamedTuple):
         return self.restorer(**others).restore(self.asked(run or self.run))
 
     def asked(self, run: Sealed) -> live.Asked:
+        return live.Asked(self.backups.store, run, self.backups._identities())
+
+    @property
+    def reader(self) -> StoreReader:
         settings = BackupSettings(backup_keys=self.backups.keys_folder)
         keys = reading_keys_of(self.root, settings)
-        reader = StoreReader(self.backups.store, keys)
-        return reader.asked(run.manifest.run)._replace(run=run)
+        return StoreReader(self.backups.store, keys, lambda *step: self.told.append(step))
 
     def units(self, name: str | None = None) -> list[str]:
         url = sa.make_url(self.url)
@@ -94,10 +97,14 @@ class House(NamedTuple):
         return sorted(found)
 
     def databases(self) -> list[str]:
-        """The test's own: a name of 32 random digits, and what a restore makes beside it."""
-        own = str(sa.make_url(self.url).database)[: live._PREFIX_LENGTH]
-        assert len(own) == live._PREFIX_LENGTH
-        return [name for name in self.restorer()._databases() if name.startswith(own)]
+        """The test's own, and what a restore makes beside it."""
+        own = str(sa.make_url(self.url).database)
+        beside = live._prefix_of(own)
+        return [
+            name
+            for name in self.restorer()._databases()
+            if name == own or name.startswith(f"{beside}_")
+        ]
 
     def files(self) -> dict[str, str]:
         return {
@@ -282,12 +289,62 @@ def test_a_champion_that_answers_otherwise_is_not_taken_unless_it_is_asked_for(
 ):
     found = [Golden("pumps", "v1", is_sound=False, told="at cycle 3 it says 4")]
     monkeypatch.setattr(golden, "check", lambda *_: found)
-    with pytest.raises(StoreError, match=r"as it did: at cycle 3 it says 4; .*--despite-golden"):
+    named = house.run.manifest.run
+    told = rf"as it did: at cycle 3 it says 4; .* with --run {named} --despite-golden"
+    with pytest.raises(StoreError, match=told):
         house.restore()
     assert house.is_as_it_was
     house.restorer().restore(house.asked(house.run), despite_golden=True)
     assert ("fleet pumps, v1: at cycle 3 it says 4", None) in house.told
     assert house.units() == ["then"]
+
+
+@pytest.mark.parametrize("failure", [StoreError("no room"), KeyboardInterrupt()])
+def test_after_one_that_failed_the_same_command_restores_the_same_run_and_not_what_was_there(
+    house: House, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+):
+    def fail(*_: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr(swapping, "stage", fail)
+        for _ in range(2):
+            with pytest.raises(type(failure)):
+                house.restorer().restore(house.reader.asked(None))
+    assert house.is_as_it_was
+    named = house.run.manifest.run
+    assert house.told[-1] == (
+        f"what lives is as it was; --run {named} asks for the same again",
+        None,
+    )
+    *_, first, second = [one.manifest for one in house.reader.there()]
+    assert first.made_before_restore_of == second.made_before_restore_of == named
+    house.told.clear()
+    assert house.restorer().restore(house.reader.asked(None)).run == named
+    assert house.units() == ["then"]
+    assert house.told[0] == (
+        f"the run {second.run} was made before a restore of {named}, and is passed over "
+        f"(--run {second.run} names it)",
+        None,
+    )
+    assert house.told[2] == (
+        f"restores the run {named}, number 1, of {house.run.manifest.started_at:%Y-%m-%d %H:%M} "
+        "UTC",
+        None,
+    )
+    house.restorer().forget()
+    house.restorer().restore(house.reader.asked(first.run))
+    assert house.units() == ["now"]
+
+
+def test_where_every_run_was_made_before_a_restore_one_must_be_named(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    made = house.backups.make(datetime.now(UTC), before_restore_of="another")
+    runs.let_go(house.backups.store, house.run, house.backups._maker().signing_key)
+    with pytest.raises(StoreError, match=r"no runs but such as were made before restores; name on"):
+        house.reader.find(None, to_restore=True)
+    assert house.reader.find(None) == made  # to look at, or for a drill
 
 
 def test_too_little_room_is_found_before_anything_is_unpacked(
@@ -348,9 +405,9 @@ def test_where_redis_does_not_answer_the_rest_is_done_and_the_same_command_goes_
     with pytest.raises(StoreError, match="was interrupted on its way to the end; let"):
         house.restorer().forget()
     other = house.backups.make(datetime.now(UTC))
-    with pytest.raises(
-        StoreError, match=rf"was interrupted; let it go on \(--run {house.run[2].run}"
-    ):
+    named = house.run.manifest.run
+    told = rf"was interrupted, and another is asked .*; let the first go on \(--run {named}\)$"
+    with pytest.raises(StoreError, match=told):
         house.restore(other)
     house.told.clear()
     house.restore()
@@ -392,6 +449,30 @@ def test_sessions_that_do_not_end_hinder_it_and_change_nothing(
     assert house.units() == ["now"]
     house.restore()
     assert house.units() == ["then"]
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_another_moment_of_the_run_does_not_go_on_with_the_database_of_the_first(
+    house: House, is_ready: bool
+):
+    first, named = datetime(2026, 11, 29, 8, 30, tzinfo=UTC), house.run.manifest.run
+    journal = live.Journal(
+        run=named, sha256=house.run.sha256, is_ready=is_ready, to="2026-11-29T08:30:00+00:00"
+    )
+    files.write_json(house.root / live.JOURNAL, journal)
+    told = rf"let the first go on \(--run {named} --to 2026-11-29T08:30:00\+00:00\)" + (
+        "$" if is_ready else ", or forget it"
+    )
+    for moment in (None, live.Moment(None, ()), live.Moment(first + timedelta(seconds=1), ())):
+        with pytest.raises(StoreError, match=told):
+            house.restorer().restore(house.asked(house.run)._replace(moment=moment))
+    assert live.interrupted(house.root) == journal
+    if is_ready:
+        with pytest.raises(StoreError, match=rf"let `.* --run {named} --to 2026-11-29T08.*` go on"):
+            house.restorer().forget()
+        there = first.astimezone(timezone(timedelta(hours=1)))  # the same, as told elsewhere
+        asked = house.asked(house.run)._replace(moment=live.Moment(there, ()))
+        assert house.restorer().restore(asked).to == journal.to
 
 
 def test_a_journal_that_is_damaged_is_told(house: House):
@@ -487,7 +568,7 @@ KILLED = """
         backups = Backups(Path(root), settings, engine, None)
         asked = StoreReader(backups.store, reading_keys_of(Path(root), settings)).asked(run)
         platform = live.Platform(Path(root), url, url, None, "plant")
-        keep = lambda: backups.make(datetime.now(UTC))
+        keep = lambda run: backups.make(datetime.now(UTC), before_restore_of=run)
         live.LiveRestore(platform, keep, lambda *_: None).restore(asked)
 
     def seen():

@@ -95,7 +95,7 @@ def cluster_of(server: Server) -> str:
 
 
 def notes_of(store: FolderStore, plant: Keys, server: Server) -> list[wal.Noted]:
-    return wal.notes(store, plant.verify, cluster_of(server))
+    return list(wal.following(store, plant.verify, cluster_of(server)))
 
 
 def keep_base(store: FolderStore, plant: Keys, server: Server) -> Sealed:

@@ -420,5 +420,5 @@ def test_what_no_base_needs_goes_with_the_last_run_that_promised_one(house: Hous
     assert len(went) == 2 * (len(SEGMENTS[3:10]) - 1)  # the history stays
     assert house.look().findings == ()
     assert min(wal.names(house.store)) == wal.note_of(CLUSTER, "00000002.history")
-    found = wal.notes(house.store, plant.verify, CLUSTER, since=SEGMENTS[10])
+    found = list(wal.following(house.store, plant.verify, CLUSTER, since=SEGMENTS[10]))
     assert [noted.note.segment for noted in found] == SEGMENTS[10:]

@@ -110,7 +110,7 @@ def test_what_a_segment_reaches_is_known_also_where_it_could_not_be_sealed_at_on
         archiver._seal()
     store.root.unlink()
     archiver._seal()
-    (noted,) = wal.notes(store, plant.verify, CLUSTER)
+    (noted,) = wal.following(store, plant.verify, CLUSTER)
     assert noted.note.reaches_at == NOW - IN_FLIGHT
     assert archiver._sealed_snapshot == "700:700:"
 
@@ -132,6 +132,22 @@ def test_damage_after_a_moment_does_not_stand_in_its_way(
     for until in (NOW + timedelta(minutes=3), None):
         with pytest.raises(StoreError, match=rf"{path.name}: it is not signed .*; recover to 2026"):
             recovery.find(store, plant.verify, until)
+
+
+def test_a_damaged_manifest_of_another_run_does_not_stand_in_the_way_of_a_moment(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    for _ in range(3):
+        keep_base(store, plant, 1)
+    log_of(store, plant).take(receive(tmp_path / "spool", 1), now=NOW)
+    path = store.root / "manifests" / "00000002"
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    told = []
+    way = recovery.find(store, plant.verify, None, lambda what, _: told.append(what))
+    assert way.sealed.manifest.number in {1, 3}
+    (passed_over,) = told
+    assert passed_over.startswith(f"passed over: {path}: it is not signed by")
+    assert recovery.has_log(store, plant.verify)
 
 
 def test_a_new_base_is_kept_where_a_note_is_damaged(

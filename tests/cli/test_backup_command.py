@@ -212,8 +212,11 @@ def test_redis_is_kept_where_there_is_one(
         "platform.dump", "redis.rdb", "models.tar"
     ]  # fmt: skip
     run("drill")
-    run("restore", "--database", elsewhere, "--files", str(with_keys / "back"))
+    told = run("restore", "--database", elsewhere, "--files", str(with_keys / "back")).output
     assert (with_keys / "back" / "redis.rdb").read_bytes().startswith(b"REDIS")
+    assert f"restores the run {made['run']}, number 1, of " in told
+    for step in ("redis.rdb brought", "models.tar brought", "platform.dump restored"):
+        assert f" s  {step}\n" in told
 
 
 @pytest.fixture

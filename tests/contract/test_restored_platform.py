@@ -97,7 +97,14 @@ def test_a_champion_that_does_not_answer_as_it_did_is_refused(
     told = refused("restore", "--over-live")
     assert "the champion of fleet pumps does not answer as it did" in told
     assert "golden.json differs" in told
-    assert "golden.json differs" in run("restore", "--over-live", "--despite-golden")
+    # The newest run is of the state to be got rid of now, and nobody who names none means it.
+    told = run("restore", "--over-live", "--despite-golden")
+    assert "was made before a restore of" in told
+    assert "golden.json differs" in told
+    (first, second) = json.loads(run("list", "--json"))[:2]
+    assert f"{first['manifest']['run']} is live." in told
+    assert second["manifest"]["made_before_restore_of"] == first["manifest"]["run"]
+    assert f"{second['manifest']['run']} was made before a restore of" in run("list")
 
 
 def current(platform: Platform) -> str:
@@ -167,8 +174,10 @@ def test_one_whose_tables_are_of_a_newer_version_goes_back_to_a_run_of_before(se
     (before, since) = json.loads(run("list", "--json"))
     assert before["manifest"]["versions"]["schema"] != "9999"
     assert since["manifest"]["versions"]["schema"] == "9999"
-    told = refused("restore", "--over-live", "--run", "2")
-    assert "is at revision 9999, and this version of the platform knows none after" in told
+    elsewhere = ("--database", "postgresql://nobody@127.0.0.1:9/x", "--files", "new")
+    for where in (("--over-live",), elsewhere):
+        told = refused("restore", *where, "--run", "2")
+        assert "is at revision 9999, and this version of the platform knows none after" in told
 
 
 def drilled(code: int = 0) -> dict[str, Any]:
@@ -249,6 +258,8 @@ def test_how_it_is_restored_must_be_said(served: Platform):
     for given in ((), ("--over-live", "--forget"), ("--database", "x"), ("--files", "x")):
         told = run("restore", *given, code=2)
         assert "give --database and --files" in told
+    told = run("export", "--to", "x.tar", "--before", "latest", code=2)
+    assert "--before is for --with-log" in told
 
 
 def test_a_damaged_manifest_of_another_run_hinders_no_restore(served: Platform):
@@ -346,7 +357,16 @@ def test_a_drill_recovers_all_that_the_log_leads_to_and_tells_what_it_lost(archi
     told = json.loads(run("drill", "--json"))
     assert told["proof"]["differences"] == []
     assert told["log_reaches_at"] >= moment.replace("+00:00", "Z")
-    assert "The log leads until 20" in run("drill")
+    steps = [
+        "a server made for platform.dump", "platform.dump restored", "platform.dump compared",
+        "models brought and champions tried", "the base brought", "its log brought",
+        "the log replayed", "what the log leads to read to its end",
+    ]  # fmt: skip
+    assert [one["step"] for one in told["steps"]] == steps
+    assert 0 < sum(one["seconds"] for one in told["steps"]) <= told["proof"]["seconds"]
+    told = run("drill")
+    assert "The log leads until 20" in told
+    assert f" s {steps[0]}" in told
     # A run that had more than the log brings back, as where somebody cut the log short.
     store = reading.local_store_of(archived.root, BackupSettings())
     keys = reading.reading_keys_of(archived.root, BackupSettings()).verify_keys()
@@ -385,7 +405,16 @@ def test_an_archive_with_the_log_brings_a_moment_to_another_machine(
         send(client, body(archived, unit_of(archived)[12:20]))
     wanted, moment = prognoses_of(archived), moment_of(archived)
     wait_until_sealed(archived, moment)
-    run("export", "--with-log", "--to", str(tmp_path / "with.tar"))
+    told = refused(
+        "export", "--with-log", "--before", "2026-01-01T00:00:00Z", "--to", str(tmp_path / "x.tar")
+    )
+    assert "has no base from before 2026-01-01T00:00:00+00:00 from which the log leads on" in told
+    # What is damaged of another run stands in no moment's way.
+    run("now")
+    (archived.root / "backups" / "manifests" / "00000001").write_text("spoilt")
+    told = run("export", "--with-log", "--before", moment, "--to", str(tmp_path / "with.tar"))
+    assert "passed over: " in told
+    assert "manifests/00000001" in told
     run("export", "--to", str(tmp_path / "without.tar"))
     with begin(archived.engine) as connection:
         connection.execute(sa.text("UPDATE units SET unit = 'spoilt'"))
@@ -393,7 +422,8 @@ def test_an_archive_with_the_log_brings_a_moment_to_another_machine(
         "restore", "--over-live", "--to", moment, "--store", str(tmp_path / "without.tar")
     )
     assert "is not archived" in told
-    run("restore", "--over-live", "--to", moment, "--store", str(tmp_path / "with.tar"))
+    told = run("restore", "--over-live", "--to", moment, "--store", str(tmp_path / "with.tar"))
+    assert "manifests/00000001" in told
     assert prognoses_of(archived) == wanted
     with begin(archived.engine) as connection:
         units = connection.execute(sa.text("SELECT unit FROM units")).scalars().all()
