@@ -84,9 +84,9 @@ FULL = Plan(
     scales=(1, 10, 100), load_scale=10, rounds=3, turn_seconds=30.0,
 )  # fmt: skip
 QUICK = Plan(
-    Simulation(units=15, running_units=5), Recipe(folds=3), Faults(each=1, by_command=8),
+    Simulation(units=15, running_units=5), Recipe(folds=3), Faults(each=1, by_command=10),
     of_the_log=Losses(5, 5.0, 2), of_dumps=Losses(5, 5.0, 2),
-    scales=(1, 3), load_scale=1, rounds=1, turn_seconds=10.0,
+    scales=(1,), load_scale=1, rounds=1, turn_seconds=8.0,
 )  # fmt: skip
 
 

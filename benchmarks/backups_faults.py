@@ -32,7 +32,6 @@ from rul_store import champions
 RUNS, GOING = 7, 3
 """How many are made, and how many of them are let go."""
 SEALED_SECONDS = 2.0
-SEGMENTS = 3
 KINDS = {
     *(f"{name}.zst.age" for name in ("platform.dump", "redis.rdb", "models.tar", "base.tar")),
     *(f"{name}.zst.age" for name in ("dagster.dump", "stack.tar")),
@@ -109,8 +108,7 @@ def _filled(
             if champions.current_all(stage.engine)[FLEET].version != version:
                 stage.promote(version)  # else models and Redis have nothing new to tell
             keeping.keep_all_anew(now())
-        for _ in range(SEGMENTS):
-            keeping.wait_until_beyond()
+        keeping.wait_until_beyond()
     if stage.versions[0] != champions.current_all(stage.engine)[FLEET].version:
         stage.promote(stage.versions[0])
     backups.make(now())  # its manifest knows how far the log is sealed
