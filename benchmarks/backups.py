@@ -93,7 +93,7 @@ QUICK = Plan(
 def main() -> None:
     """Runs the benchmark and reports."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backups")
-    parser.add_argument("--quick", action="store_true", help="less of everything: three minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything: five minutes")
     parser.add_argument("--json", help="write the figures to a file, or to standard output: -")
     parser.add_argument("--picture", type=Path, help="draw recovery times into an SVG")
     options = parser.parse_args()
