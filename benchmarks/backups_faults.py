@@ -1,118 +1,215 @@
 """Damage to a store of backups, and whether it is found.
 
-What belongs here: each kind of fault, injected into every kind of object. What does not: what
+What belongs here: each class of fault, injected into every kind of object. What does not: what
 ``rul backup verify`` looks at (``rul_backup.verification``).
+
+A fault is found when every object that it spoilt is named:
+
+    flip, truncate, lengthen    the object
+    delete                      the object; of our word that a run was let go, all that the run kept
+    swap                        both
+    replay                      the newer of two, in whose place the older is put; that stays whole
+    duplicate                   the copy
+    reorder                     all of a kind, each of which is put in the place of the next
 """
 
+import os
 import random
 import shutil
-from datetime import UTC, datetime, timedelta
+from collections import Counter, defaultdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.backups_stage import Keeping, now, rul
 from benchmarks.serving_stage import FLEET, Stage
-from rul_backup import runs
-from rul_backup.keeping import Backups
-from rul_backup.reading import BackupSettings, reading_keys_of
+from rul_backup import runs, wal
+from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore
 from rul_backup.verification import Level, verify
 from rul_store import champions
 
+RUNS, GOING = 7, 3
+"""How many are made, and how many of them are let go."""
+SEALED_SECONDS = 2.0
+KINDS = {
+    *(f"{name}.zst.age" for name in ("platform.dump", "redis.rdb", "models.tar", "base.tar")),
+    *(f"{name}.zst.age" for name in ("dagster.dump", "stack.tar")),
+    runs.MANIFESTS, runs.GONE, "segments", "notes",
+}  # fmt: skip
 
-def injected(count: int, stage: Stage, backups: Backups, folder: Path) -> dict[str, Any]:
-    """Every kind of fault, in every kind of object, one at a time; each must be named.
+
+class Faults(NamedTuple):
+    """How many are injected."""
+
+    each: int
+    """Of every class into every kind."""
+    by_command: int
+    """How many of a class's kinds are looked at by the command too: every so manieth."""
+
+
+def injected(asked: Faults, stage: Stage, keeping: Keeping, cores: set[int]) -> dict[str, Any]:
+    """Every class of fault, in every kind of object, one at a time; each must be named.
 
     Raises:
-        RuntimeError: A fault changed nothing, so that it could not be found.
+        RuntimeError: A kind of object is missing, whole objects are called damaged, or a fault
+            changed nothing, so that it could not be found.
     """
     chance = random.Random(20)  # noqa: S311 - which bit is no secret
-    for version in (0, 0, 0, 1, 0):  # where the models change, they are kept anew
-        if champions.current_all(stage.engine)[FLEET].version != stage.versions[version]:
-            stage.promote(stage.versions[version])
-        backups.make(datetime.now(UTC))
-    now, whole = datetime.now(UTC), backups.store
-    keys = reading_keys_of(stage.root, BackupSettings())
-    first, second, *_ = runs.there(whole, keys.verify_keys())
-    backups.let_go([first.manifest.number, second.manifest.number], now)
-    every = runs.every(whole, keys.verify_keys())
-    known, names = [one.known for one in every], sorted(whole.sizes())
-    # Without the word that a run was let go, what it promised is missing.
-    promised = {
-        f"{runs.GONE}/{one.manifest.number:08d}": one.objects.keys() - {*names} for one in every
-    }
-    missed, kinds = [], sorted({_class_of(name) for name in names})
-    for number in range(count):
-        fault, kind = FAULTS[number % len(FAULTS)], kinds[number // len(FAULTS) % len(kinds)]
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(whole.root, folder)
-        chosen = chance.sample([name for name in names if _class_of(name) == kind], 2)
-        touched = fault(folder, *chosen, chance)
-        if fault is _delete and chosen[0] in promised:
-            touched = set(promised[chosen[0]])
-        if not touched:
-            raise RuntimeError(f"{fault.__name__[1:]} of {chosen[0]} changed nothing")
-        found = verify(
-            FolderStore(folder), keys.verify_keys(), Level.CONTENT,
-            now=now + timedelta(hours=1), known=known, identities=keys.identities(),
-        )  # fmt: skip
-        if touched - {one.object for one in found.findings}:
-            missed.append(f"{fault.__name__[1:]} {sorted(touched)}")
+    every, promised = _filled(stage, keeping, cores)
+    whole, folder = keeping.backups.store, keeping.folder / "spoilt"
+    by_kind = defaultdict(list)
+    for name in sorted(whole.sizes()):
+        by_kind[_kind_of(name)].append(name)
+    if by_kind.keys() != KINDS or any(len(names) < 3 for names in by_kind.values()):
+        raise RuntimeError(f"not every kind is there three times: {dict(by_kind)}")
+    if found := _found(keeping, whole.root, every):
+        raise RuntimeError(f"nothing was spoilt, and named were {found}")
+    missed, of_kind, of_class, by_command = [], Counter(), Counter(), Counter()
+    for turn in range(asked.each):
+        for place, fault in enumerate(FAULTS):
+            for at, kind in enumerate(sorted(by_kind)):
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.copytree(whole.root, folder, copy_function=os.link)
+                name = chance.choice(by_kind[kind])
+                spoilt = fault(folder, name, by_kind[kind], chance)
+                if fault is _delete and name in promised:
+                    spoilt = promised[name]
+                if not spoilt:
+                    raise RuntimeError(f"{_class_of(fault)} of {name} changed nothing")
+                told = f"{_class_of(fault)} of {name}, which spoilt {sorted(spoilt)}"
+                if not spoilt <= (found := _found(keeping, folder, every)):
+                    missed.append(f"{told}; named were {sorted(found)}")
+                elif turn == 0 and (place + at) % asked.by_command == 0:
+                    by_command[_class_of(fault)] += 1
+                    if said := _command_misses(keeping, folder, spoilt):
+                        missed.append(f"{told}; {said}")
+                of_kind[kind] += 1
+                of_class[_class_of(fault)] += 1
+    injected = of_class.total()
     return {
-        "injected": count, "found": count - len(missed), "missed": missed,
-        "kinds": kinds,
+        "injected": injected, "found": injected - len(missed), "missed": missed,
+        "by_kind": dict(of_kind), "by_class": dict(of_class), "by_command": dict(by_command),
     }  # fmt: skip
 
 
-def _class_of(name: str) -> str:
+def _filled(
+    stage: Stage, keeping: Keeping, cores: set[int]
+) -> tuple[list[Sealed], dict[str, set[str]]]:
+    """Let there be every kind of object, three times or more.
+
+    Returns:
+        Every run, and what is missing without our word that a run was let go.
+    """
+    backups, verify_keys = keeping.backups, keeping.keys.verify_keys()
+    with keeping.archived(cores, SEALED_SECONDS):
+        for number in range(RUNS):
+            version = stage.versions[number % len(stage.versions)]
+            if champions.current_all(stage.engine)[FLEET].version != version:
+                stage.promote(version)  # else models and Redis have nothing new to tell
+            keeping.keep_all_anew(now())
+        keeping.wait_until_beyond()
+    if stage.versions[0] != champions.current_all(stage.engine)[FLEET].version:
+        stage.promote(stage.versions[0])
+    backups.make(now())  # its manifest knows how far the log is sealed
+    backups.let_go(range(1, GOING + 1), now())
+    there, every = {*backups.store.sizes()}, runs.every(backups.store, verify_keys)
+    promised = {
+        f"{runs.GONE}/{one.manifest.number:08d}": one.objects.keys() - there for one in every
+    }
+    return every, promised
+
+
+def _found(keeping: Keeping, folder: Path, every: list[Sealed]) -> set[str]:
+    """What is named by what the command calls, as closely as it is asked to by us."""
+    found = verify(
+        FolderStore(folder), keeping.keys.verify_keys(), Level.CONTENT,
+        now=now() + timedelta(seconds=1), known=[one.known for one in every],
+        identities=keeping.keys.identities(),
+    )  # fmt: skip
+    return {one.object for one in found.findings}
+
+
+def _command_misses(keeping: Keeping, folder: Path, spoilt: set[str]) -> str:
+    """What ``rul backup verify`` says or does wrong of damage; nothing where all is right."""
+    environment = {**keeping.environment, "RUL_BACKUP_STORE": str(folder)}
+    done = rul(environment, "backup", "verify", "--level", "content")
+    silent = [name for name in sorted(spoilt) if f"{folder}/{name}: " not in done.stdout]
+    if done.returncode == 1 and not silent:
+        return ""
+    return f"the command ended with {done.returncode} and was silent of {silent}: {done.stdout}"
+
+
+def _kind_of(name: str) -> str:
     folder, _, rest = name.partition("/")
+    if folder == wal.WAL:
+        return "notes" if name.endswith(wal.NOTE) else "segments"
     return rest.rpartition("/")[2] if folder == runs.RUNS else folder
 
 
-# Each takes the store's folder and two objects of a kind, and gives the objects that it spoilt.
-def _flip(folder: Path, name: str, _: str, chance: random.Random) -> set[str]:
+def _class_of(fault: Any) -> str:
+    return fault.__name__[1:]
+
+
+# Each takes the store's folder, an object, all of its kind, and gives the objects that it spoilt.
+# What is there has other names elsewhere, so nothing is written to in its place.
+def _write(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def _flip(folder: Path, name: str, _: list[str], chance: random.Random) -> set[str]:
     content = bytearray((folder / name).read_bytes())
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    (folder / name).write_bytes(content)
+    _write(folder / name, bytes(content))
     return {name}
 
 
-def _truncate(folder: Path, name: str, _: str, chance: random.Random) -> set[str]:
+def _truncate(folder: Path, name: str, _: list[str], chance: random.Random) -> set[str]:
     content = (folder / name).read_bytes()
-    (folder / name).write_bytes(content[: chance.randrange(len(content))])
+    _write(folder / name, content[: chance.randrange(len(content))])
     return {name}
 
 
-def _lengthen(folder: Path, name: str, _: str, chance: random.Random) -> set[str]:
-    with (folder / name).open("ab") as file:
-        file.write(chance.randbytes(chance.randint(1, 9)))
+def _lengthen(folder: Path, name: str, _: list[str], chance: random.Random) -> set[str]:
+    more = chance.randbytes(chance.randint(1, 9))
+    _write(folder / name, (folder / name).read_bytes() + more)
     return {name}
 
 
-def _delete(folder: Path, name: str, _: str, __: random.Random) -> set[str]:
+def _delete(folder: Path, name: str, _: list[str], __: random.Random) -> set[str]:
     (folder / name).unlink()
     return {name}
 
 
-def _swap(folder: Path, name: str, other: str, _: random.Random) -> set[str]:
-    one, two = (folder / name).read_bytes(), (folder / other).read_bytes()
-    (folder / name).write_bytes(two)
-    (folder / other).write_bytes(one)
-    return {name, other} if one != two else set()
+def _swap(folder: Path, name: str, names: list[str], chance: random.Random) -> set[str]:
+    other = chance.choice([each for each in names if each != name])
+    return _exchanged(folder, {name: other, other: name})
 
 
-def _replay(folder: Path, name: str, other: str, _: random.Random) -> set[str]:
-    """An older one in the place of a newer one."""
+def _replay(folder: Path, name: str, names: list[str], chance: random.Random) -> set[str]:
+    other = chance.choice([each for each in names if each != name])
     older, newer = sorted((name, other))
-    content = (folder / older).read_bytes()
-    is_same = content == (folder / newer).read_bytes()
-    (folder / newer).write_bytes(content)
-    return set() if is_same else {newer}
+    return _exchanged(folder, {newer: older})
 
 
-def _duplicate(folder: Path, name: str, _: str, __: random.Random) -> set[str]:
+def _duplicate(folder: Path, name: str, _: list[str], __: random.Random) -> set[str]:
     copy = f"{name}-copy"
     shutil.copyfile(folder / name, folder / copy)
     return {copy}
 
 
-FAULTS = (_flip, _truncate, _lengthen, _delete, _swap, _replay, _duplicate)
+def _reorder(folder: Path, _: str, names: list[str], __: random.Random) -> set[str]:
+    return _exchanged(folder, dict(zip(names, [*names[1:], names[0]], strict=True)))
+
+
+def _exchanged(folder: Path, sources: dict[str, str]) -> set[str]:
+    """Put into each object what another has; give those that are not as they were."""
+    before = {name: (folder / name).read_bytes() for name in {*sources, *sources.values()}}
+    changed = {name for name, source in sources.items() if before[name] != before[source]}
+    for name in changed:
+        _write(folder / name, before[sources[name]])
+    return changed
+
+
+FAULTS = (_flip, _truncate, _lengthen, _delete, _swap, _replay, _duplicate, _reorder)
