@@ -48,14 +48,14 @@ from rul_backup.reading import (
     reading_keys_of,
     remote_store_of,
 )
-from rul_backup.retention import Plan, Policy, There
+from rul_backup.retention import Confirmed, Line, Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import Shelf
 from rul_backup.streams import Pace
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows, database
-from rul_store.backup_rows import RestoreProof
+from rul_store.backup_rows import ClockConfirmed, RestoreProof
 
 ROOM = 2.0
 """A store must have room for so many times what the newest run took."""
@@ -356,14 +356,42 @@ class Backups:
         backup_rows.record_proof(self._engine, store, proof)
         return proof
 
-    def plan(self, policy: Policy, now: datetime) -> Plan:
+    def plan(self, policy: Policy, now: datetime, *, clock_is_right: bool = False) -> Plan:
         """Which runs may go. It proves a run too that a drill restored it from beyond the machine.
 
+        Args:
+            policy: For how long they stay.
+            now: By this machine's clock.
+            clock_is_right: As if somebody had confirmed it at this moment.
+
         Raises:
-            StoreError: The clock jumped, or no run came for a day.
+            StoreError: The clock jumped, or no run came for a day, and nobody has confirmed the
+                clock since.
         """
         there = self._reader(LOCAL).there()
-        return retention.plan(self._rated(there, LOCAL, OFF_SITE), policy, now)
+        line = self._line(now, clock_is_right=clock_is_right)
+        return retention.plan(self._rated(there, LOCAL, OFF_SITE), policy, now, line)
+
+    def confirm_clock(self, now: datetime) -> None:
+        """Write down that the clock is right, for whoever lets runs go from now on.
+
+        Raises:
+            StoreError: There is no run yet.
+        """
+        confirmed = self._line(now, clock_is_right=True).confirmed
+        if confirmed is None:
+            raise StoreError(f"{self.store} has no backup yet; `rul backup now` makes one")
+        told = ClockConfirmed(number=confirmed.number, confirmed_at=confirmed.at)
+        backup_rows.confirm_clock(self._engine, told)
+
+    def _line(self, now: datetime, *, clock_is_right: bool = False) -> Line:
+        """When every run ended: their manifests stay, also of those that are beyond the machine."""
+        every = runs.readable(self.store, runs.names(self.store), self._verify_keys())
+        ended = [(told.number, told.finished_at) for told in (one.manifest for one in every)]
+        if clock_is_right and ended:
+            return Line(ended, Confirmed(max(ended)[0], now))
+        known = backup_rows.clock_confirmed(self._engine)
+        return Line(ended, Confirmed(known.number, known.confirmed_at) if known else None)
 
     def _rated(self, there: Sequence[Sealed], *stores: str) -> list[There]:
         """Runs by what retention asks; proven are those that a drill from such a store restored."""
@@ -418,7 +446,7 @@ class Backups:
         none = timedelta(0)
         policy = Policy(timedelta(days=days), none, none, none)
         there = self._reader(OFF_SITE).there()
-        plan = retention.plan(self._rated(there, OFF_SITE), policy, now)
+        plan = retention.plan(self._rated(there, OFF_SITE), policy, now, self._line(now))
         going = [sealed for sealed in there if sealed.manifest.number in plan.drop]
         offsite.let_expire(remote_store_of(self._settings), going, self._maker().signing_key)
         return list(plan.drop)

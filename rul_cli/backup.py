@@ -638,6 +638,14 @@ def prune(
     apply: Annotated[bool, typer.Option("--apply", help="do it; else it is only told")] = False,
     weeks: Annotated[int, typer.Option(help="for how many weeks one a week stays")] = 0,
     months: Annotated[int, typer.Option(help="for how many months one a month stays")] = 0,
+    clock_is_right: Annotated[
+        bool,
+        typer.Option(
+            "--clock-is-right",
+            help="go on where it seems to have jumped, or no run came for a day; with --apply the "
+            "nightly job goes on too",
+        ),
+    ] = False,
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Let runs go: all of 48 hours stay, one a day for 30 days, and the newest that were proved."""
@@ -646,7 +654,10 @@ def prune(
     policy = Policy(weekly_for=timedelta(weeks=weeks), monthly_for=timedelta(days=31 * months))
     with _backups(root) as backups:
         now = datetime.now(UTC)
-        plan, leftovers = backups.plan(policy, now), backups.left_behind(now)
+        plan = backups.plan(policy, now, clock_is_right=clock_is_right)
+        leftovers = backups.left_behind(now)
+        if apply and clock_is_right:
+            backups.confirm_clock(now)
         if apply:
             leftovers = backups.let_go(plan.drop, now)
     for number, reason in plan.keep.items():

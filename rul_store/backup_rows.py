@@ -44,6 +44,14 @@ class RestoreProof(msgspec.Struct, frozen=True, kw_only=True):
     of the first releases' runs."""
 
 
+class ClockConfirmed(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody says that the clock is right."""
+
+    number: int
+    """Of the newest run at that moment."""
+    confirmed_at: datetime
+
+
 class BackupStore(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands with the backups of a place."""
 
@@ -107,6 +115,28 @@ def known(engine: sa.Engine, store: str) -> list[BackupRun]:
     with begin(engine) as connection:
         rows = connection.execute(query).mappings().all()
     return [_known(row) for row in rows]
+
+
+def confirm_clock(engine: sa.Engine, confirmed: ClockConfirmed) -> None:
+    """Write down that the clock is right; of the same run the last word counts."""
+    insert = postgresql.insert(tables.backup_confirmations).values(
+        number=confirmed.number, confirmed_at=confirmed.confirmed_at
+    )
+    with begin(engine) as connection:
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["number"], set_={"confirmed_at": confirmed.confirmed_at}
+            )
+        )
+
+
+def clock_confirmed(engine: sa.Engine) -> ClockConfirmed | None:
+    """The last time that somebody said so, where anybody did."""
+    table = tables.backup_confirmations
+    query = sa.select(table).order_by(table.c.number.desc()).limit(1)
+    with begin(engine) as connection:
+        row = connection.execute(query).mappings().first()
+    return None if row is None else ClockConfirmed(**row)
 
 
 def record_proof(engine: sa.Engine, store: str, proof: RestoreProof) -> None:

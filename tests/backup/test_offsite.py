@@ -454,6 +454,7 @@ def keep_on_days(backups: Backups, days: Iterable[int]) -> datetime:
         run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"%d" % day), {})
         run.seal({}, keys.verify_keys(backups.keys_folder / VERIFY_KEY), now)
     backups.bring()
+    backups.confirm_clock(now)  # there was nothing on the days between
     return now + timedelta(hours=1)
 
 
@@ -481,6 +482,22 @@ def test_the_newest_and_those_that_drills_restored_from_there_never_expire(far_b
         proof = RestoreProof(number=number, proven_at=now, seconds=1.0, differences=())
         backup_rows.record_proof(far_backups._engine, "off-site", proof)
     assert far_backups.let_expire(now) == [1]
+
+
+def test_by_a_clock_that_jumped_before_the_newest_run_nothing_expires_until_it_is_confirmed(
+    far_backups: Backups,
+):
+    keep_on_days(far_backups, [0, 1])
+    now = START + timedelta(days=60)
+    run = Run(far_backups.store, maker_of(far_backups.keys_folder), now)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"60"), {})
+    run.seal({}, keys.verify_keys(far_backups.keys_folder / VERIFY_KEY), now)
+    far_backups.bring()
+    with pytest.raises(StoreError, match="the clock was set forward; nothing is let go"):
+        far_backups.let_expire(now)
+    assert len(far_backups.there("off-site")) == 3
+    far_backups.confirm_clock(now)
+    assert far_backups.let_expire(now) == [1, 2]
 
 
 def test_while_the_clock_cannot_be_trusted_nothing_expires(far_backups: Backups):

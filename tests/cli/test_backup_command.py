@@ -383,6 +383,34 @@ def test_what_may_go_is_told_first_and_goes_when_it_is_said(
     assert not killed.exists()
 
 
+def test_where_the_clock_jumped_nothing_goes_until_a_person_says_that_it_is_right(
+    with_keys: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    assert "has no backup yet" in refused("prune", "--apply", "--clock-is-right")
+    for _ in range(2):
+        run("now")
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=40)
+
+    monkeypatch.setattr("rul_cli.backup.datetime", Later)
+    assert "the clock was set forward; nothing is let go" in refused("prune", "--apply")
+    told = run("prune", "--clock-is-right").output
+    assert told.splitlines() == ["2 stays: the newest", "1 may go"]
+    assert "nothing is let go" in refused("prune")  # it was told and not applied
+    assert "1 went" in run("prune", "--apply", "--clock-is-right").output
+    assert run("prune", "--apply").output.splitlines() == ["2 stays: the newest"]
+    confirmed = backup_rows.clock_confirmed(engine)
+    assert confirmed is not None
+    run("prune", "--apply", "--clock-is-right")
+    again = backup_rows.clock_confirmed(engine)
+    assert again is not None
+    assert (again.number, confirmed.number) == (2, 2)
+    assert again.confirmed_at > confirmed.confirmed_at
+
+
 def test_a_full_disk_is_found_before_anything_is_written(
     with_keys: Path, monkeypatch: pytest.MonkeyPatch
 ):
