@@ -356,6 +356,19 @@ class Backups:
         backup_rows.record_proof(self._engine, store, proof)
         return proof
 
+    def policy(self, weeks: int | None = None, months: int | None = None) -> Policy:
+        """For how long runs stay here.
+
+        Args:
+            weeks: For how many the newest of each week does; as the settings say unless given.
+            months: The same of months.
+        """
+        settings = self._settings
+        return Policy(
+            weekly_for=timedelta(weeks=settings.backup_weeks if weeks is None else weeks),
+            monthly_for=timedelta(days=31 * (settings.backup_months if months is None else months)),
+        )
+
     def plan(self, policy: Policy, now: datetime, *, clock_is_right: bool = False) -> Plan:
         """Which runs may go. It proves a run too that a drill restored it from beyond the machine.
 
@@ -426,30 +439,51 @@ class Backups:
         verify_keys = self._verify_keys()
         return [*runs.sweep(self.store, verify_keys, now), *wal.sweep(self.store, verify_keys)]
 
-    def let_expire(self, now: datetime) -> list[int]:
-        """Give our word of old runs that they may be gone from beyond the machine.
+    def plan_beyond(self, now: datetime) -> Plan:
+        """Which runs may be gone from beyond the machine; none where they stay for ever there.
 
-        The newest stays, and the newest that drills restored from there. A rule of the store
-        removes their objects; it may do so a week later than their runs' age, since runs promise
-        what runs of the week before kept.
-
-        Returns:
-            Their numbers; none where runs stay for ever there.
+        The newest stays, and the newest that drills restored from there.
 
         Raises:
-            StoreError: The clock jumped, no run came for a day, or the store refuses.
-            Unavailable: It does not answer.
+            StoreError: The clock jumped, or no run came for a day, and nobody has confirmed the
+                clock since.
+            Unavailable: The store does not answer.
         """
         days = self._settings.backup_offsite_days
         if not self.goes_off_site or days is None:
-            return []
+            return Plan({}, ())
         none = timedelta(0)
         policy = Policy(timedelta(days=days), none, none, none)
+        rated = self._rated(self._reader(OFF_SITE).there(), OFF_SITE)
+        return retention.plan(rated, policy, now, self._line(now))
+
+    def let_expire(self, numbers: Collection[int]) -> None:
+        """Give our word of runs that they may be gone from beyond the machine.
+
+        A rule of the store removes their objects; it may do so a week later than their runs' age,
+        since runs promise what runs of the week before kept.
+
+        Raises:
+            StoreError: The store refuses.
+            Unavailable: It does not answer.
+        """
+        if not numbers:
+            return
         there = self._reader(OFF_SITE).there()
-        plan = retention.plan(self._rated(there, OFF_SITE), policy, now, self._line(now))
-        going = [sealed for sealed in there if sealed.manifest.number in plan.drop]
+        going = [sealed for sealed in there if sealed.manifest.number in numbers]
         offsite.let_expire(remote_store_of(self._settings), going, self._maker().signing_key)
-        return list(plan.drop)
+
+    def frees_bytes(self, plan: Plan) -> int:
+        """How much is promised by runs alone that a plan lets go here."""
+        there = self._reader(LOCAL).there()
+        stay = {name for one in there if one.manifest.number in plan.keep for name in one.objects}
+        went = {
+            name: artefact.sums.stored_bytes
+            for one in there
+            if one.manifest.number in plan.drop
+            for name, artefact in one.objects.items()
+        }
+        return sum(size for name, size in went.items() if name not in stay)
 
     def find(self, run: str | None, store: str = LOCAL) -> Sealed:
         """A run of a store by its name, or the newest.

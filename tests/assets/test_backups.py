@@ -16,6 +16,7 @@ from rul_backup.golden import Golden
 from rul_backup.keeping import Backups
 from rul_backup.manifest import Kind
 from rul_backup.reading import BackupSettings
+from rul_backup.retention import Policy
 from rul_backup.runs import Run
 from rul_backup.verification import Level
 from rul_core.errors import SettingsError, Unavailable
@@ -245,8 +246,18 @@ def test_what_need_not_stay_goes_and_a_clock_that_jumped_lets_nothing_go(
 ):
     for _ in range(3):
         keeper.run("back_up")
-    short = schedules.Policy(all_for=timedelta(0), daily_for=timedelta(0))
-    monkeypatch.setattr(schedules, "Policy", lambda: short)
+    short = Policy(all_for=timedelta(0), daily_for=timedelta(0))
+    monkeypatch.setattr(Backups, "policy", lambda _: short)
+    objects = {name: one.sums.stored_bytes for found in keeper.backups.there()[:2]
+               for name, one in found.sealed.objects.items()}  # fmt: skip
+    stay = keeper.backups.find(None).objects
+    frees = sum(size for name, size in objects.items() if name not in stay)
+    with monkeypatch.context() as broken:
+        broken.delattr(Backups, "let_go")
+        result = keeper.run("let_backups_go", fails=True)
+    said = [entry.user_message for entry in keeper.instance.all_logs(result.run_id)]
+    assert f"planned: 2 runs go and 1 stay, which frees {frees} bytes: [1, 2]" in said
+    assert len(keeper.backups.there()) == 3  # it was planned, and not done
     keeper.run("let_backups_go")
     (left,) = keeper.backups.there()
     assert left.sealed.manifest.number == 3
