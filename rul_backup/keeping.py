@@ -324,7 +324,7 @@ class Backups:
             raise
         seconds = sum(one.seconds for one in found)
         told = tuple(told for one in found for told in one.differences)
-        proof = self._write_down(sealed, store, now, seconds, told)
+        proof = self._write_down(sealed, store, now, seconds, told, reaches_at)
         champions = tuple(each for one in found for each in one.champions)
         return Proved(sealed, proof, champions, reaches_at)
 
@@ -344,14 +344,23 @@ class Backups:
         return found, reaches_at
 
     def _write_down(
-        self, sealed: Sealed, store: str, now: datetime, seconds: float, told: tuple[str, ...]
+        self,
+        sealed: Sealed,
+        store: str,
+        now: datetime,
+        seconds: float,
+        told: tuple[str, ...],
+        log_reaches_at: datetime | None = None,
     ) -> RestoreProof:
         proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
             seconds=seconds,
             differences=told,
-            recovery_point_seconds=(now - sealed.manifest.started_at).total_seconds(),
+            log_reaches_at=log_reaches_at,
+            recovery_point_seconds=backup_rows.recovery_point_seconds(
+                now, sealed.manifest.started_at, log_reaches_at
+            ),
         )
         backup_rows.record_proof(self._engine, store, proof)
         return proof

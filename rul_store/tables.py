@@ -409,4 +409,5 @@ backup_proofs = sa.Table(
     sa.Column("proven_at", _time, primary_key=True),
     sa.Column("seconds", _float, nullable=False),
     sa.Column("differences", ARRAY(_text), nullable=False),
+    sa.Column("log_reaches_at", _time),
 )

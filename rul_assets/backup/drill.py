@@ -44,13 +44,14 @@ def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[
     """
     store = OFF_SITE if backups.goes_off_site else LOCAL
     sealed, proof, champions, log_reaches_at = backups.prove(None, datetime.now(UTC), store)
+    began = sealed.manifest.started_at
     return dg.MaterializeResult(
         metadata={
             "run": sealed.manifest.run,
             "store": store,
             "seconds": proof.seconds,
             "proven_at": proof.proven_at.isoformat(),
-            "recovery_point": sealed.manifest.started_at.isoformat(),
+            "recovery_point": max(began, log_reaches_at or began).isoformat(),
             "recovery_point_seconds": proof.recovery_point_seconds,
             **({"log_reaches_at": log_reaches_at.isoformat()} if log_reaches_at else {}),
             "tables": sum(len(one.facts.get("tables", ())) for one in sealed.manifest.artefacts),
