@@ -5,6 +5,7 @@ not: how each is done (the other modules), what a store gives back where nothing
 (``reading``), who asks and how it is shown (``rul_cli``).
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from rul_backup import (
     runs,
     snapshots,
     stack,
+    verification,
     wal,
 )
 from rul_backup.archiving import Archiver
@@ -52,7 +54,7 @@ from rul_backup.retention import Confirmed, Line, Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import Shelf
 from rul_backup.streams import Pace
-from rul_backup.verification import Level, Verification
+from rul_backup.verification import Finding, Level, Reread, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows, database
 from rul_store.backup_rows import ClockConfirmed, RestoreProof
@@ -78,6 +80,19 @@ class Proved(NamedTuple):
     """What was found of each fleet's; none where there is none, or the database differs."""
     log_reaches_at: datetime | None
     """Until when the log leads, which was tried too; none where there is none of a base yet."""
+
+
+class LookedInto(NamedTuple):
+    """What new runs kept, decrypted and read to its end."""
+
+    runs: int
+    until: int
+    """The number of the newest."""
+    left: int
+    """Runs for which there was no time."""
+    unsound: list[int]
+    """Numbers of those in which something was found."""
+    findings: list[Finding]
 
 
 class Backups:
@@ -297,6 +312,46 @@ class Backups:
         """Look at every object of a store."""
         known = backup_rows.known(self._engine, store)
         return self._reader(store).verify(level, now, known)
+
+    def look_into_new(
+        self, after: int, again: Collection[int] = (), seconds: float = math.inf
+    ) -> LookedInto:
+        """Decrypt what runs here kept that nobody looked into yet, and read it to its end.
+
+        Args:
+            after: The number of the newest run that was looked into.
+            again: Numbers of those in which something was found, until they are gone.
+            seconds: No run is begun later; at least one is looked into.
+
+        Raises:
+            SettingsError: A key is missing.
+            StoreError: ``RUL_BACKUP_SCRATCH`` is too small.
+        """
+        verify_keys, identities = self._verify_keys(), self._identities()
+        every = runs.readable(self.store, runs.names_there(self.store), verify_keys)
+        asked = [one for one in every if (number := one.manifest.number) > after or number in again]
+        started, findings = time.monotonic(), []
+        unsound = {one.manifest.number for one in asked} & {*again}
+        for count, one in enumerate(asked):
+            if count and time.monotonic() - started > seconds:
+                return LookedInto(count, after, len(asked) - count, sorted(unsound), findings)
+            number = one.manifest.number
+            found = verification.look_into(
+                self.store, one, identities, self._settings.backup_scratch
+            )
+            unsound = unsound | {number} if found else unsound - {number}
+            findings, after = [*findings, *found], max(after, number)
+        return LookedInto(len(asked), after, 0, sorted(unsound), findings)
+
+    def read_again(self, share: float, after: str, again: Collection[str]) -> Reread:
+        """Read a part of what is beyond the machine; see ``verification.read_again``.
+
+        Raises:
+            SettingsError: Nobody has said where that is, or how it is reached.
+            Unavailable: It does not answer.
+        """
+        remote = remote_store_of(self._settings)
+        return verification.read_again(remote, self._verify_keys(), share, after=after, again=again)
 
     def prove(self, run: str | None, now: datetime, store: str = LOCAL) -> Proved:
         """Restore a run where nothing is lost by it, compare, and write down what was found.
