@@ -5,6 +5,7 @@ not: how each is done (the other modules), what a store gives back where nothing
 (``reading``), who asks and how it is shown (``rul_cli``).
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
@@ -25,6 +26,7 @@ from rul_backup import (
     snapshots,
     stack,
     telling,
+    verification,
     wal,
 )
 from rul_backup.archiving import Archiver
@@ -49,15 +51,15 @@ from rul_backup.reading import (
     reading_keys_of,
     remote_store_of,
 )
-from rul_backup.retention import Plan, Policy, There
+from rul_backup.retention import Confirmed, Line, Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import Shelf
 from rul_backup.streams import Pace
 from rul_backup.telling import Tell
-from rul_backup.verification import Level, Verification
+from rul_backup.verification import Finding, Level, Reread, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows, database
-from rul_store.backup_rows import RestoreProof
+from rul_store.backup_rows import ClockConfirmed, RestoreProof
 
 ROOM = 2.0
 """A store must have room for so many times what the newest run took."""
@@ -80,6 +82,19 @@ class Proved(NamedTuple):
     """What was found of each fleet's; none where there is none, or the database differs."""
     log_reaches_at: datetime | None
     """Until when the log leads, which was tried too; none where there is none of a base yet."""
+
+
+class LookedInto(NamedTuple):
+    """What new runs kept, decrypted and read to its end."""
+
+    runs: int
+    until: int
+    """The number of the newest."""
+    left: int
+    """Runs for which there was no time."""
+    unsound: list[int]
+    """Numbers of those in which something was found."""
+    findings: list[Finding]
 
 
 class Backups:
@@ -305,6 +320,46 @@ class Backups:
         known = backup_rows.known(self._engine, store)
         return self._reader(store).verify(level, now, known)
 
+    def look_into_new(
+        self, after: int, again: Collection[int] = (), seconds: float = math.inf
+    ) -> LookedInto:
+        """Decrypt what runs here kept that nobody looked into yet, and read it to its end.
+
+        Args:
+            after: The number of the newest run that was looked into.
+            again: Numbers of those in which something was found, until they are gone.
+            seconds: No run is begun later; at least one is looked into.
+
+        Raises:
+            SettingsError: A key is missing.
+            StoreError: ``RUL_BACKUP_SCRATCH`` is too small.
+        """
+        verify_keys, identities = self._verify_keys(), self._identities()
+        every = runs.readable(self.store, runs.names_there(self.store), verify_keys)
+        asked = [one for one in every if (number := one.manifest.number) > after or number in again]
+        started, findings = time.monotonic(), []
+        unsound = {one.manifest.number for one in asked} & {*again}
+        for count, one in enumerate(asked):
+            if count and time.monotonic() - started > seconds:
+                return LookedInto(count, after, len(asked) - count, sorted(unsound), findings)
+            number = one.manifest.number
+            found = verification.look_into(
+                self.store, one, identities, self._settings.backup_scratch
+            )
+            unsound = unsound | {number} if found else unsound - {number}
+            findings, after = [*findings, *found], max(after, number)
+        return LookedInto(len(asked), after, 0, sorted(unsound), findings)
+
+    def read_again(self, share: float, after: str, again: Collection[str]) -> Reread:
+        """Read a part of what is beyond the machine; see ``verification.read_again``.
+
+        Raises:
+            SettingsError: Nobody has said where that is, or how it is reached.
+            Unavailable: It does not answer.
+        """
+        remote = remote_store_of(self._settings)
+        return verification.read_again(remote, self._verify_keys(), share, after=after, again=again)
+
     def prove(
         self,
         run: str | None,
@@ -338,7 +393,7 @@ class Backups:
             raise
         seconds = sum(one.seconds for one in found)
         told = tuple(told for one in found for told in one.differences)
-        proof = self._write_down(sealed, store, now, seconds, told)
+        proof = self._write_down(sealed, store, now, seconds, told, reaches_at)
         champions = tuple(each for one in found for each in one.champions)
         return Proved(sealed, proof, champions, reaches_at)
 
@@ -360,26 +415,76 @@ class Backups:
         return found, reaches_at
 
     def _write_down(
-        self, sealed: Sealed, store: str, now: datetime, seconds: float, told: tuple[str, ...]
+        self,
+        sealed: Sealed,
+        store: str,
+        now: datetime,
+        seconds: float,
+        told: tuple[str, ...],
+        log_reaches_at: datetime | None = None,
     ) -> RestoreProof:
         proof = RestoreProof(
             number=sealed.manifest.number,
             proven_at=now,
             seconds=seconds,
             differences=told,
-            recovery_point_seconds=(now - sealed.manifest.started_at).total_seconds(),
+            log_reaches_at=log_reaches_at,
+            recovery_point_seconds=backup_rows.recovery_point_seconds(
+                now, sealed.manifest.started_at, log_reaches_at
+            ),
         )
         backup_rows.record_proof(self._engine, store, proof)
         return proof
 
-    def plan(self, policy: Policy, now: datetime) -> Plan:
+    def policy(self, weeks: int | None = None, months: int | None = None) -> Policy:
+        """For how long runs stay here.
+
+        Args:
+            weeks: For how many the newest of each week does; as the settings say unless given.
+            months: The same of months.
+        """
+        settings = self._settings
+        return Policy(
+            weekly_for=timedelta(weeks=settings.backup_weeks if weeks is None else weeks),
+            monthly_for=timedelta(days=31 * (settings.backup_months if months is None else months)),
+        )
+
+    def plan(self, policy: Policy, now: datetime, *, clock_is_right: bool = False) -> Plan:
         """Which runs may go. It proves a run too that a drill restored it from beyond the machine.
 
+        Args:
+            policy: For how long they stay.
+            now: By this machine's clock.
+            clock_is_right: As if somebody had confirmed it at this moment.
+
         Raises:
-            StoreError: The clock jumped, or no run came for a day.
+            StoreError: The clock jumped, or no run came for a day, and nobody has confirmed the
+                clock since.
         """
         there = self._reader(LOCAL).there()
-        return retention.plan(self._rated(there, LOCAL, OFF_SITE), policy, now)
+        line = self._line(now, clock_is_right=clock_is_right)
+        return retention.plan(self._rated(there, LOCAL, OFF_SITE), policy, now, line)
+
+    def confirm_clock(self, now: datetime) -> None:
+        """Write down that the clock is right, for whoever lets runs go from now on.
+
+        Raises:
+            StoreError: There is no run yet.
+        """
+        confirmed = self._line(now, clock_is_right=True).confirmed
+        if confirmed is None:
+            raise StoreError(f"{self.store} has no backup yet; `rul backup now` makes one")
+        told = ClockConfirmed(number=confirmed.number, confirmed_at=confirmed.at)
+        backup_rows.confirm_clock(self._engine, told)
+
+    def _line(self, now: datetime, *, clock_is_right: bool = False) -> Line:
+        """When every run ended: their manifests stay, also of those that are beyond the machine."""
+        every = runs.readable(self.store, runs.names(self.store), self._verify_keys())
+        ended = [(told.number, told.finished_at) for told in (one.manifest for one in every)]
+        if clock_is_right and ended:
+            return Line(ended, Confirmed(max(ended)[0], now))
+        known = backup_rows.clock_confirmed(self._engine)
+        return Line(ended, Confirmed(known.number, known.confirmed_at) if known else None)
 
     def _rated(self, there: Sequence[Sealed], *stores: str) -> list[There]:
         """Runs by what retention asks; proven are those that a drill from such a store restored."""
@@ -414,30 +519,51 @@ class Backups:
         verify_keys = self._verify_keys()
         return [*runs.sweep(self.store, verify_keys, now), *wal.sweep(self.store, verify_keys)]
 
-    def let_expire(self, now: datetime) -> list[int]:
-        """Give our word of old runs that they may be gone from beyond the machine.
+    def plan_beyond(self, now: datetime) -> Plan:
+        """Which runs may be gone from beyond the machine; none where they stay for ever there.
 
-        The newest stays, and the newest that drills restored from there. A rule of the store
-        removes their objects; it may do so a week later than their runs' age, since runs promise
-        what runs of the week before kept.
-
-        Returns:
-            Their numbers; none where runs stay for ever there.
+        The newest stays, and the newest that drills restored from there.
 
         Raises:
-            StoreError: The clock jumped, no run came for a day, or the store refuses.
-            Unavailable: It does not answer.
+            StoreError: The clock jumped, or no run came for a day, and nobody has confirmed the
+                clock since.
+            Unavailable: The store does not answer.
         """
         days = self._settings.backup_offsite_days
         if not self.goes_off_site or days is None:
-            return []
+            return Plan({}, ())
         none = timedelta(0)
         policy = Policy(timedelta(days=days), none, none, none)
+        rated = self._rated(self._reader(OFF_SITE).there(), OFF_SITE)
+        return retention.plan(rated, policy, now, self._line(now))
+
+    def let_expire(self, numbers: Collection[int]) -> None:
+        """Give our word of runs that they may be gone from beyond the machine.
+
+        A rule of the store removes their objects; it may do so a week later than their runs' age,
+        since runs promise what runs of the week before kept.
+
+        Raises:
+            StoreError: The store refuses.
+            Unavailable: It does not answer.
+        """
+        if not numbers:
+            return
         there = self._reader(OFF_SITE).there()
-        plan = retention.plan(self._rated(there, OFF_SITE), policy, now)
-        going = [sealed for sealed in there if sealed.manifest.number in plan.drop]
+        going = [sealed for sealed in there if sealed.manifest.number in numbers]
         offsite.let_expire(remote_store_of(self._settings), going, self._maker().signing_key)
-        return list(plan.drop)
+
+    def frees_bytes(self, plan: Plan) -> int:
+        """How much is promised by runs alone that a plan lets go here."""
+        there = self._reader(LOCAL).there()
+        stay = {name for one in there if one.manifest.number in plan.keep for name in one.objects}
+        went = {
+            name: artefact.sums.stored_bytes
+            for one in there
+            if one.manifest.number in plan.drop
+            for name, artefact in one.objects.items()
+        }
+        return sum(size for name, size in went.items() if name not in stay)
 
     def find(self, run: str | None, store: str = LOCAL) -> Sealed:
         """A run of a store by its name, or the newest.

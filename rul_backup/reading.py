@@ -65,6 +65,12 @@ class BackupSettings(Settings):
         description="for how many days runs stay beyond the machine, where a rule of the store "
         "removes objects that are older than these and a week; for ever unless given",
     )
+    backup_weeks: int = Field(
+        default=0, ge=0, description="for how many weeks the newest run of each week stays"
+    )
+    backup_months: int = Field(
+        default=0, ge=0, description="for how many months the newest run of each month stays"
+    )
     backup_share: float = Field(
         default=0.2,
         gt=0,

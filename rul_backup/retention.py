@@ -3,6 +3,7 @@
 What belongs here: the decision, from numbers and times alone. What does not: letting go (``runs``).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -10,10 +11,10 @@ from typing import NamedTuple
 from rul_core.errors import StoreError
 
 FUTURE = timedelta(minutes=5)
-"""A run that ended later than now by more: the clock was set back."""
+"""A run that ended later than the next one, or than now, by more: the clock was set back."""
 SILENCE = timedelta(hours=24)
-"""No run for longer: the clock was set forward, or backups have stopped. Neither is a time to let
-any go."""
+"""No run for longer: the clock was set forward, or backups had stopped. Which of them, a person
+says before any goes. A shorter jump is not seen, and a run goes as much too early."""
 
 
 class Policy(NamedTuple):
@@ -36,6 +37,22 @@ class There(NamedTuple):
     """A drill restored it."""
 
 
+class Confirmed(NamedTuple):
+    """Somebody has looked at the clock, and says that it is right."""
+
+    number: int
+    """Of the newest run at that moment: what is up to it is trusted."""
+    at: datetime
+
+
+class Line(NamedTuple):
+    """What tells a clock that jumped: when each run ended, also of those that went."""
+
+    ended: Sequence[tuple[int, datetime]]
+    """By number. Those that stay are not enough: where others went, there is a gap."""
+    confirmed: Confirmed | None = None
+
+
 class Plan(NamedTuple):
     """What stays, with the reason, and what goes; by number."""
 
@@ -43,7 +60,7 @@ class Plan(NamedTuple):
     drop: tuple[int, ...]
 
 
-def plan(runs: Sequence[There], policy: Policy, now: datetime) -> Plan:
+def plan(runs: Sequence[There], policy: Policy, now: datetime, line: Line) -> Plan:
     """Decide of every run.
 
     The newest run of each day, week or month speaks for it. Runs follow one another by their
@@ -53,14 +70,16 @@ def plan(runs: Sequence[There], policy: Policy, now: datetime) -> Plan:
         runs: All that the store has.
         policy: For how long they stay.
         now: By this machine's clock.
+        line: All that ever were.
 
     Raises:
-        StoreError: The clock was set forward or back, or no run came for a day.
+        StoreError: The clock was set forward or back, or no run came for a day, and nobody has
+            confirmed the clock since.
     """
     if not runs:
         return Plan({}, ())
     ordered = sorted(runs, key=lambda run: run.number, reverse=True)
-    _trust(ordered, now)
+    _trust(line, now)
     keep = {ordered[0].number: "the newest"}
     for run in [run for run in ordered if run.proven][: policy.fewest_proven]:
         keep.setdefault(run.number, "among the newest that a drill restored")
@@ -79,17 +98,23 @@ def plan(runs: Sequence[There], policy: Policy, now: datetime) -> Plan:
     return Plan(dict(sorted(keep.items())), drop)
 
 
-def _trust(ordered: Sequence[There], now: datetime) -> None:
-    latest = max(run.finished_at for run in ordered)
-    if latest > now + FUTURE:
-        raise StoreError(
-            f"a run ended at {latest:%Y-%m-%d %H:%M} and it is {now:%Y-%m-%d %H:%M} now: the clock "
-            "was set back; nothing is let go until it is right"
+def _trust(line: Line, now: datetime) -> None:
+    """See that the clock went on as runs followed one another, from the last confirmation on."""
+    number, at = line.confirmed or (0, None)
+    told = [("somebody confirmed the clock", at)] if at else []
+    told += [(f"the run {one} ended", ended) for one, ended in sorted(line.ended) if one > number]
+    for (what, before), (then, after) in itertools.pairwise([*told, ("it is now", now)]):
+        if -FUTURE <= after - before <= SILENCE:
+            continue
+        happened = (
+            "the clock was set back"
+            if after < before
+            else "backups had stopped, or the clock was set forward"
         )
-    if now - latest > SILENCE:
         raise StoreError(
-            f"the newest run ended at {latest:%Y-%m-%d %H:%M} and it is {now:%Y-%m-%d %H:%M} now: "
-            "backups have stopped, or the clock was set forward; nothing is let go until one ran"
+            f"at {before:%Y-%m-%d %H:%M} {what}, and next at {after:%Y-%m-%d %H:%M} {then}: "
+            f"{happened}; nothing is let go. Where the clock is right now, see what would go by "
+            "`rul backup prune --clock-is-right`, and confirm it with --apply"
         )
 
 

@@ -17,12 +17,14 @@ newest part: a store as it was last week is whole in itself. So it is held again
 elsewhere, in PostgreSQL and in the other store.
 """
 
+import bisect
 import errno
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from enum import IntEnum
+from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any, NamedTuple, cast
 
@@ -38,7 +40,9 @@ from rul_backup.runs import (
     RUNS,
     Sealed,
     is_unfinished,
+    names_there,
     read,
+    readable,
     started_at,
 )
 from rul_backup.sealing import Sums, unseal
@@ -122,6 +126,117 @@ def verify(
     if only is None or any(map(wal.is_name, sizes)):  # an archive may have no log
         findings += _log(store, keys, sizes, chain, promised, level, now, identities)
     return Verification(len(promised), len(sizes), tuple(findings))
+
+
+class Reread(NamedTuple):
+    """What was read again of a store, a part at a time."""
+
+    objects: int
+    bytes: int
+    until: str
+    """The object that was read last; the next part begins after it."""
+    findings: tuple[Finding, ...]
+
+
+def look_into(
+    store: Shelf, run: Sealed, identities: Sequence[x25519.Identity], folder: Path | None = None
+) -> list[Finding]:
+    """Decrypt what a run itself kept, and read it to its end; what it took over it does not have.
+
+    Args:
+        store: Has the run.
+        run: Which.
+        identities: By which it is decrypted.
+        folder: Where it lies meanwhile; the system's for temporary files unless given.
+
+    Returns:
+        What is not as it was kept; none of a run that was let go meanwhile.
+
+    Raises:
+        Unavailable: The store does not answer.
+        StoreError: The folder is too small.
+    """
+    sizes = store.sizes(f"{RUNS}/{run.manifest.run}/")
+    findings = [
+        finding
+        for name, artefact in run.objects.items()
+        if not artefact.run
+        for finding in _looked_at(
+            store, name, artefact.sums, sizes, Level.STRUCTURE, identities, artefact, folder
+        )
+    ]
+    return findings if run.object in names_there(store) else []
+
+
+def read_again(
+    store: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    share: float,
+    *,
+    after: str = "",
+    again: Collection[str] = (),
+) -> Reread:
+    """Read a part of all that a store has, and hold it against the checksums of what was written.
+
+    Parts follow one another by the objects' names, and after the last comes the first: what was
+    read longest ago is read next.
+
+    Args:
+        store: Which.
+        keys: Of our signatures.
+        share: Of all bytes; so many are read, and the object with which they are reached.
+        after: The object that was read last before.
+        again: Objects that were not what was written, which are looked at every time.
+
+    Raises:
+        Unavailable: The store does not answer; that is no finding.
+    """
+    sizes = store.sizes()
+    promised = {
+        name: artefact.sums
+        for sealed in readable(store, names_there(store), keys)
+        for name, artefact in sealed.objects.items()
+    }
+    notes = {
+        content: name
+        for name in sizes
+        if wal.is_name(name)
+        and name.endswith(wal.NOTE)
+        and (content := wal.object_of(wal.cluster_of(name), wal.plain_name(name))) in sizes
+    }
+    names = sorted({*promised, *notes})
+    wanted = share * sum(sizes.get(name, 0) for name in names)
+    begin = bisect.bisect_right(names, after)
+    count, read_bytes, findings = 0, 0, []
+    for name in names[begin:] + names[:begin]:
+        if count and read_bytes >= wanted:
+            break
+        findings += _still_written(store, keys, name, promised.get(name), notes.get(name), sizes)
+        count, read_bytes, after = count + 1, read_bytes + sizes.get(name, 0), name
+    told = {finding.object for finding in findings}
+    for name in sorted({*again} & {*names} - told):
+        findings += _still_written(store, keys, name, promised.get(name), notes.get(name), sizes)
+    return Reread(count, read_bytes, after, tuple(dict.fromkeys(findings)))
+
+
+def _still_written(
+    store: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    name: str,
+    sums: Sums | None,
+    note: str | None,
+    sizes: dict[str, int],
+) -> Iterator[Finding]:
+    """An object of a run, by its manifest, or of the log, by its note."""
+    if sums is None and note is not None:
+        try:
+            sums = wal.read(store, note, keys).note.sums
+        except Unavailable:
+            raise
+        except StoreError as error:
+            yield Finding(name, f"has a note that cannot be read: {error}")
+    if sums is not None:
+        yield from _looked_at(store, name, sums, sizes, Level.STORED, ())
 
 
 def _chain(
@@ -392,6 +507,7 @@ def _looked_at(
     level: Level,
     identities: Sequence[x25519.Identity],
     artefact: Artefact | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Finding]:
     """An object, as closely as is asked for."""
     if name not in sizes:
@@ -399,7 +515,7 @@ def _looked_at(
     elif sizes[name] != sums.stored_bytes:
         yield Finding(name, f"has {sizes[name]:,} bytes where {sums.stored_bytes:,} were written")
     elif level > Level.EXISTS:
-        yield from _read(store, name, sums, level, identities, artefact)
+        yield from _read(store, name, sums, level, identities, artefact, folder)
 
 
 def _read(
@@ -409,6 +525,7 @@ def _read(
     level: Level,
     identities: Sequence[x25519.Identity],
     artefact: Artefact | None,
+    folder: Path | None,
 ) -> Iterator[Finding]:
     try:
         with store.reading(name) as file:
@@ -418,7 +535,9 @@ def _read(
                 return
             with ExitStack() as stack:
                 looked_into = artefact if level >= Level.STRUCTURE else None
-                plain = stack.enter_context(TemporaryFile()) if looked_into else _Nowhere()
+                plain = (
+                    stack.enter_context(TemporaryFile(dir=folder)) if looked_into else _Nowhere()
+                )
                 if unseal(file, plain, identities) != sums:
                     yield Finding(name, "is not what was kept: its checksum differs")
                 elif looked_into and (told := structure.problem(looked_into, cast("Any", plain))):
@@ -428,8 +547,9 @@ def _read(
     except (StoreError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # here, not in the store
             raise StoreError(
-                f"{gettempdir()} is too small to look into {name}, which has "
-                f"{sums.plain_bytes:,} bytes; name a larger folder by TMPDIR"
+                f"{folder or gettempdir()} is too small to look into {name}, which has "
+                f"{sums.plain_bytes:,} bytes; name a larger folder by "
+                f"{'RUL_BACKUP_SCRATCH' if folder else 'TMPDIR'}"
             ) from error
         yield Finding(name, str(error))
 

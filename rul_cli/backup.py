@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -670,17 +670,32 @@ def _until_ended() -> threading.Event:
 @app.command("prune")
 def prune(
     apply: Annotated[bool, typer.Option("--apply", help="do it; else it is only told")] = False,
-    weeks: Annotated[int, typer.Option(help="for how many weeks one a week stays")] = 0,
-    months: Annotated[int, typer.Option(help="for how many months one a month stays")] = 0,
+    weeks: Annotated[
+        int | None,
+        typer.Option(help="for how many weeks one a week stays; RUL_BACKUP_WEEKS unless given"),
+    ] = None,
+    months: Annotated[
+        int | None,
+        typer.Option(help="for how many months one a month stays; RUL_BACKUP_MONTHS unless given"),
+    ] = None,
+    clock_is_right: Annotated[
+        bool,
+        typer.Option(
+            "--clock-is-right",
+            help="go on where it seems to have jumped, or no run came for a day; with --apply the "
+            "nightly job goes on too",
+        ),
+    ] = False,
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Let runs go: all of 48 hours stay, one a day for 30 days, and the newest that were proved."""
-    from rul_backup.retention import Policy
-
-    policy = Policy(weekly_for=timedelta(weeks=weeks), monthly_for=timedelta(days=31 * months))
     with _backups(root) as backups:
         now = datetime.now(UTC)
-        plan, leftovers = backups.plan(policy, now), backups.left_behind(now)
+        policy = backups.policy(weeks, months)
+        plan = backups.plan(policy, now, clock_is_right=clock_is_right)
+        leftovers = backups.left_behind(now)
+        if apply and clock_is_right:
+            backups.confirm_clock(now)
         if apply:
             leftovers = backups.let_go(plan.drop, now)
     for number, reason in plan.keep.items():

@@ -265,7 +265,8 @@ DRILL = RestoreProof(
     proven_at=datetime(2026, 11, 23, 3, 43, 6, tzinfo=UTC),
     seconds=6.2,
     differences=(),
-    recovery_point_seconds=364.0,
+    log_reaches_at=datetime(2026, 11, 23, 3, 42, 21, tzinfo=UTC),
+    recovery_point_seconds=45.0,
 )
 BACKUPS = Backups(
     stores=[

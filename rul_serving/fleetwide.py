@@ -227,7 +227,11 @@ def of_backups(standings: Iterable[backup_rows.BackupStore]) -> Iterator[Metric]
     )
     point = _by_store(
         "rul_backup_drill_recovery_point_seconds",
-        "How long before the last drill that began which it restored.",
+        "How long before the last drill what it restored ends, by the log where there is one.",
+    )
+    reaches = _by_store(
+        "rul_backup_drill_log_reaches_timestamp_seconds",
+        "Until when all that was committed was recovered by the log, at the last drill.",
     )
     for one in standings:
         newest.add_metric(
@@ -242,7 +246,9 @@ def of_backups(standings: Iterable[backup_rows.BackupStore]) -> Iterator[Metric]
             differences.add_metric([one.store], len(one.last_drill.differences))
             if one.last_drill.recovery_point_seconds is not None:
                 point.add_metric([one.store], one.last_drill.recovery_point_seconds)
-    yield from (newest, stored, proven, seconds, differences, point)
+            if one.last_drill.log_reaches_at is not None:
+                reaches.add_metric([one.store], one.last_drill.log_reaches_at.timestamp())
+    yield from (newest, stored, proven, seconds, differences, point, reaches)
 
 
 def _by_store(name: str, description: str) -> GaugeMetricFamily:

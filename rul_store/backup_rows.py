@@ -39,9 +39,21 @@ class RestoreProof(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     differences: tuple[str, ...]
     """From what was kept; none proves the run."""
+    log_reaches_at: datetime | None = None
+    """Until when all that was committed was recovered by PostgreSQL's log; none where there was no
+    log to try."""
     recovery_point_seconds: float | None = None
-    """How long before the drill the run began: what a loss at that moment would have cost. Unknown
-    of the first releases' runs."""
+    """How long before the drill what it restored ends: what a loss at that moment would have cost.
+    By the log where that leads on, else by when the run began. Unknown of the first releases'
+    runs."""
+
+
+class ClockConfirmed(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody says that the clock is right."""
+
+    number: int
+    """Of the newest run at that moment."""
+    confirmed_at: datetime
 
 
 class BackupStore(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +121,28 @@ def known(engine: sa.Engine, store: str) -> list[BackupRun]:
     return [_known(row) for row in rows]
 
 
+def confirm_clock(engine: sa.Engine, confirmed: ClockConfirmed) -> None:
+    """Write down that the clock is right; of the same run the last word counts."""
+    insert = postgresql.insert(tables.backup_confirmations).values(
+        number=confirmed.number, confirmed_at=confirmed.confirmed_at
+    )
+    with begin(engine) as connection:
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["number"], set_={"confirmed_at": confirmed.confirmed_at}
+            )
+        )
+
+
+def clock_confirmed(engine: sa.Engine) -> ClockConfirmed | None:
+    """The last time that somebody said so, where anybody did."""
+    table = tables.backup_confirmations
+    query = sa.select(table).order_by(table.c.number.desc()).limit(1)
+    with begin(engine) as connection:
+        row = connection.execute(query).mappings().first()
+    return None if row is None else ClockConfirmed(**row)
+
+
 def record_proof(engine: sa.Engine, store: str, proof: RestoreProof) -> None:
     """Write down what a drill found."""
     with begin(engine) as connection:
@@ -119,6 +153,7 @@ def record_proof(engine: sa.Engine, store: str, proof: RestoreProof) -> None:
                 proven_at=proof.proven_at,
                 seconds=proof.seconds,
                 differences=list(proof.differences),
+                log_reaches_at=proof.log_reaches_at,
             )
         )
 
@@ -151,7 +186,25 @@ def _proof(row: sa.RowMapping) -> RestoreProof:
         proven_at=row["proven_at"],
         seconds=row["seconds"],
         differences=tuple(row["differences"]),
-        recovery_point_seconds=(
-            (row["proven_at"] - row["started_at"]).total_seconds() if row["started_at"] else None
+        log_reaches_at=row["log_reaches_at"],
+        recovery_point_seconds=recovery_point_seconds(
+            row["proven_at"], row["started_at"], row["log_reaches_at"]
         ),
     )
+
+
+def recovery_point_seconds(
+    proven_at: datetime, started_at: datetime | None, log_reaches_at: datetime | None
+) -> float | None:
+    """How long before a drill what it restored ends.
+
+    Args:
+        proven_at: When the drill was.
+        started_at: When the run began; what it kept may reach farther than a log that is old.
+        log_reaches_at: Until when the log led; a drill may find what was sealed since it began.
+
+    Returns:
+        None where neither is known.
+    """
+    ends = [at for at in (started_at, log_reaches_at) if at]
+    return max(0.0, (proven_at - max(ends)).total_seconds()) if ends else None

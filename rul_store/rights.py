@@ -66,6 +66,7 @@ RIGHTS = {
     "verdicts": Rights(APPEND, READ),
     "backup_runs": Rights(READ, READ, backup=APPEND, drill=READ),
     "backup_proofs": Rights(READ, READ, backup=APPEND, drill=APPEND),
+    "backup_confirmations": Rights(READ, READ, backup=KEEP, drill=READ),
     "rul_version": Rights(READ, READ, backup=READ, drill=READ),
 }
 """Every table; a test holds it against the catalogue. Nobody but the owner truncates or alters."""

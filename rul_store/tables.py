@@ -392,6 +392,14 @@ backup_runs = sa.Table(
     sa.Column("stored_bytes", _int),
 )
 
+# Somebody looked at the clock when that run was the newest, and says that it is right.
+backup_confirmations = sa.Table(
+    "backup_confirmations",
+    metadata,
+    sa.Column("number", _int, primary_key=True),
+    sa.Column("confirmed_at", _time, nullable=False),
+)
+
 # A drill restored a run and compared it with what was kept. Insert only.
 backup_proofs = sa.Table(
     "backup_proofs",
@@ -401,4 +409,5 @@ backup_proofs = sa.Table(
     sa.Column("proven_at", _time, primary_key=True),
     sa.Column("seconds", _float, nullable=False),
     sa.Column("differences", ARRAY(_text), nullable=False),
+    sa.Column("log_reaches_at", _time),
 )

@@ -12,7 +12,6 @@ import dagster as dg
 from rul_assets.backup import assets
 from rul_assets.failures import explained
 from rul_backup.keeping import Backups
-from rul_backup.retention import Policy
 
 back_up = dg.define_asset_job(
     "back_up",
@@ -43,21 +42,35 @@ look_at_backups = dg.define_asset_job(
 @dg.op
 @explained
 def let_go(context: dg.OpExecutionContext, backups: dg.ResourceParam[Backups]) -> None:
-    """Let runs go that need not stay, and remove what no run promises."""
+    """Let runs go that need not stay, and remove what no run promises.
+
+    What would go is written into the log before any does: here, and then beyond the machine, which
+    may not answer.
+    """
     now = datetime.now(UTC)
-    plan = backups.plan(Policy(), now)
-    went = backups.let_go(plan.drop, now)
-    expired = backups.let_expire(now)
+    plan = backups.plan(backups.policy(), now)
+    frees = backups.frees_bytes(plan)
     for number, reason in plan.keep.items():
         context.log.debug("%d stays: %s", number, reason)
+    context.log.info(
+        "planned: %d runs go and %d stay, which frees %d bytes: %s",
+        len(plan.drop), len(plan.keep), frees, list(plan.drop),
+    )  # fmt: skip
+    went = backups.let_go(plan.drop, now)
     context.log.info("%d runs went, with %d objects", len(plan.drop), len(went))
-    context.log.info("%d runs may be gone from beyond the machine", len(expired))
+    beyond = backups.plan_beyond(now)
+    context.log.info(
+        "planned: %d runs may be gone from beyond the machine: %s",
+        len(beyond.drop), list(beyond.drop),
+    )  # fmt: skip
+    backups.let_expire(beyond.drop)
     context.add_output_metadata(
         {
             "went": list(plan.drop),
             "stay": len(plan.keep),
+            "bytes": frees,
             "objects": len(went),
-            "expired": expired,
+            "expired": list(beyond.drop),
         }
     )
 

@@ -22,8 +22,9 @@ from rul_store import backup_rows
 async def get_backups(service: NamedDependency[Service]) -> Backups:
     """Of every place where backups lie: the newest, and what the last drill found.
 
-    What was written after `newest.started_at` is in no backup yet. A drill restores a run,
-    compares every table with what was kept, and lets champions compute again what they said:
+    What was written after `newest.started_at` is in no run yet. A drill restores a run,
+    compares every table with what was kept, lets champions compute again what they said, and
+    recovers what PostgreSQL's log leads to, where one is kept, until `log_reaches_at`:
     `last_proven` is the newest that was the same. It took `seconds`, and would have lost what was
     written in `recovery_point_seconds`.
     """

@@ -1,5 +1,6 @@
 """Backups as assets, on a real PostgreSQL and Redis: made, looked at, proved, let go."""
 
+import errno
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from rul_backup.golden import Golden
 from rul_backup.keeping import Backups
 from rul_backup.manifest import Kind
 from rul_backup.reading import BackupSettings
+from rul_backup.retention import Policy
 from rul_backup.runs import Run
 from rul_backup.verification import Level
 from rul_core.errors import SettingsError, Unavailable
@@ -211,16 +213,103 @@ def test_what_is_brought_beyond_the_machine_is_looked_at_and_proved_from_there_a
     assert "platform.dump.zst.age: is missing" in str(looked.metadata["findings"].value)
 
 
-def test_no_drill_is_asked_for_before_there_is_a_backup(keeper: Keeper):
+@pytest.mark.parametrize(
+    "schedule", [drill.prove_backups_every_night, drill.look_into_backups_every_hour]
+)
+def test_nothing_is_opened_before_there_is_a_backup(
+    keeper: Keeper, schedule: dg.ScheduleDefinition
+):
     def asked() -> object:
         with dg.build_schedule_context(
             instance=keeper.instance, resources={"backups": keeper.backups}
         ) as context:
-            return drill.prove_backups_every_night(context)
+            return schedule(context)
 
     assert isinstance(asked(), dg.SkipReason)
     keeper.run("back_up")
     assert isinstance(asked(), dg.RunRequest)
+
+
+def test_what_each_run_kept_is_opened_once_and_again_while_something_is_wrong_with_it(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def looked() -> tuple[list[int], bool]:
+        result = keeper.run("look_into_backups")
+        told = keeper.told("new_runs")
+        return [told["runs"], told["until"], told["left"]], checks(result)[
+            "every_new_run_opens"
+        ].passed
+
+    for _ in range(2):
+        keeper.run("back_up")
+    assert looked() == ([2, 2, 0], True)
+    assert looked() == ([0, 2, 0], True)
+    keeper.run("back_up")
+    sealed = keeper.backups.find(None)
+    (name,) = [name for name, one in sealed.objects.items() if one.kind is Kind.POSTGRES]
+    path = Path(str(keeper.backups.store)) / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert looked() == ([1, 3, 0], False)
+    assert looked() == ([1, 3, 0], False)
+    keeper.run("back_up")
+    assert looked() == ([2, 4, 0], False)
+    assert keeper.told("new_runs")["unsound"] == [3]
+    path.write_bytes(whole)
+    assert looked() == ([1, 4, 0], True)
+    for _ in range(2):
+        keeper.run("back_up")
+    monkeypatch.setattr(drill, "AT_ONCE", timedelta(0))
+    assert looked() == ([1, 5, 1], True)
+    assert looked() == ([1, 6, 0], True)
+    path.write_bytes(b"")
+    looked_into = keeper.backups.look_into_new(6, [1, 3], 0.0)
+    assert (looked_into.unsound, looked_into.left) == ([3], 1)  # there was time for the first alone
+    keeper.backups.let_go([3], datetime.now(UTC))
+    assert keeper.backups.look_into_new(6, [3]).runs == 0
+
+
+def test_a_scratch_that_cannot_be_used_is_told_and_nothing_counts_as_looked_into(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    keeper.run("back_up")
+    monkeypatch.setenv("RUL_BACKUP_SCRATCH", str(tmp_path))
+
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as small:
+        small.setattr("rul_backup.verification.TemporaryFile", full)
+        told = why(keeper.run("look_into_backups", fails=True))
+    assert f"{tmp_path} is too small to look into" in told
+    assert "name a larger folder by RUL_BACKUP_SCRATCH" in told
+    keeper.run("look_into_backups")
+    assert keeper.told("new_runs")["runs"] == 1
+
+
+def test_what_is_beyond_the_machine_is_read_again_a_part_an_hour(
+    keeper: Keeper, s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    keeper.run("back_up")
+    keeper.run("look_into_backups")
+    assert keeper.told("offsite_reread") == {"read": "nothing: RUL_BACKUP_OFFSITE is not set"}
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE", "s3://backups/again")
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE_OPTIONS", s3.options())
+    keeper.run("back_up")
+    read = set()
+    for _ in range(5):  # each at least one of the five objects
+        result = keeper.run("look_into_backups")
+        assert checks(result)["what_is_beyond_is_what_was_written"].passed
+        read.add(keeper.told("offsite_reread")["until"])
+    assert len(read) == 5
+    first = min((s3.files / "again" / "runs").rglob("*.age"))
+    s3.spoil(first, b"x" * first.stat().st_size)
+    for _ in range(6):
+        result = keeper.run("look_into_backups")
+    told = checks(result)["what_is_beyond_is_what_was_written"]
+    assert not told.passed
+    assert first.name in str(told.metadata["findings"].value)
+    assert len(keeper.told("offsite_reread")["unsound"]) == 1
 
 
 def test_what_shrank_under_half_of_the_week_s_median_is_told(keeper: Keeper, engine: sa.Engine):
@@ -245,8 +334,18 @@ def test_what_need_not_stay_goes_and_a_clock_that_jumped_lets_nothing_go(
 ):
     for _ in range(3):
         keeper.run("back_up")
-    short = schedules.Policy(all_for=timedelta(0), daily_for=timedelta(0))
-    monkeypatch.setattr(schedules, "Policy", lambda: short)
+    short = Policy(all_for=timedelta(0), daily_for=timedelta(0))
+    monkeypatch.setattr(Backups, "policy", lambda _: short)
+    objects = {name: one.sums.stored_bytes for found in keeper.backups.there()[:2]
+               for name, one in found.sealed.objects.items()}  # fmt: skip
+    stay = keeper.backups.find(None).objects
+    frees = sum(size for name, size in objects.items() if name not in stay)
+    with monkeypatch.context() as broken:
+        broken.delattr(Backups, "let_go")
+        result = keeper.run("let_backups_go", fails=True)
+    said = [entry.user_message for entry in keeper.instance.all_logs(result.run_id)]
+    assert f"planned: 2 runs go and 1 stay, which frees {frees} bytes: [1, 2]" in said
+    assert len(keeper.backups.there()) == 3  # it was planned, and not done
     keeper.run("let_backups_go")
     (left,) = keeper.backups.there()
     assert left.sealed.manifest.number == 3
@@ -258,7 +357,17 @@ def test_what_need_not_stay_goes_and_a_clock_that_jumped_lets_nothing_go(
             return datetime.now(tz) + timedelta(days=3)
 
     monkeypatch.setattr(schedules, "datetime", Later)
-    assert "nothing is let go until one ran" in why(keeper.run("let_backups_go", fails=True))
+    assert "backups had stopped, or" in why(keeper.run("let_backups_go", fails=True))
+    assert len(keeper.backups.there()) == 1
+    with monkeypatch.context() as a_while:
+        a_while.setattr("rul_assets.backup.resources.datetime", Later)
+        a_while.setattr("rul_backup.keeping.datetime", Later)
+        keeper.run("back_up")  # the clock is wrong still
+    assert "the run 4 ended" in why(keeper.run("let_backups_go", fails=True))
+    assert len(keeper.backups.there()) == 2
+    keeper.backups.confirm_clock(Later.now(UTC))
+    for _ in range(2):
+        keeper.run("let_backups_go")
     assert len(keeper.backups.there()) == 1
 
 
@@ -306,7 +415,9 @@ def test_a_manifest_that_could_not_be_written_down_at_once_is_written_once(
 
 def test_every_half_hour_is_half_an_hour_and_every_job_has_a_schedule():
     found = [*(definitions.defs().jobs or ()), *(drill.defs().jobs or ())]
-    every = [*schedules.SCHEDULES, drill.prove_backups_every_night]
+    every = [
+        *schedules.SCHEDULES, drill.prove_backups_every_night, drill.look_into_backups_every_hour
+    ]  # fmt: skip
     jobs = {schedule.job_name: schedule for schedule in every}
     assert jobs.keys() == {job.name for job in found}
     assert {one.default_status for one in jobs.values()} == {dg.DefaultScheduleStatus.RUNNING}

@@ -491,14 +491,22 @@ def keep_on_days(backups: Backups, days: Iterable[int]) -> datetime:
         run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"%d" % day), {})
         run.seal({}, keys.verify_keys(backups.keys_folder / VERIFY_KEY), now)
     backups.bring()
+    backups.confirm_clock(now)  # there was nothing on the days between
     return now + timedelta(hours=1)
+
+
+def expire(backups: Backups, now: datetime) -> list[int]:
+    """Give our word of those that may be gone; their numbers."""
+    plan = backups.plan_beyond(now)
+    backups.let_expire(plan.drop)
+    return list(plan.drop)
 
 
 def test_runs_that_are_old_may_be_gone_from_beyond_by_our_word_and_others_may_not(
     far_backups: Backups, s3: S3, place: str
 ):
     now = keep_on_days(far_backups, [0, 1, 12, 13])
-    assert far_backups.let_expire(now) == [1, 2]
+    assert expire(far_backups, now) == [1, 2]
     assert [one.sealed.manifest.number for one in far_backups.there("off-site")] == [3, 4]
     assert far_backups.verify(Level.STORED, now, "off-site").findings == ()  # they are there still
     objects = sorted((s3.files / place / "runs").rglob("*.age"))
@@ -508,7 +516,7 @@ def test_runs_that_are_old_may_be_gone_from_beyond_by_our_word_and_others_may_no
     s3.spoil(objects[2], None)
     (found,) = far_backups.verify(Level.EXISTS, now, "off-site").findings
     assert found.problem == "is missing"
-    assert far_backups.let_expire(now) == []
+    assert expire(far_backups, now) == []
 
 
 def test_the_newest_and_those_that_drills_restored_from_there_never_expire(far_backups: Backups):
@@ -517,13 +525,29 @@ def test_the_newest_and_those_that_drills_restored_from_there_never_expire(far_b
     for number in (1, 2, 3):
         proof = RestoreProof(number=number, proven_at=now, seconds=1.0, differences=())
         backup_rows.record_proof(far_backups._engine, "off-site", proof)
-    assert far_backups.let_expire(now) == [1]
+    assert expire(far_backups, now) == [1]
+
+
+def test_by_a_clock_that_jumped_before_the_newest_run_nothing_expires_until_it_is_confirmed(
+    far_backups: Backups,
+):
+    keep_on_days(far_backups, [0, 1])
+    now = START + timedelta(days=60)
+    run = Run(far_backups.store, maker_of(far_backups.keys_folder), now)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"60"), {})
+    run.seal({}, keys.verify_keys(far_backups.keys_folder / VERIFY_KEY), now)
+    far_backups.bring()
+    with pytest.raises(StoreError, match="the clock was set forward; nothing is let go"):
+        expire(far_backups, now)
+    assert len(far_backups.there("off-site")) == 3
+    far_backups.confirm_clock(now)
+    assert expire(far_backups, now) == [1, 2]
 
 
 def test_while_the_clock_cannot_be_trusted_nothing_expires(far_backups: Backups):
     keep_on_days(far_backups, [0, 1])
     with pytest.raises(StoreError, match="the clock was set forward"):
-        far_backups.let_expire(START + timedelta(days=100))
+        expire(far_backups, START + timedelta(days=100))
     assert len(far_backups.there("off-site")) == 2
 
 
@@ -562,7 +586,7 @@ def test_all_that_is_done_there_needs_a_key_that_may_put_get_and_list_and_no_mor
     LogBringer(far_backups.store, far, verify_keys).look()
     now = keep_on_days(far_backups, [13])
     assert far_backups.verify(Level.STORED, now, "off-site").findings == ()
-    assert far_backups.let_expire(now) == [1, 2]
+    assert expire(far_backups, now) == [1, 2]
     asked = s3.asked()[before:]
     for what in ("runs/", "wal/7/", "manifests/", "gone/"):
         assert any(told.startswith("CREATE OBJECT: ") and what in told for told in asked)

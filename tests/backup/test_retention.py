@@ -1,12 +1,14 @@
 """What is let go, and that no run of events lets go of what is needed."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rul_backup.retention import Plan, Policy, There, plan
+from rul_backup import retention
+from rul_backup.retention import SILENCE, Confirmed, Line, Plan, Policy, There
 from rul_core.errors import StoreError
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -19,6 +21,14 @@ def every(gap: timedelta, count: int, *, proven: frozenset[int] = frozenset()) -
     return [
         There(count - back, NOW - back * gap, (count - back) in proven) for back in range(count)
     ]
+
+
+def plan(
+    runs: list[There], policy: Policy, now: datetime, confirmed: Confirmed | None = None
+) -> Plan:
+    """Of a store that has every run that ever was."""
+    ended = [(run.number, run.finished_at) for run in runs]
+    return retention.plan(runs, policy, now, Line(ended, confirmed))
 
 
 def test_all_of_two_days_stay_then_one_a_day_for_thirty():
@@ -48,11 +58,67 @@ def test_the_newest_that_were_proven_stay_whatever_their_age():
 
 @pytest.mark.parametrize(
     ("moved", "said"),
-    [(-HOUR, "the clock was set back"), (25 * HOUR, "backups have stopped, or the clock")],
+    [(-HOUR, "the clock was set back"), (25 * HOUR, "backups had stopped, or the clock")],
 )
 def test_nothing_goes_by_a_clock_that_jumped(moved: timedelta, said: str):
     with pytest.raises(StoreError, match=said):
         plan(every(HOUR, 100), POLICY, NOW + moved)
+
+
+@pytest.mark.parametrize(
+    ("moved", "said"),
+    [
+        (60 * DAY, "at 2026-11-30 12:00 the run 1920 ended, and next at 2027-01-29 12:30 the run "
+         "1921 ended: backups had stopped, or the clock was set forward; nothing is let go"),
+        (-60 * DAY, "the run 1921 ended: the clock was set back; nothing is let go"),
+    ],
+)  # fmt: skip
+def test_nothing_goes_by_a_clock_that_jumped_before_the_newest_run(moved: timedelta, said: str):
+    runs = every(HOUR / 2, 48 * 40)
+    now = NOW + moved + HOUR / 2
+    runs.append(There(len(runs) + 1, now, proven=False))
+    with pytest.raises(StoreError, match=said) as error:
+        plan(runs, POLICY, now)
+    assert "`rul backup prune --clock-is-right`" in str(error.value)
+
+
+def test_a_clock_that_was_set_back_and_right_again_lets_nothing_go():
+    runs = every(HOUR, 100)
+    runs += [There(101, NOW - 50 * DAY, proven=False), There(102, NOW + HOUR, proven=False)]
+    with pytest.raises(StoreError, match="the run 101 ended: the clock was set back"):
+        plan(runs, POLICY, NOW + HOUR)
+
+
+def test_after_three_weeks_off_somebody_confirms_the_clock_once_and_pruning_goes_on():
+    runs, now = every(HOUR, 100), NOW + 21 * DAY
+    with pytest.raises(StoreError, match="and next at 2026-12-21 12:00 it is now"):
+        plan(runs, POLICY, now)
+    confirmed = Confirmed(100, now)
+    assert len(plan(runs, POLICY, now, confirmed).drop) == 95  # one of each of five days stays
+    for number in range(101, 200):
+        now += HOUR
+        runs.append(There(number, now, proven=False))
+    assert len(plan(runs, POLICY, now, confirmed).drop) > 95
+    runs.append(There(200, now + 2 * DAY, proven=False))
+    with pytest.raises(StoreError, match="the run 200 ended"):
+        plan(runs, POLICY, now + 2 * DAY, confirmed)
+
+
+def test_a_clock_that_is_set_back_after_somebody_confirmed_it_is_noticed():
+    runs, wrong = every(HOUR, 100), NOW + 60 * DAY
+    with pytest.raises(
+        StoreError, match=r"somebody confirmed the clock, .* the clock was set back"
+    ):
+        plan(runs, POLICY, NOW + HOUR, Confirmed(100, wrong))
+
+
+def test_that_runs_went_between_others_is_no_gap():
+    runs = every(HOUR, 24 * 10)
+    ended = [(run.number, run.finished_at) for run in runs]
+    few = [run for run in runs if run.number in {1, 100, 240}]
+    assert retention.plan(few, POLICY, NOW, Line(ended)).drop == ()
+    with pytest.raises(StoreError, match="backups had stopped"):
+        plan(few, POLICY, NOW)
 
 
 def test_of_no_runs_none_goes():
@@ -63,40 +129,99 @@ EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("wait"), st.integers(1, 30)),
         st.tuples(st.just("run"), st.booleans()),
+        st.tuples(st.just("half-hourly runs"), st.integers(1, 100)),
         st.tuples(st.just("failed run"), st.none()),
         st.tuples(st.just("clock"), st.integers(-24 * 50, 24 * 50)),
         st.tuples(st.just("prune"), st.none()),
+        st.tuples(st.just("confirm"), st.none()),
     ),
-    max_size=60,
+    max_size=30,
 )
+
+
+class Plant:
+    """A platform whose clock is not to be trusted, and what is true of its runs."""
+
+    def __init__(self) -> None:
+        self.clock, self.true = NOW, NOW
+        self.there: dict[int, There] = {}
+        self.ever: list[There] = []
+        self.made: dict[int, datetime] = {}
+        """When each run was made in truth, or by the word of whoever confirmed the clock."""
+        self.confirmed: Confirmed | None = None
+        self.seen: list[timedelta] = []
+        """By how much the clock was wrong when each run told it."""
+
+    @property
+    def wrong(self) -> timedelta:
+        return self.clock - self.true
+
+    def run(self, *, proven: bool) -> None:
+        run = There(len(self.ever) + 1, self.clock, proven)
+        self.ever.append(run)
+        self.there[run.number], self.made[run.number] = run, self.true
+        self.seen.append(self.wrong)
+
+    def confirm(self) -> None:
+        if self.ever:
+            self.confirmed = Confirmed(self.ever[-1].number, self.clock)
+            self.seen = [self.wrong] * len(self.ever)
+            for run in self.ever:
+                self.made[run.number] = self.true - (self.clock - run.finished_at)
+
+    def age(self, run: There) -> timedelta:
+        """How old it is in truth, and by jumps that are too short to be seen."""
+        wrong = [*self.seen[run.number - 1 :], self.wrong]
+        steps = [after - before for before, after in itertools.pairwise(wrong)]
+        unseen = sum((min(step, SILENCE) for step in steps), timedelta(0))
+        return self.true - self.made[run.number] + unseen
+
+    def prune(self) -> None:
+        before = dict(self.there)
+        ended = [(run.number, run.finished_at) for run in self.ever]
+        try:
+            decided = retention.plan(
+                list(before.values()), POLICY, self.clock, Line(ended, self.confirmed)
+            )
+        except StoreError:
+            return  # nothing was let go
+        assert decided.keep.keys() | {*decided.drop} == before.keys()
+        assert not decided.keep.keys() & {*decided.drop}
+        for number in decided.drop:
+            del self.there[number]
+        for run in before.values():
+            day = run.finished_at.date()
+            if self.clock - run.finished_at <= POLICY.all_for:
+                assert run.number in self.there
+            if self.clock - run.finished_at <= POLICY.daily_for:
+                assert any(other.finished_at.date() == day for other in self.there.values())
+        days = {run.finished_at.date() for run in self.there.values()}
+        for number in decided.drop:
+            run = before[number]
+            alone = run.finished_at.date() not in days
+            assert self.age(run) > (POLICY.daily_for if alone else POLICY.all_for)
 
 
 @given(EVENTS)
 def test_no_sequence_of_runs_failures_and_clock_jumps_loses_what_must_stay(events):
-    clock, there, ever = NOW, {}, []
+    plant = Plant()
     for event, value in events:
         if event in {"wait", "clock"}:
-            clock += value * HOUR
+            plant.clock += value * HOUR
+        if event == "wait":
+            plant.true += value * HOUR
         elif event == "run":
-            ever.append(There(len(ever) + 1, clock, value))
-            there[ever[-1].number] = ever[-1]
+            plant.run(proven=value)
+        elif event == "half-hourly runs":
+            for _ in range(value):
+                plant.clock += HOUR / 2
+                plant.true += HOUR / 2
+                plant.run(proven=False)
+        elif event == "confirm":
+            plant.confirm()
         elif event == "prune":
-            before = dict(there)
-            try:
-                decided = plan(list(there.values()), POLICY, clock)
-            except StoreError:
-                continue  # nothing was let go
-            assert decided.keep.keys() | {*decided.drop} == before.keys()
-            assert not decided.keep.keys() & {*decided.drop}
-            for number in decided.drop:
-                del there[number]
-            for run in before.values():
-                if clock - run.finished_at <= POLICY.all_for:
-                    assert run.number in there
-                if clock - run.finished_at <= POLICY.daily_for:
-                    day = run.finished_at.date()
-                    assert any(other.finished_at.date() == day for other in there.values())
-        proven = [run.number for run in ever if run.proven]
-        assert {*proven[-2:]} <= there.keys()
-        if ever:
-            assert ever[-1].number in there
+            plant.prune()
+        proven = [run.number for run in plant.ever if run.proven]
+        assert {*proven[-2:]} <= plant.there.keys()
+        if plant.ever:
+            assert plant.ever[-1].number in plant.there

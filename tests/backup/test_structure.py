@@ -143,6 +143,9 @@ def test_a_full_disk_where_it_is_looked_at_is_no_damage(
     store: FolderStore, plant: Keys, sound: Sealed, monkeypatch: pytest.MonkeyPatch
 ):
     class Full(io.BytesIO):
+        def __init__(self, **_: Any) -> None:
+            super().__init__()
+
         def write(self, _: Any) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -17,7 +17,7 @@ from rul_backup.manifest import Kind
 from rul_backup.runs import Run, Sealed
 from rul_backup.sealing import SUFFIX
 from rul_backup.stores import FolderStore
-from rul_backup.verification import Level, Verification, verify
+from rul_backup.verification import Level, Verification, read_again, verify
 from rul_core.errors import StoreError
 
 from .conftest import Keys, keys_in
@@ -425,3 +425,61 @@ def test_what_no_base_needs_goes_with_the_last_run_that_promised_one(house: Hous
     assert min(wal.names(house.store)) == wal.note_of(CLUSTER, "00000002.history")
     found = list(wal.following(house.store, plant.verify, CLUSTER, since=SEGMENTS[10]))
     assert [noted.note.segment for noted in found] == SEGMENTS[10:]
+
+
+# --- reading again, a part at a time
+def test_in_parts_everything_is_read_again_before_anything_is_read_twice(
+    whole: House, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    reading = FolderStore.reading
+
+    def noted(store: FolderStore, name: str):
+        if name.endswith(".age"):
+            read.append(name)
+        return reading(store, name)
+
+    monkeypatch.setattr(FolderStore, "reading", noted)
+    every = {name for name in whole.store.sizes() if name.endswith(".age")}
+    until, parts = "", 0
+    while len(read) < len(every):
+        found = read_again(whole.store, whole.plant.verify, 1 / 7, after=until)
+        assert found.findings == ()
+        assert found.bytes >= sum(whole.store.sizes()[name] for name in every) / 7
+        until, parts = found.until, parts + 1
+    assert set(read[: len(every)]) == every
+    assert 1 < parts <= 7
+    assert len(every) > 7
+    assert read_again(whole.store, whole.plant.verify, 0).objects == 1  # at least
+
+
+@pytest.mark.parametrize("folder", ["runs", "wal"])
+def test_what_was_found_damaged_is_read_every_time_until_it_is_mended(house: House, folder: str):
+    first = min(name for name in house.store.sizes(f"{folder}/") if name.endswith(".age"))
+    whole, path = house.store.sizes(), house.root / first
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    keys = house.plant.verify
+    found = read_again(house.store, keys, 1)
+    assert [one.object for one in found.findings] == [first]
+    assert found.objects == len([name for name in whole if name.endswith(".age")])
+    for _ in range(2):
+        later = read_again(house.store, keys, 0, after=first, again=[first])
+        assert later.findings == found.findings
+        assert (later.objects, later.until > first) == (1, True)
+    path.write_bytes(content)
+    assert read_again(house.store, keys, 0, after=first, again=[first, "gone"]).findings == ()
+
+
+def test_an_object_of_the_log_whose_note_is_damaged_is_told(house: House):
+    name = wal.object_of(CLUSTER, SEGMENTS[-1])
+    (house.root / wal.note_of(CLUSTER, SEGMENTS[-1])).write_bytes(b"x")
+    (found,) = read_again(house.store, house.plant.verify, 1).findings
+    assert found.object == name
+    assert found.problem.startswith("has a note that cannot be read: ")
+
+
+def test_an_object_of_a_run_that_is_missing_is_told(house: House):
+    name = next(iter(house.sealed[0].objects))
+    (house.root / name).unlink()
+    assert read_again(house.store, house.plant.verify, 1).findings == ((name, "is missing"),)

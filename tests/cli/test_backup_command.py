@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from rul_backup import fingerprints, keeping, retention
+from rul_backup.reading import BackupSettings
 from rul_backup.stores import FolderStore
 from rul_cli.backup import app
 from rul_core.errors import RulError
@@ -364,7 +365,7 @@ def test_what_may_go_is_told_first_and_goes_when_it_is_said(
     for _ in range(3):
         run("now")
     short = retention.Policy(all_for=timedelta(0), daily_for=timedelta(0))
-    monkeypatch.setattr(retention, "Policy", lambda **_: short)
+    monkeypatch.setattr(keeping, "Policy", lambda **_: short)
     told = run("prune").output
     assert told.splitlines() == ["3 stays: the newest", "1 may go", "2 may go"]
     assert len(json.loads(run("list", "--json").output)) == 3
@@ -384,6 +385,63 @@ def test_what_may_go_is_told_first_and_goes_when_it_is_said(
     assert killed.exists()
     run("prune", "--apply")
     assert not killed.exists()
+
+
+def test_for_how_many_weeks_and_months_runs_stay_is_set_and_may_be_said_instead(
+    with_keys: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    def asked(weeks: int | None = None, months: int | None = None) -> tuple[int, int]:
+        found = keeping.Backups(with_keys, BackupSettings(), engine, None).policy(weeks, months)
+        assert (found.all_for, found.daily_for) == retention.Policy()[:2]
+        return found.weekly_for.days, found.monthly_for.days
+
+    assert asked() == (0, 0)
+    monkeypatch.setenv("RUL_BACKUP_WEEKS", "4")
+    monkeypatch.setenv("RUL_BACKUP_MONTHS", "6")
+    assert asked() == (28, 186)
+    assert asked(weeks=0) == (0, 186)
+    assert asked(months=1) == (28, 31)
+    planned, plan = [], retention.plan
+
+    def noted(runs, policy, *more):
+        planned.append(policy)
+        return plan(runs, policy, *more)
+
+    monkeypatch.setattr(retention, "plan", noted)
+    run("now")
+    run("prune")
+    run("prune", "--weeks", "1", "--months", "0")
+    assert [(one.weekly_for.days, one.monthly_for.days) for one in planned] == [(28, 186), (7, 0)]
+    monkeypatch.setenv("RUL_BACKUP_WEEKS", "-1")
+    assert "RUL_BACKUP_WEEKS" in refused("prune")
+
+
+def test_where_the_clock_jumped_nothing_goes_until_a_person_says_that_it_is_right(
+    with_keys: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+):
+    assert "has no backup yet" in refused("prune", "--apply", "--clock-is-right")
+    for _ in range(2):
+        run("now")
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=40)
+
+    monkeypatch.setattr("rul_cli.backup.datetime", Later)
+    assert "the clock was set forward; nothing is let go" in refused("prune", "--apply")
+    told = run("prune", "--clock-is-right").output
+    assert told.splitlines() == ["2 stays: the newest", "1 may go"]
+    assert "nothing is let go" in refused("prune")  # it was told and not applied
+    assert "1 went" in run("prune", "--apply", "--clock-is-right").output
+    assert run("prune", "--apply").output.splitlines() == ["2 stays: the newest"]
+    confirmed = backup_rows.clock_confirmed(engine)
+    assert confirmed is not None
+    run("prune", "--apply", "--clock-is-right")
+    again = backup_rows.clock_confirmed(engine)
+    assert again is not None
+    assert (again.number, confirmed.number) == (2, 2)
+    assert again.confirmed_at > confirmed.confirmed_at
 
 
 def test_a_full_disk_is_found_before_anything_is_written(
@@ -410,7 +468,7 @@ def test_a_run_that_a_drill_restored_from_beyond_the_machine_stays_here_too(
             ),
         )
     short = retention.Policy(all_for=timedelta(0), daily_for=timedelta(0))
-    monkeypatch.setattr(retention, "Policy", lambda **_: short)
+    monkeypatch.setattr(keeping, "Policy", lambda **_: short)
     told = run("prune").output.splitlines()
     assert told == [
         "1 stays: among the newest that a drill restored", "3 stays: the newest", "2 may go",

@@ -357,6 +357,11 @@ def test_a_drill_recovers_all_that_the_log_leads_to_and_tells_what_it_lost(archi
     told = json.loads(run("drill", "--json"))
     assert told["proof"]["differences"] == []
     assert told["log_reaches_at"] >= moment.replace("+00:00", "Z")
+    assert told["proof"]["log_reaches_at"] == told["log_reaches_at"]
+    with archived.client() as client:
+        (local,) = client.get("/v1/system/backups").json()["stores"]
+    assert local["last_drill"]["log_reaches_at"] == told["log_reaches_at"]
+    assert local["last_drill"] == told["proof"]
     steps = [
         "a server made for platform.dump", "platform.dump restored", "platform.dump compared",
         "models brought and champions tried", "the base brought", "its log brought",

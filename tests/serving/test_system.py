@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from rul_store import backup_rows
@@ -20,9 +21,12 @@ def run(number: int) -> BackupRun:
     )  # fmt: skip
 
 
-def proof(number: int, *differences: str) -> RestoreProof:
+def proof(number: int, *differences: str, log_reaches_at: datetime | None = None) -> RestoreProof:
     at = BEGUN + timedelta(days=number)
-    return RestoreProof(number=number, proven_at=at, seconds=6.0 + number, differences=differences)
+    return RestoreProof(
+        number=number, proven_at=at, seconds=6.0 + number, differences=differences,
+        log_reaches_at=log_reaches_at,
+    )  # fmt: skip
 
 
 def test_where_nothing_was_ever_kept_there_is_no_store(platform):
@@ -77,6 +81,36 @@ def test_a_run_of_a_release_that_told_less_is_still_told(platform):
     assert local["newest"]["started_at"] is None
     assert local["newest"]["stored_bytes"] is None
     assert local["last_drill"]["recovery_point_seconds"] is None
+    assert local["last_drill"]["log_reaches_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("before", "seconds"),
+    [
+        (timedelta(seconds=40), 40),  # by the log
+        (timedelta(minutes=9), 6 * 60),  # of a quiet server: the run kept more
+        (-timedelta(seconds=3), 0),  # sealed while the drill was at work
+    ],
+)
+def test_the_recovery_point_of_a_drill_is_by_the_log_where_that_leads_on(
+    platform, eventually, before: timedelta, seconds: float
+):
+    drilled = BEGUN + timedelta(days=1)
+    began = drilled - timedelta(minutes=6)
+    backup_rows.record(
+        platform.engine, "local", [msgspec.structs.replace(run(1), started_at=began)]
+    )
+    at = drilled - before
+    backup_rows.record_proof(platform.engine, "local", proof(1, log_reaches_at=at))
+    with platform.client() as client:
+        (local,) = client.get("/v1/system/backups").json()["stores"]
+        eventually(lambda: "rul_backup_drill_log" in client.get("/metrics").text)
+        told = client.get("/metrics").text
+    assert local["last_drill"]["recovery_point_seconds"] == seconds
+    assert datetime.fromisoformat(local["last_drill"]["log_reaches_at"]) == at
+    assert f'drill_recovery_point_seconds{{store="local"}} {seconds:.1f}\n' in told
+    (reaches,) = re.findall(r'log_reaches_timestamp_seconds\{store="local"\} (\S+)\n', told)
+    assert float(reaches) == at.timestamp()
 
 
 @pytest.mark.parametrize(("role", "status"), [("viewer", 200), ("ingest", 403)])

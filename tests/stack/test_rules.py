@@ -116,9 +116,15 @@ PROVEN, PROVEN_AWAY = (
     f'rul_backup_proven_timestamp_seconds{{store="{store}",instance="a"}}'
     for store in ("local", "off-site")
 )
-LOOKED_AT, ANOTHER_CHECK = (
-    f'rul_dagster_asset_check_timestamp_seconds{{asset="backup_manifest",check="{check}"}}'
-    for check in ("every_object_is_what_was_written", "nothing_has_shrunk")
+LOOKED_AT = [
+    f'rul_dagster_asset_check_timestamp_seconds{{asset="a",check="{check}"}}'
+    for check in (
+        "every_object_is_what_was_written", "every_object_is_there", "every_new_run_opens",
+        "what_is_beyond_is_what_was_written",
+    )
+]  # fmt: skip
+ANOTHER_CHECK = (
+    'rul_dagster_asset_check_timestamp_seconds{asset="backup_manifest",check="nothing_has_shrunk"}'
 )
 BROUGHT, SEALED = (
     f'rul_dagster_asset_last_success_timestamp_seconds{{asset="{asset}"}}'
@@ -229,9 +235,14 @@ CASES = {
         300,
         bears='check="every_object_is_what_was_written"',
     ),
-    "BackupDamaged, beyond the machine": Case(
-        {failed("every_object_is_there"): 1}, (), 300, bears='check="every_object_is_there"'
-    ),
+    **{
+        f"BackupDamaged, {check}": Case({failed(check): 1}, (), 300, bears=f'check="{check}"')
+        for check in (
+            "every_object_is_there",
+            "every_new_run_opens",
+            "what_is_beyond_is_what_was_written",
+        )
+    },
     "RestoreDrillFailed": Case({DIFFERENCES: 1}, ({DIFFERENCES: 0},), 300, bears='store="local"'),
     "BackupMissed": Case(
         {NEWEST: 0, NEWEST_AWAY: TOLD}, ({NEWEST: TOLD},), 3600 + STEP_SECONDS + 300
@@ -250,19 +261,70 @@ CASES = {
         ({failed("what_the_stack_has_is_kept"): 0}, {failed("another"): 1}),
         300,
     ),
-    "BackupsUnverified": Case(
-        {LOOKED_AT: 0, ANOTHER_CHECK: TOLD}, ({LOOKED_AT: TOLD},), 9000 + STEP_SECONDS + 300
+    **{
+        f"BackupsUnverified, {number}": Case(
+            dict.fromkeys(LOOKED_AT, TOLD) | {looked: 0, ANOTHER_CHECK: TOLD},
+            (dict.fromkeys(LOOKED_AT, TOLD),),
+            3600 + STEP_SECONDS + 5700,
+        )
+        for number, looked in enumerate(LOOKED_AT)
+    },
+    "BackupsUnverified, never in one way": Case(
+        dict.fromkeys((*LOOKED_AT[:3], ANOTHER_CHECK), TOLD), (), 5700
     ),
-    "OffsiteLags": Case({BROUGHT: 0, SEALED: TOLD}, ({BROUGHT: TOLD},), 7200 + STEP_SECONDS + 300),
+    "BackupsUnverified, any more": Case(
+        dict.fromkeys(LOOKED_AT[1:], TOLD) | {LOOKED_AT[0]: "0x8 stale"},
+        (),
+        9 * STEP_SECONDS + 3600 + 5700,
+    ),
+    "OffsiteLags": Case({BROUGHT: 0, SEALED: TOLD}, ({BROUGHT: TOLD},), 3600 + STEP_SECONDS + 3900),
+    "OffsiteLags, and never did otherwise": Case(
+        {SEALED: TOLD}, (), 3900, bears='asset="offsite_copy"'
+    ),
+    "OffsiteLags, any more": Case(
+        {BROUGHT: "0x8 stale"}, (), 9 * STEP_SECONDS + 3600 + 3900, bears='asset="offsite_copy"'
+    ),
     "LogNotReceived": Case({RECEIVING: 0}, ({RECEIVING: 1},), 300, bears='job="wal-archiver"'),
     "LogNotArchived": Case({LOG_LAG: 301}, ({LOG_LAG: 300},), 60, bears='job="wal-archiver"'),
     "LogNotBeyond": Case(
         {LOG_LAG_BEYOND: 301}, ({LOG_LAG_BEYOND: 300},), 60, bears='job="wal-bringer"'
     ),
     "RestoreDrillOverdue": Case(
-        {PROVEN: 0}, ({PROVEN: 0, PROVEN_AWAY: TOLD},), 26 * 3600 + STEP_SECONDS + 300
+        {PROVEN: 0, PROVEN_AWAY: TOLD},
+        ({PROVEN: TOLD, PROVEN_AWAY: 0}, {PROVEN: 0, PROVEN_AWAY: TOLD, NEWEST_AWAY: TOLD}),
+        26 * 3600 + STEP_SECONDS + 300,
+        bears='store="local"',
     ),
-    "NoRestoreDrill": Case({NEWEST: TOLD}, ({NEWEST: TOLD, PROVEN_AWAY: 0},), 26 * 3600),
+    # Nothing gets there any more, and so nobody expects a drill from there: until a week after.
+    "RestoreDrillOverdue, beyond the machine": Case(
+        {PROVEN: TOLD, PROVEN_AWAY: 0, NEWEST_AWAY: 0},
+        (),
+        26 * 3600 + STEP_SECONDS + 300,
+        7 * DAY - (26 * 3600 + STEP_SECONDS + 300),
+        'store="off-site"',
+    ),
+    "RestoreDrillOverdue, here again": Case(
+        {PROVEN: 0, PROVEN_AWAY: TOLD, NEWEST_AWAY: 0}, (), 7 * DAY + 300, bears='store="local"'
+    ),
+    "NoRestoreDrill": Case(
+        {NEWEST: TOLD, PROVEN_AWAY: 0},
+        ({NEWEST: TOLD, PROVEN: 0}, {NEWEST: TOLD, NEWEST_AWAY: TOLD, PROVEN_AWAY: 0}),
+        26 * 3600,
+        bears='store="local"',
+    ),
+    "NoRestoreDrill, beyond the machine": Case(
+        {NEWEST: TOLD, NEWEST_AWAY: 0, PROVEN: TOLD},
+        (),
+        26 * 3600,
+        7 * DAY - 26 * 3600,
+        'store="off-site"',
+    ),
+    "NoRestoreDrill, here again": Case(
+        {NEWEST: TOLD, NEWEST_AWAY: 0, PROVEN_AWAY: 0},
+        (),
+        7 * DAY + 26 * 3600,
+        bears='store="local"',
+    ),
     "RestoreDrillSlow": Case(
         {DRILL_SECONDS: 901}, ({DRILL_SECONDS: 900},), 300, bears='store="local"'
     ),
@@ -312,7 +374,9 @@ CASES = {
     ),
     "Watchdog": Case({}, (), 0),
 }
-ALWAYS = {"ApiDown", "AuditUnwalked", "NoBackup", "Watchdog"}
+ALWAYS = {
+    "ApiDown", "AuditUnwalked", "BackupsUnverified", "NoBackup", "OffsiteLags", "Watchdog",
+}  # fmt: skip
 """These fire where no series is there at all."""
 
 

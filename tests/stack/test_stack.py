@@ -530,7 +530,8 @@ def errors_of(stack: Stack, job: str) -> list[str]:
 
 def test_backups_are_made_looked_at_and_proved_by_runs_with_rights_of_their_own(stack: Stack):
     for location, job in (
-        ("backup", "back_up"), ("backup", "look_at_backups"), ("drill", "prove_backups"),
+        ("backup", "back_up"), ("backup", "look_at_backups"), ("drill", "look_into_backups"),
+        ("drill", "prove_backups"),
         ("backup", "let_backups_go"),
     ):  # fmt: skip
         before = succeeded(stack, job)
@@ -557,6 +558,7 @@ def test_backups_are_made_looked_at_and_proved_by_runs_with_rights_of_their_own(
     )  # fmt: skip
     assert {
         "what_is_restored_is_what_was_kept,SUCCEEDED", "every_object_is_what_was_written,SUCCEEDED",
+        "every_new_run_opens,SUCCEEDED", "what_is_beyond_is_what_was_written,SUCCEEDED",
     } <= {*checks}  # fmt: skip
     status, told = stack.ask("/v1/system/backups")
     assert status == 200, told
