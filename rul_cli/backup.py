@@ -220,6 +220,28 @@ def list_runs(
             )
 
 
+@app.command("which")
+def which(
+    run: RunName = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="for `restore --over-live --to`: its moment")
+    ] = None,
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """The name of the run that `restore --over-live` would take; no database is asked."""
+    from rul_backup import live
+
+    reader = _reader(root, store, identity, verify_key)
+    interrupted = live.interrupted(root)
+    if run is None and interrupted is not None:
+        run = interrupted.run
+    moment = None if to is None else reader.moment(_moment(to), None)
+    typer.echo(reader.asked(run, moment).run.manifest.run)
+
+
 @app.command("verify")
 def verify(
     level: Annotated[

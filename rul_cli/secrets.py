@@ -60,7 +60,10 @@ def init(
     """
     made = stack_secrets.make_missing(folder)
     caller = os.getuid()
-    wanted = stack_secrets.owners(caller)
+    away = stack_secrets.in_a_safe(folder)
+    wanted = {
+        name: owner for name, owner in stack_secrets.owners(caller).items() if name not in away
+    }
     strangers = {
         name: owner for name, owner in wanted.items() if (folder / name).stat().st_uid != owner
     }

@@ -53,6 +53,8 @@ class Made:
     before: str = ""
     after: str = ""
     generate: Callable[[], str] = field(default=lambda: secrets.token_urlsafe(32))
+    belongs_into_a_safe: bool = False
+    """So that it may be away once what follows from it is made."""
 
     def text(self, value: str) -> str:
         """The file's content."""
@@ -206,7 +208,13 @@ FILES: tuple[Made | Follows | Begun, ...] = (
     Begun("alert_receivers", NOBODY, RECEIVERS),
     Made("backup_signing_key", ASSETS, after="\n", generate=_backup_signing_key),
     Made("backup_identity", ASSETS, after="\n", generate=_backup_identity),
-    Made("backup_escrow_identity", None, after="\n", generate=_backup_identity),
+    Made(
+        "backup_escrow_identity",
+        None,
+        after="\n",
+        generate=_backup_identity,
+        belongs_into_a_safe=True,
+    ),
     Begun("backup_offsite_options", ASSETS, "{}\n"),
     Begun("drill_offsite_options", ASSETS, "{}\n"),
     Made("dagster_operator_password", None),
@@ -279,7 +287,7 @@ def make_missing(folder: Path) -> list[str]:
         SettingsError: What is there cannot be read or does not fit what would be made; says what to
             remove. Then nothing was written.
     """
-    there = {file.name for file in FILES if (folder / file.name).exists()}
+    there = _there(folder) | in_a_safe(folder)
     missing = [file for file in FILES if file.name not in there]
     if not missing:
         return []
@@ -296,6 +304,22 @@ def make_missing(folder: Path) -> list[str]:
     return [file.name for file in missing]
 
 
+def in_a_safe(folder: Path) -> set[str]:
+    """The files that are away, and should be: what follows from them is made."""
+    there = _there(folder)
+    needed = {
+        name
+        for file in FILES
+        if isinstance(file, Follows) and file.name not in there
+        for name in file.of
+    }
+    return {
+        file.name
+        for file in FILES
+        if isinstance(file, Made) and file.belongs_into_a_safe and file.name not in there | needed
+    }
+
+
 def owners(caller: int) -> dict[str, int]:
     """Each file's user id; those for people are the caller's."""
     return {file.name: caller if file.owner is None else file.owner for file in FILES}
@@ -304,7 +328,10 @@ def owners(caller: int) -> dict[str, int]:
 def complaints(folder: Path, caller: int) -> list[str]:
     """What keeps the containers from reading their secrets, or lets others read them."""
     found = []
+    away = in_a_safe(folder)
     for name, owner in owners(caller).items():
+        if name in away:
+            continue
         path = folder / name
         try:
             status = path.stat()
@@ -334,6 +361,10 @@ def is_anybody_told(folder: Path) -> bool | None:
     except OSError:
         return None
     return any(re.match(r"[^#]*\b[a-z]+_configs\s*:", line) for line in lines)
+
+
+def _there(folder: Path) -> set[str]:
+    return {file.name for file in FILES if (folder / file.name).exists()}
 
 
 def _refuse_halves(there: set[str]) -> None:

@@ -188,6 +188,22 @@ def test_an_archive_and_the_escrow_identity_bring_a_run_back_without_the_platfor
     assert "backup_verify_key cannot be read" in refused("list", "--store", str(target))
 
 
+def test_the_run_that_a_restore_would_take_is_told_by_its_name_alone(
+    with_keys: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = json.loads(run("now", "--json").output)
+    second = json.loads(run("now", "--json").output)["run"]
+    monkeypatch.setenv("RUL_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
+    assert run("which").output == f"{second}\n"
+    assert run("which", "--run", "manifests/00000001").output == f"{first['run']}\n"
+    assert run("which", "--to", first["started_at"]).output == f"{first['run']}\n"
+    assert "has no run '3'" in refused("which", "--run", "3")
+    # One that was interrupted goes on.
+    (with_keys / ".restoring.json").write_text(json.dumps({"run": first["run"], "sha256": ""}))
+    assert run("which").output == f"{first['run']}\n"
+    assert run("which", "--run", "2").output == f"{second}\n"
+
+
 def test_the_same_content_is_kept_as_the_same_bytes(with_keys: Path):
     fleet = with_keys / "fleets" / "pumps.toml"
     made = [json.loads(run("now", "--json").output)]

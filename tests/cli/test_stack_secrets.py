@@ -142,6 +142,24 @@ def test_on_a_new_machine_the_keys_of_the_backups_that_were_saved_stay(folder, t
     assert found["postgres_superuser"] != read(folder)["postgres_superuser"]
 
 
+def test_what_belongs_into_a_safe_may_be_there_and_is_not_made_anew(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "_give_away", lambda *_: None)
+    (folder / "backup_escrow_identity").rename(tmp_path / "safe")
+    before = read(folder)
+    assert stack_secrets.make_missing(folder) == []
+    assert read(folder) == before
+    told = run(app, ["secrets", "init", "--to", str(folder)])
+    assert f"All {len(NAMES) - 1} secrets are in" in told.output
+    assert "escrow" not in "\n".join(stack_secrets.complaints(folder, os.getuid()))
+    # Both identities are replaced together.
+    for name in ("backup_identity", "backup_recipients"):
+        (folder / name).unlink()
+    assert "backup_escrow_identity is missing" in "\n".join(stack_secrets.complaints(folder, 0))
+    assert set(stack_secrets.make_missing(folder)) == {
+        "backup_identity", "backup_escrow_identity", "backup_recipients",
+    }  # fmt: skip
+
+
 def test_recipients_that_are_lost_are_made_of_the_identities(folder):
     before = read(folder)
     for name in ("backup_recipients", "backup_verify_key", "backup_system"):
