@@ -25,6 +25,7 @@ from rul_store import files
 FOLDERS = {"fleets": 1, "models": 2}
 """Each folder, and how deep in it the things lie that are exchanged: a description, a bundle."""
 STAGED, BEFORE = ".rul_restoring", ".rul_before_"
+_COPY = f"{STAGED}.copy"
 
 
 def stage(plain: BinaryIO, root: Path) -> None:
@@ -50,7 +51,8 @@ def stage(plain: BinaryIO, root: Path) -> None:
 def unstage(root: Path) -> None:
     """Remove what was staged, also by whoever was killed meanwhile."""
     for name in FOLDERS:
-        for path in [root / name / STAGED, *(root / name).glob(f".{STAGED}.*.tmp")]:
+        folder = root / name
+        for path in [folder / STAGED, folder / _COPY, *folder.glob(f".{STAGED}.*.tmp")]:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -75,7 +77,7 @@ def add(root: Path, run: str) -> None:
         for thing in sorted(_things(staged, depth)):
             if (staged / thing).is_dir() and not _same(staged / thing, live / thing):
                 # Copied first: what is there and differs is missing between two renamings alone.
-                copy = live / f".{STAGED}.copy.tmp"
+                copy = live / _COPY
                 shutil.rmtree(copy, ignore_errors=True)
                 with files.publishing(copy) as new:
                     shutil.copytree(staged / thing, new, dirs_exist_ok=True)

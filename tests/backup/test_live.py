@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import threading
+import time
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -18,9 +20,10 @@ import redis
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
-from rul_backup import fingerprints, golden, live, runs, swapping
+from rul_backup import fingerprints, golden, keeping, live, runs, scratch, swapping, wal
 from rul_backup.golden import Golden
 from rul_backup.keeping import Backups
 from rul_backup.live import LiveRestore, Platform
@@ -523,53 +526,37 @@ def test_databases_of_a_server_have_names_of_their_own_for_what_is_beside_them(o
     assert len(f"{first}_before_20260101t000000z-000000".encode()) <= 63
 
 
-# Each child is killed at the k-th change that it makes to files of the data root (its backups are
-# looked at in test_killed) or to databases, first while it prepares, then on its way to the end.
-KILLED = """
+# Children restore, and are killed where the second half of the script says.
+RESTORING = """
     import json, os, signal, sys
     from datetime import UTC, datetime
     from pathlib import Path
     import sqlalchemy as sa
-    from rul_backup import live
+    from rul_backup import drill, live, recovery
     from rul_backup.keeping import Backups
     from rul_backup.reading import BackupSettings, StoreReader, reading_keys_of
     from rul_store.database import begin, connect
 
-    root, url, run = sys.argv[1:]
-    kill_at, steps = None, 0
+    root, url, run, *more = sys.argv[1:]
 
-    def step():
-        global steps
-        if kill_at:
-            steps += 1
-            if steps == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def count(event, arguments):
-        if event not in EVENTS or not str(arguments[0]).startswith(root):
-            return
-        if str(arguments[0]).startswith((f"{root}/backup", f"{root}/.restoring.lock")):
-            return
-        if event != "open" or not str(arguments[1]).startswith("r"):
-            step()
-
-    def executed(connection, cursor, statement, *_):
-        if " DATABASE " in statement:
-            step()
-
-    EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
-    sys.addaudithook(count)
-    for moment in ("before_cursor_execute", "after_cursor_execute"):
-        sa.event.listen(sa.Engine, moment, executed)
-
-    def restore():
-        engine = connect(url)
-        settings = BackupSettings()
+    def restore(tell=lambda *_: None, until=None):
+        engine, settings = connect(url), BackupSettings()
         backups = Backups(Path(root), settings, engine, None)
-        asked = StoreReader(backups.store, reading_keys_of(Path(root), settings)).asked(run)
+        reader = StoreReader(backups.store, reading_keys_of(Path(root), settings))
+        asked = reader.asked(run, until and reader.moment(until, Path(more[1])))
         platform = live.Platform(Path(root), url, url, None, "plant")
         keep = lambda run: backups.make(datetime.now(UTC), before_restore_of=run)
-        live.LiveRestore(platform, keep, lambda *_: None).restore(asked)
+        live.LiveRestore(platform, keep, tell).restore(asked)
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def ended_in_a_child(work):
+        child = os.fork()
+        if child == 0:
+            work()
+            os._exit(0)
+        return os.waitpid(child, 0)[1] != 0
 
     def seen():
         engine = connect(url)
@@ -588,23 +575,73 @@ KILLED = """
                 if path.is_file() and "/." not in path.relative_to(root).as_posix()
             },
         }
+"""
+# At the k-th change that it makes to files of the data root (its backups are looked at in
+# test_killed) or to databases, first while it prepares, then on its way to the end.
+AT_EVERY_STEP = """
+    kill_at, steps = None, 0
+
+    def step():
+        global steps
+        if kill_at:
+            steps += 1
+            if steps == kill_at:
+                die()
+
+    def count(event, arguments):
+        if event not in EVENTS or not str(arguments[0]).startswith(root):
+            return
+        if str(arguments[0]).startswith((f"{root}/backup", f"{root}/.restoring.lock")):
+            return
+        if event != "open" or not str(arguments[1]).startswith("r"):
+            step()
+
+    def executed(connection, cursor, statement, *_):
+        if " DATABASE " in statement:
+            step()
+
+    EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
+    sys.addaudithook(count)
+    for moment in ("before_cursor_execute", "after_cursor_execute"):
+        sa.event.listen(sa.Engine, moment, executed)
+
+    def restore_killed_at():
+        global kill_at
+        kill_at = at
+        restore()
 
     is_ready = False
     at = 1
     while True:
-        child = os.fork()
-        if child == 0:
-            kill_at = at
-            restore()
-            os._exit(0)
-        killed = os.waitpid(child, 0)[1] != 0
+        killed = ended_in_a_child(restore_killed_at)
         state = seen()
         print(json.dumps({"killed": killed, "at": at, **state}), flush=True)
         if not killed:
             break
-        at = at + (1 if is_ready else 5)  # to prepare takes a second
+        at += 1
         if state["is_ready"] and not is_ready:
             is_ready, at = True, 1
+"""
+# Once a step is told, or within what takes long.
+AT_SOME_STEPS = """
+    until = datetime.fromisoformat(more[0])
+
+    def executed(connection, cursor, statement, *_):
+        if statement.startswith("ALTER DATABASE"):
+            die()
+
+    def restore_killed_at():
+        if at == "replaying":
+            recovery.PostgresServer.wait_until_ready = die
+        if at == "copying":
+            drill.shutil.copyfileobj = die
+        if at == "exchanging":
+            sa.event.listen(sa.Engine, "after_cursor_execute", executed)
+        restore(lambda what, _: die() if what == at else None, until)
+
+    for at in more[2:]:
+        killed = ended_in_a_child(restore_killed_at)
+        print(json.dumps({"killed": killed, "at": at, **seen()}), flush=True)
 """
 
 
@@ -618,17 +655,23 @@ NEEDED = {
 """What the database of the time names."""
 
 
-def test_killed_at_any_step_the_old_lives_or_the_new_and_the_same_command_goes_on(house: House):
-    run = house.run.manifest.run
+def states_of(house: House, script: str, *more: str) -> list[dict[str, Any]]:
+    """What children left, each by what was seen after it."""
+    script = textwrap.dedent(RESTORING) + textwrap.dedent(script)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), house.root, house.url, run],
-        capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, "-c", script, house.root, house.url, house.run.manifest.run, *more],
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     states = [json.loads(line) for line in done.stdout.splitlines()]
     assert [state["killed"] for state in states] == [True] * (len(states) - 1) + [False]
+    return states
+
+
+def test_killed_at_any_step_the_old_lives_or_the_new_and_the_same_command_goes_on(house: House):
+    states = states_of(house, AT_EVERY_STEP)
     preparing = [state for state in states[:-1] if not state["is_ready"]]
-    assert len(preparing) > 5
+    assert len(preparing) > 25
     for state in preparing:
         assert (state["units"], state["files"]) == (["now"], NOW)
     going = [state for state in states[:-1] if state["is_ready"]]
@@ -639,7 +682,89 @@ def test_killed_at_any_step_the_old_lives_or_the_new_and_the_same_command_goes_o
         assert {name: had[name] for name in NEEDED[unit]}.items() <= state["files"].items()
     order = [state["units"] for state in states]
     assert order == sorted(order)  # "now", then "then"
-    assert len({state["safety"] for state in states[:-1] if state["safety"]}) == 1
+    assert len({state["safety"] for state in going}) == 1  # of the last that prepared
     assert states[-1]["files"] == THEN
     assert live.interrupted(house.root) is None
     assert not [*house.root.glob("*/.*rul_restoring*")]
+
+
+# --- a moment
+RECOVERING = (
+    "the base brought", "replaying", "the server recovered by its log", "copying",
+    "the copy compared", "champions tried",
+)  # fmt: skip
+GOING_ON = ("bundles added", "exchanging", "databases exchanged", "the other files exchanged")
+
+
+@pytest.fixture
+def archived(house: House, tmp_path: Path) -> tuple[House, datetime]:
+    """A moment between what was then and what is now, to which a base and the log lead."""
+    settings = BackupSettings(backup_replication_url=SecretStr(house.admin_url))
+    engine, stop = connect(house.url), threading.Event()
+    archiver = keeping.archiver_of(
+        house.root, settings, house.admin_url, tmp_path / "spool",
+        tell=lambda **_: None, archive_timeout_seconds=1.0,
+    )  # fmt: skip
+    thread = threading.Thread(target=archiver.run, args=(stop,), kwargs={"look_seconds": 0.2})
+    thread.start()
+    try:
+        for folder in ("models", "fleets"):
+            shutil.rmtree(house.root / folder)
+        put(house.root, THEN)
+        insert(house.url, "UPDATE units SET unit = 'then'")
+        run = Backups(house.root, settings, engine, None).make(datetime.now(UTC))
+        insert(house.url, "UPDATE units SET unit = 'moment'")
+        moment = now_of(engine)
+        insert(house.url, "UPDATE units SET unit = 'now'")
+        for folder in ("models", "fleets"):
+            shutil.rmtree(house.root / folder)
+        put(house.root, NOW)
+        store, keys = house.backups.store, house.backups._verify_keys()
+        ends = time.monotonic() + 120
+        while (
+            reached := wal.reached(wal.read(store, name, keys) for name in wal.names(store))
+        ) is None or reached < moment:
+            assert time.monotonic() < ends, f"{moment} was never sealed"
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        thread.join()
+        with begin(engine) as connection:
+            drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            connection.execute(sa.text(drop))
+        engine.dispose()
+    return house._replace(run=run), moment
+
+
+def now_of(engine: sa.Engine) -> datetime:
+    with begin(engine) as connection:
+        return connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+
+
+def test_killed_on_its_way_to_a_moment_the_old_lives_or_the_new_and_the_same_command_goes_on(
+    archived: tuple[House, datetime], tmp_path: Path
+):
+    house, moment = archived
+    scratch_folder = tmp_path / "scratch"
+    scratch_folder.mkdir(mode=0o711)
+    try:
+        states = states_of(
+            house, AT_SOME_STEPS, moment.isoformat(), str(scratch_folder), *RECOVERING, *GOING_ON,
+            "never",
+        )  # fmt: skip
+    finally:
+        for left in scratch_folder.iterdir():
+            scratch._end_servers(left)
+    for state in states[: len(RECOVERING)]:
+        assert (state["units"], state["files"], state["is_ready"]) == (["now"], NOW, False)
+    for state in states[len(RECOVERING) : -1]:
+        (unit,) = state["units"]
+        assert unit == ("now" if state["at"] in GOING_ON[:2] else "moment")
+        had = NOW if unit == "now" else THEN
+        needed = NEEDED["now" if unit == "now" else "then"]
+        assert {name: had[name] for name in needed}.items() <= state["files"].items()
+        assert state["is_ready"]
+    assert (states[-1]["units"], states[-1]["files"]) == (["moment"], THEN)
+    assert live.interrupted(house.root) is None
+    assert not [*house.root.glob("*/.*rul_restoring*")]
+    assert len(house.databases()) == 2
