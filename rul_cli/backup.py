@@ -234,7 +234,7 @@ def which(
     """The name of the run that `restore --over-live` would take; no database is asked."""
     from rul_backup import live
 
-    reader = _reader(root, store, identity, verify_key)
+    reader = _reader(root, store, identity, verify_key, [])  # scripts read the name alone
     interrupted = live.interrupted(root)
     if run is None and interrupted is not None:
         run = interrupted.run

@@ -100,8 +100,8 @@ def test_what_schedules_make_rests_as_the_settings_say(
     began: list[float] = []
     begin = Backups.begin
 
-    def noted(self: Backups, now: datetime) -> Run:
-        run = begin(self, now)
+    def noted(self: Backups, now: datetime, **how: str) -> Run:
+        run = begin(self, now, **how)
         began.append(run.pace.share)
         return run
 
