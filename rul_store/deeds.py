@@ -15,13 +15,14 @@ import sqlalchemy as sa
 
 from rul_core.advisories import action_of
 from rul_core.advisory_terms import ByPeople, ServiceState
+from rul_core.errors import Conflict
 from rul_core.schema import Outcome
 from rul_store import advisories, audit, unit_lives, verdicts
 from rul_store.advisories import UnitService
 from rul_store.advisory_rows import Advisory
 from rul_store.database import begin
 from rul_store.unit_lives import UnitLives
-from rul_store.verdicts import Said, Verdict
+from rul_store.verdicts import Finding, Said, Verdict
 
 
 class Doer(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +162,11 @@ def judge(
         kept = unit_lives.current(known, life)
         number = kept.life if kept else life or 1
         outcome = kept.outcome if kept else Outcome.RUNNING
+        if end is None and outcome is Outcome.FAILED and said.finding is Finding.FOUND_NOTHING:
+            raise Conflict(
+                f"life {number} of unit {unit!r} ended in failure, so damage was there to be "
+                "found; say found_damage"
+            )
         verdict = verdicts.give(
             connection,
             fleet,

@@ -185,6 +185,8 @@ def test_a_verdict_that_contradicts_itself_or_what_is_kept_is_refused(client):
     client.post(f"{UNIT}/lives", json={"end": {"outcome": "failed"}}).raise_for_status()
     body = {"finding": "found_damage", "end": {"outcome": "replaced"}}
     problem(client.post(f"{UNIT}/verdicts", json=body), Kind.CONTRADICTION, "is kept as failed")
+    body = {"finding": "found_nothing"}
+    problem(client.post(f"{UNIT}/verdicts", json=body), Kind.CONTRADICTION, "ended in failure")
     body = {"finding": "found_damage", "life": 9}
     problem(client.post(f"{UNIT}/verdicts", json=body), Kind.CONTRADICTION, "has no life 9")
     nobody = "/v1/fleets/pumps/units/nobody/verdicts"
