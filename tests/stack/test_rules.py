@@ -28,7 +28,8 @@ RECORDING = [
     for rule in group["rules"]
 ]
 BY_NAME = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
-STEP_SECONDS = 15
+STEP_SECONDS, LONG_STEP_SECONDS = 15, 300
+"""Between evaluations; where days are looked at, every quarter of a minute is dear."""
 ERRORS, SLOW = "job:rul_requests_error:ratio_rate", "job:rul_requests_slow:ratio_rate"
 DAY = 86_400
 
@@ -43,6 +44,7 @@ class Case(NamedTuple):
     """Where it ends by itself: it fires until one evaluation before."""
     bears: str = ""
     """Labels beside those of the rule: what is written of whom it is about, and nothing else."""
+    step_seconds: int = STEP_SECONDS
 
 
 def recorded(name: str, **ratios: float) -> dict[str, float | str]:
@@ -141,7 +143,7 @@ RECEIVING, LOG_LAG, LOG_LAG_BEYOND, LOG_LOOKED = (
 )
 DRILL_SECONDS = 'rul_backup_drill_duration_seconds{store="local",instance="a"}'
 DIFFERENCES = 'rul_backup_drill_differences{store="local",instance="a"}'
-TOLD = "0+15xN"
+TOLD = "0+STEPxN"
 """A moment that is always now, for as long as is looked."""
 MEMORY = ("node_memory_MemAvailable_bytes", "node_memory_MemTotal_bytes")
 API = ('up{job="api",instance="a"}', 'up{job="api",instance="b"}')
@@ -265,17 +267,22 @@ CASES = {
         f"BackupsUnverified, {number}": Case(
             dict.fromkeys(LOOKED_AT, TOLD) | {looked: 0, ANOTHER_CHECK: TOLD},
             (dict.fromkeys(LOOKED_AT, TOLD),),
-            3600 + STEP_SECONDS + 5700,
+            3600 + LONG_STEP_SECONDS + 5700,
+            step_seconds=LONG_STEP_SECONDS,
         )
         for number, looked in enumerate(LOOKED_AT)
     },
     "BackupsUnverified, never in one way": Case(
-        dict.fromkeys((*LOOKED_AT[:3], ANOTHER_CHECK), TOLD), (), 5700
+        dict.fromkeys((*LOOKED_AT[:3], ANOTHER_CHECK), TOLD),
+        (),
+        5700,
+        step_seconds=LONG_STEP_SECONDS,
     ),
     "BackupsUnverified, any more": Case(
         dict.fromkeys(LOOKED_AT[1:], TOLD) | {LOOKED_AT[0]: "0x8 stale"},
         (),
-        9 * STEP_SECONDS + 3600 + 5700,
+        9 * LONG_STEP_SECONDS + 3600 + 5700,
+        step_seconds=LONG_STEP_SECONDS,
     ),
     "OffsiteLags": Case({BROUGHT: 0, SEALED: TOLD}, ({BROUGHT: TOLD},), 3600 + STEP_SECONDS + 3900),
     "OffsiteLags, and never did otherwise": Case(
@@ -292,25 +299,32 @@ CASES = {
     "RestoreDrillOverdue": Case(
         {PROVEN: 0, PROVEN_AWAY: TOLD},
         ({PROVEN: TOLD, PROVEN_AWAY: 0}, {PROVEN: 0, PROVEN_AWAY: TOLD, NEWEST_AWAY: TOLD}),
-        26 * 3600 + STEP_SECONDS + 300,
+        26 * 3600 + LONG_STEP_SECONDS + 300,
         bears='store="local"',
+        step_seconds=LONG_STEP_SECONDS,
     ),
     # Nothing gets there any more, and so nobody expects a drill from there: until a week after.
     "RestoreDrillOverdue, beyond the machine": Case(
         {PROVEN: TOLD, PROVEN_AWAY: 0, NEWEST_AWAY: 0},
         (),
-        26 * 3600 + STEP_SECONDS + 300,
-        7 * DAY - (26 * 3600 + STEP_SECONDS + 300),
+        26 * 3600 + LONG_STEP_SECONDS + 300,
+        7 * DAY - (26 * 3600 + LONG_STEP_SECONDS + 300),
         'store="off-site"',
+        LONG_STEP_SECONDS,
     ),
     "RestoreDrillOverdue, here again": Case(
-        {PROVEN: 0, PROVEN_AWAY: TOLD, NEWEST_AWAY: 0}, (), 7 * DAY + 300, bears='store="local"'
+        {PROVEN: 0, PROVEN_AWAY: TOLD, NEWEST_AWAY: 0},
+        (),
+        7 * DAY + 300,
+        bears='store="local"',
+        step_seconds=LONG_STEP_SECONDS,
     ),
     "NoRestoreDrill": Case(
         {NEWEST: TOLD, PROVEN_AWAY: 0},
         ({NEWEST: TOLD, PROVEN: 0}, {NEWEST: TOLD, NEWEST_AWAY: TOLD, PROVEN_AWAY: 0}),
         26 * 3600,
         bears='store="local"',
+        step_seconds=LONG_STEP_SECONDS,
     ),
     "NoRestoreDrill, beyond the machine": Case(
         {NEWEST: TOLD, NEWEST_AWAY: 0, PROVEN: TOLD},
@@ -318,12 +332,14 @@ CASES = {
         26 * 3600,
         7 * DAY - 26 * 3600,
         'store="off-site"',
+        LONG_STEP_SECONDS,
     ),
     "NoRestoreDrill, here again": Case(
         {NEWEST: TOLD, NEWEST_AWAY: 0, PROVEN_AWAY: 0},
         (),
         7 * DAY + 26 * 3600,
         bears='store="local"',
+        step_seconds=LONG_STEP_SECONDS,
     ),
     "RestoreDrillSlow": Case(
         {DRILL_SECONDS: 901}, ({DRILL_SECONDS: 900},), 300, bears='store="local"'
@@ -384,25 +400,35 @@ def test_every_alert_has_a_case():
     assert {name.partition(",")[0] for name in CASES} == set(BY_NAME)
 
 
-def checks(alert: str, names: Sequence[str] = ()) -> dict[str, Any]:
-    """The cases of an alert as a file of promtool, for rules of other names where some are told."""
-    names, groups = names or [alert], []
+def checks(alert: str, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The cases of an alert, for rules of other names where some are told.
+
+    They are files of promtool, one for each time between evaluations.
+    """
+    names = names or [alert]
+    by_step: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    by_step[STEP_SECONDS].append(
+        group(f"{alert} without series", names, {}, [(7200, int(alert in ALWAYS))], STEP_SECONDS)
+    )
     for title, case in CASES.items():
         if title.partition(",")[0] != alert:
             continue
-        last = case.fires_at_seconds
-        told = [(last - STEP_SECONDS, 0), (last, 1)] if last else [(last, 1)]
+        last, step = case.fires_at_seconds, case.step_seconds
+        told = [(last - step, 0), (last, 1)] if last else [(last, 1)]
         if case.lasts_seconds:
             ends = last + case.lasts_seconds
-            told += [(ends - STEP_SECONDS, 1), (ends, 0)]
-        groups.append(group(title, names, case.fires, told))
-        groups[-1]["promql_expr_test"] += [labelled(alert, case, last, name) for name in names]
-        groups += [
-            group(f"{title} is silent {n}", names, series, [(last + 2100, 0)], ever=True)
+            told += [(ends - step, 1), (ends, 0)]
+        fires = group(title, names, case.fires, told, step)
+        fires["promql_expr_test"] += [labelled(alert, case, last, name) for name in names]
+        by_step[step].append(fires)
+        by_step[step] += [
+            group(f"{title} is silent {n}", names, series, [(last + 2100, 0)], step, ever=True)
             for n, series in enumerate(case.silent)
         ]
-        groups.append(group(f"{title} without series", names, {}, [(7200, int(alert in ALWAYS))]))
-    return {"rule_files": ["alerts.yml"], "evaluation_interval": "15s", "tests": groups}
+    return [
+        {"rule_files": ["alerts.yml"], "evaluation_interval": f"{step}s", "tests": groups}
+        for step, groups in by_step.items()
+    ]
 
 
 def group(
@@ -410,25 +436,23 @@ def group(
     names: Sequence[str],
     series: dict[str, float | str],
     told: list[tuple[int, int]],
+    step_seconds: int,
     *,
     ever: bool = False,
 ) -> dict[str, Any]:
     """Whether alerts fire at some moments, or have ever done so until then."""
-    steps = max(at for at, _ in told) // STEP_SECONDS + 1
+    steps = max(at for at, _ in told) // step_seconds + 1
     each = [f'ALERTS{{alertname="{name}",alertstate="firing"}}' for name in names]
     asked = [f"count_over_time({firing}[1d])" if ever else firing for firing in each]
+
+    def values(said: float | str) -> str:
+        text = said if isinstance(said, str) else f"{said!r}xN"
+        return text.replace("STEP", f"{step_seconds}").replace("xN", f"x{steps}")
+
     return {
         "name": title,
-        "interval": f"{STEP_SECONDS}s",
-        "input_series": [
-            {
-                "series": name,
-                "values": (value if isinstance(value, str) else f"{value!r}xN").replace(
-                    "xN", f"x{steps}"
-                ),
-            }
-            for name, value in series.items()
-        ],
+        "interval": f"{step_seconds}s",
+        "input_series": [{"series": name, "values": values(said)} for name, said in series.items()],
         "promql_expr_test": [
             {
                 "expr": f"count({firing}) or vector(0)",
@@ -589,24 +613,28 @@ def promtool(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
-def written(folder: Path, kind: str, rules: dict[str, Any], tests: dict[str, Any]) -> None:
+def written(folder: Path, kind: str, rules: dict[str, Any], tests: list[dict[str, Any]]) -> None:
     folder.mkdir(exist_ok=True)
     (folder / f"{kind}.yml").write_text(yaml.safe_dump(rules))
-    (folder / f"{kind}_test.yml").write_text(yaml.safe_dump(tests))
+    for n, one in enumerate(tests):
+        (folder / f"{kind}_{n}_test.yml").write_text(yaml.safe_dump(one))
 
 
 def test_every_alert_fires_on_time_and_not_before_and_needs_its_series(tmp_path: Path, promtool):
     """Each alone: some need days of series, which the others need not look at."""
     shutil.copy(RULES / "alerts.yml", tmp_path)
+    files = 0
     for name, rule in BY_NAME.items():
         alone = {"groups": [{"name": "alone", "rules": [rule]}]}
-        written(tmp_path / name, "alerts", alone, checks(name))
+        tests = checks(name)
+        files += len(tests)
+        written(tmp_path / name, "alerts", alone, tests)
     told = promtool(
         "promtool check rules --lint=all alerts.yml && ls -d */ | xargs -P 2 -I {} sh -c"
         " 'cd {} && promtool test rules *_test.yml'"
     )
     assert told.returncode == 0, told.stdout + told.stderr
-    assert told.stdout.count("SUCCESS") == len(BY_NAME) + 1, told.stdout + told.stderr
+    assert told.stdout.count("SUCCESS") == files + 1, told.stdout + told.stderr
 
 
 def test_what_is_recorded_is_what_its_name_says(tmp_path: Path, promtool):
@@ -678,7 +706,7 @@ def test_hardly_any_change_of_a_rule_goes_unnoticed(tmp_path: Path, promtool):
         groups = {"groups": [{"name": "changed", "rules": rules}]}
         if file == "recording":
             records = {rule["record"]: changes[rule["record"]][0] for rule in rules}
-            written(tmp_path / file, "recording", groups, recorded_checks(records))
+            written(tmp_path / file, "recording", groups, [recorded_checks(records)])
         else:
             names = [rule["alert"] for rule in rules]
             written(tmp_path / file, "alerts", groups, checks(file, names))
