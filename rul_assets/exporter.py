@@ -103,16 +103,21 @@ class State:
         counts: Counter[tuple[str, str]] = Counter()
         waiting: list[float] = []
         active: dict[str, float] = {}
+        ended: dict[tuple[str, str], float] = {}
         cursor = None
         while True:
             page = self._instance.get_run_records(limit=PAGE, cursor=cursor)
             for record in page:
                 run = record.dagster_run
-                counts[run.job_name, run.status.value] += 1
+                key = (run.job_name, run.status.value)
+                counts[key] += 1
                 age = (now - _utc(record.create_timestamp)).total_seconds()
                 if run.status is dg.DagsterRunStatus.QUEUED:
                     waiting.append(age)
-                elif run.status not in DECIDED:
+                elif run.status in DECIDED:
+                    at = record.end_time or _utc(record.update_timestamp).timestamp()
+                    ended[key] = max(ended.get(key, 0.0), at)
+                else:
                     started = record.start_time or _utc(record.create_timestamp).timestamp()
                     active[run.job_name] = max(
                         active.get(run.job_name, 0.0), now.timestamp() - started
@@ -144,6 +149,14 @@ class State:
         for job, seconds in active.items():
             longest.add_metric([job], seconds)
         yield longest
+        last = GaugeMetricFamily(
+            "rul_dagster_run_ended_timestamp_seconds",
+            "When a run of a job last ended so.",
+            labels=["job", "status"],
+        )
+        for labels, at in ended.items():
+            last.add_metric(labels, at)
+        yield last
 
     def _count_duration(self, record: dg.RunRecord) -> None:
         """Count a run that ended since this program began, once."""

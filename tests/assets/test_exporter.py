@@ -76,6 +76,16 @@ def test_runs_are_counted_by_job_and_status(instance):
     assert found["rul_dagster_run_queue_oldest_seconds",] == 0
 
 
+def test_when_a_job_last_ended_is_told_by_its_end(instance):
+    falling.execute_in_process(instance=instance, raise_on_error=False)
+    between = now().timestamp()
+    falling.execute_in_process(instance=instance, raise_on_error=False)
+    found = samples(State(instance).read(now()))
+    name = "rul_dagster_run_ended_timestamp_seconds"
+    assert between <= found[name, "falling", "FAILURE"] <= now().timestamp()
+    assert (name, "falling", "SUCCESS") not in found
+
+
 def test_the_queue_and_the_oldest_run_are_told_with_their_age(instance):
     location = RegisteredCodeLocationOrigin("rul")  # ty: ignore[abstract-class-instantiation]
     repository = RemoteRepositoryOrigin(location, "repository")

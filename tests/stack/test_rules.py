@@ -132,6 +132,10 @@ BROUGHT, SEALED = (
     f'rul_dagster_asset_last_success_timestamp_seconds{{asset="{asset}"}}'
     for asset in ("offsite_copy", "backup_manifest")
 )
+WENT, DID_NOT_GO = (
+    f'rul_dagster_run_ended_timestamp_seconds{{job="let_backups_go",status="{status}"}}'
+    for status in ("SUCCESS", "FAILURE")
+)
 RECEIVING, LOG_LAG, LOG_LAG_BEYOND, LOG_LOOKED = (
     f'{name}{{job="{job}"}}'
     for name, job in (
@@ -290,6 +294,18 @@ CASES = {
     ),
     "OffsiteLags, any more": Case(
         {BROUGHT: "0x8 stale"}, (), 9 * STEP_SECONDS + 3600 + 3900, bears='asset="offsite_copy"'
+    ),
+    "BackupsNotLetGo": Case(
+        {WENT: 2, DID_NOT_GO: 3},
+        ({WENT: 3, DID_NOT_GO: 3},),
+        900,
+        step_seconds=LONG_STEP_SECONDS,
+    ),
+    "BackupsNotLetGo, and never did": Case(
+        {DID_NOT_GO: 1}, (), 900, step_seconds=LONG_STEP_SECONDS
+    ),
+    "BackupsNotLetGo, for two days": Case(
+        {WENT: 0}, (), 50 * 3600 + LONG_STEP_SECONDS + 900, step_seconds=LONG_STEP_SECONDS
     ),
     "LogNotReceived": Case({RECEIVING: 0}, ({RECEIVING: 1},), 300, bears='job="wal-archiver"'),
     "LogNotArchived": Case({LOG_LAG: 301}, ({LOG_LAG: 300},), 60, bears='job="wal-archiver"'),
