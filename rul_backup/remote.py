@@ -28,6 +28,16 @@ PART_BYTES = 16 * 1024 * 1024
 SCHEMES = ("s3", "az", "gs")
 _PART = re.compile(r"\.part-(\d{6})$")
 RETRIES = 5
+_OF_THE_CLIENT = frozenset(
+    {
+        "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type",
+        "http1_only", "http2_keep_alive_interval", "http2_keep_alive_timeout",
+        "http2_keep_alive_while_idle", "http2_max_frame_size", "http2_only", "pool_idle_timeout",
+        "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
+        "randomize_addresses", "timeout", "user_agent",
+    }
+)  # fmt: skip
+"""Options of how a store is spoken to; ``obstore`` panics where it is told them as the store's."""
 _TIMEOUT = timedelta(minutes=5)
 """Of one request; the largest is a part, which a line of half a megabit takes so long for."""
 
@@ -52,7 +62,7 @@ class RemoteStore:
             options: JSON: ``endpoint``, ``region``, ``access_key_id``, ``secret_access_key``, or
                 ``account_name`` and ``account_key``, and what else ``obstore`` knows of a store;
                 ``authority``, the certificate (PEM) of who vouches for its server, where no public
-                one does.
+                one does; ``allow_http``, ``proxy_url`` and the like, of how it is spoken to.
 
         Raises:
             SettingsError: The address or an option is none.
@@ -66,11 +76,22 @@ class RemoteStore:
             told = json.loads(options or "{}")
             config = {str(name): str(value) for name, value in told.items()}
             authority = config.pop("authority", None)
+            client = {name: config.pop(name) for name in _OF_THE_CLIENT & config.keys()}
+            for name, value in config.items():
+                if (
+                    "endpoint" in name
+                    and value.startswith("http://")
+                    and "allow_http" not in client
+                ):
+                    raise ValueError(
+                        f"{name} is {value}, without TLS; give https://, or allow_http where the "
+                        "store is of your own network"
+                    )
             trusted = {} if authority is None else {"root_certificate": authority}
             objects = from_url(
                 url,
                 config=cast("Any", config),
-                client_options=cast("Any", {"timeout": _TIMEOUT, **trusted}),
+                client_options=cast("Any", {"timeout": _TIMEOUT, **trusted, **client}),
                 retry_config={"max_retries": RETRIES, "retry_timeout": 2 * _TIMEOUT},
             )
         except (ValueError, AttributeError, exceptions.BaseError) as error:

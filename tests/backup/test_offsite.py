@@ -1,10 +1,13 @@
 """What is kept here is brought beyond the machine, whole, once, and on from where it broke off."""
 
 import io
+import json
 import random
+import threading
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +257,7 @@ def test_a_server_whose_certificate_nobody_vouches_for_is_not_spoken_to(
         ("s3://x/y", "{", "RUL_BACKUP_OFFSITE_OPTIONS cannot be used"),
         ("s3://x/y", "[]", "RUL_BACKUP_OFFSITE_OPTIONS cannot be used"),
         ("s3://x/y", '{"nonsense": "1"}', "RUL_BACKUP_OFFSITE_OPTIONS cannot be used"),
+        ("s3://x/y", '{"allow_http": "perhaps"}', 'parse "perhaps" as boolean'),
     ],
 )
 def test_a_place_or_an_option_that_is_none_is_named_and_no_secret_is(
@@ -261,6 +265,36 @@ def test_a_place_or_an_option_that_is_none_is_named_and_no_secret_is(
 ):
     with pytest.raises(SettingsError, match=told):
         RemoteStore.at(url, options)
+
+
+def test_a_store_of_one_s_own_network_is_spoken_to_without_tls_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(remote, "RETRIES", 0)
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        options = {
+            "endpoint": f"http://127.0.0.1:{server.server_port}", "access_key_id": "a",
+            "secret_access_key": "b", "proxy_excludes": "127.0.0.1",
+        }  # fmt: skip
+        try:
+            with pytest.raises(SettingsError, match=r"endpoint is http://127.* without TLS"):
+                RemoteStore.at("s3://x/y", json.dumps(options))
+            allowed = RemoteStore.at("s3://x/y", json.dumps({**options, "allow_http": True}))
+            with pytest.raises(StoreError, match="refuse"):
+                allowed.sizes()
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_place_in_azure_is_taken_too_and_one_without_an_account_is_not():
