@@ -210,6 +210,25 @@ def test_the_images_hold_no_build_tools_and_not_each_other_s_framework(stack: St
         assert json.loads(stack.compose("exec", "-T", service, "python", "-c", code)) == []
 
 
+COMPILED_SINCE = (
+    'here() { cd "$1" && find . -name "*.nbc" | sort; }; '
+    '[ "$(here /opt/rul/numba)" = "$(here "$NUMBA_CACHE_DIR")" ] || here "$NUMBA_CACHE_DIR"'
+)
+"""Names what was compiled in a container, where its image had not compiled all of it."""
+
+
+def test_what_containers_compute_was_compiled_with_their_image(stack: Stack):
+    """Else each that starts compiles for a quarter of a minute, and so does each run."""
+    for service in ("api", "dagster-code"):
+        told = stack.run(
+            "docker", "run", "--rm", "--interactive", "--read-only", "--tmpfs=/tmp:mode=1777",
+            "--network=none", stack.config["services"][service]["image"],
+            "sh", "-ec", f"python -I - >/dev/null; {COMPILED_SINCE}",
+            feed=(PROJECT / "docker" / "warm_up.py").read_bytes(),
+        )  # fmt: skip
+        assert told == "", service
+
+
 # --- networks
 PROBE = """
 import asyncio, json, sys
@@ -420,6 +439,10 @@ def test_a_prognosis_is_fetched_through_nginx_with_an_api_key(stack: Stack):
     assert stack.ask(f"/v1/fleets/{FLEET}/units", headers={"X-API-Key": "rul_none"})[0] == 401
 
 
+def test_an_instance_that_serves_a_model_compiled_nothing(stack: Stack):
+    assert stack.compose("exec", "-T", "api", "sh", "-ec", COMPILED_SINCE) == ""
+
+
 def test_a_key_that_people_make_on_the_command_line_opens_the_door(stack: Stack):
     made = json.loads(
         stack.compose(
@@ -518,6 +541,20 @@ def in_backups(stack: Stack, script: str) -> str:
 def succeeded(stack: Stack, job: str) -> int:
     query = f"SELECT count(*) FROM runs WHERE pipeline_name = '{job}' AND status = 'SUCCESS'"
     return int(stack.sql("dagster", query)[0])
+
+
+def back_up(stack: Stack) -> None:
+    """Make a backup, and tell how long that took and what failed on the way."""
+    made, began = succeeded(stack, "back_up"), time.monotonic()
+    since = int(stack.sql("dagster", "SELECT max(id) FROM event_logs")[0])
+    launch(stack, "backup", "back_up")
+    wait_until(lambda: succeeded(stack, "back_up") > made, RUN_SECONDS, "a backup is made", every=3)
+    failures = stack.sql(
+        "dagster",
+        f"SELECT event FROM event_logs WHERE id > {since} AND dagster_event_type IN "
+        "('STEP_UP_FOR_RETRY', 'STEP_FAILURE', 'PIPELINE_FAILURE')",
+    )
+    print(f"  a backup was made in {time.monotonic() - began:.0f} s; failed meanwhile: {failures}")
 
 
 def errors_of(stack: Stack, job: str) -> list[str]:
@@ -1201,9 +1238,7 @@ def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: St
         assert status == 200, told
         return any(float(one["value"][1]) >= moment for one in told["data"]["result"])
 
-    made = succeeded(stack, "back_up")
-    launch(stack, "backup", "back_up")
-    wait_until(lambda: succeeded(stack, "back_up") > made, RUN_SECONDS, "a backup is made", every=3)
+    back_up(stack)
     listed = rul_backup(stack, "list", "--json")[1]
     kept_runs = len(listed)
     artefacts = {one["name"]: one for one in listed[-1]["manifest"]["artefacts"]}
@@ -1250,9 +1285,7 @@ def test_a_machine_that_is_lost_with_all_it_had_comes_back_from_beyond(stack: St
     assert stack.sql("dagster", f"SELECT run_id FROM runs ORDER BY id LIMIT {lived}") == oldest
     assert logs_of(stack) & logs
     # The line of backups goes on, here and beyond.
-    made = succeeded(stack, "back_up")
-    launch(stack, "backup", "back_up")
-    wait_until(lambda: succeeded(stack, "back_up") > made, RUN_SECONDS, "backups go on", every=3)
+    back_up(stack)
     assert kept_runs > 1
     for store in ("local", "off-site"):
         status, told = stack.ask("/v1/system/backups")
