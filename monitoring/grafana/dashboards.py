@@ -571,6 +571,124 @@ DAGSTER = board(
     },
 )
 
+BACKUPS = board(
+    "backups",
+    "Backups",
+    "What would be lost now, and whether what is kept restores.",
+    {
+        "Now": (
+            figure(
+                "Lost with the machine",
+                "s",
+                "time() - max(rul_wal_beyond_reaches_timestamp_seconds)",
+                about="What was committed for so long is here alone; one or two minutes are usual.",
+            ),
+            figure(
+                "Lost with PostgreSQL",
+                "s",
+                "time() - max(rul_wal_reaches_timestamp_seconds)",
+                about="What was committed for so long is in PostgreSQL alone; a minute is usual.",
+            ),
+            figure(
+                "Newest backup",
+                "s",
+                "time() - max(rul_backup_newest_timestamp_seconds)",
+                about="Its age; one is made every half hour.",
+            ),
+            figure(
+                "Proved",
+                "s",
+                "time() - max(rul_backup_proven_timestamp_seconds)",
+                about="Since a drill restored one and found what was kept; one is every night.",
+            ),
+            figure(
+                "Restored in",
+                "s",
+                "max(rul_backup_drill_duration_seconds)",
+                about="What the last drill took; an alert fires above 15 minutes.",
+            ),
+            figure(
+                "Differences",
+                "none",
+                "max(rul_backup_drill_differences)",
+                about="Between what the last drill restored and what was kept; 0 is the good case.",
+            ),
+        ),
+        "PostgreSQL's log": (
+            graph(
+                "Waits",
+                "s",
+                ("max(rul_wal_lag_seconds)", "to be sealed"),
+                ("max(rul_wal_beyond_lag_seconds)", "to be brought beyond the machine"),
+                about="Alerts fire at five minutes.",
+            ),
+            graph(
+                "Written and not sealed",
+                "bytes",
+                ("max(rul_wal_lag_bytes)", "log"),
+                about="A segment has 16 MiB; more means that the archiver does not follow.",
+            ),
+            graph(
+                "Received",
+                "none",
+                ("min(rul_wal_receiving)", "received"),
+                (
+                    "sum(increase(rul_wal_beyond_failures_total[$__rate_interval]))",
+                    "bringing failed",
+                ),
+                about="1 while PostgreSQL sends its log; what failed is tried again.",
+            ),
+        ),
+        "Runs": (
+            graph(
+                "Age of the newest",
+                "s",
+                (
+                    "time() - max by (store) (rul_backup_newest_timestamp_seconds)",
+                    "{{store}}",
+                ),
+                about="An alert fires at an hour.",
+            ),
+            graph(
+                "Size of the newest",
+                "bytes",
+                ("max by (store) (rul_backup_stored_bytes)", "{{store}}"),
+                about="Once a day with PostgreSQL's own files, once a week with the stack's.",
+            ),
+            graph(
+                "Since they were looked at",
+                "s",
+                (
+                    "time() - max by (check) (rul_dagster_asset_check_timestamp_seconds"
+                    '{check=~"every_object_.*|every_new_run_opens|what_is_beyond_.*"})',
+                    "{{check}}",
+                ),
+                about="Each is hourly.",
+            ),
+        ),
+        "Drills": (
+            graph(
+                "Since one proved a backup",
+                "s",
+                ("time() - max by (store) (rul_backup_proven_timestamp_seconds)", "{{store}}"),
+                about="An alert fires at 26 hours.",
+            ),
+            graph(
+                "Restored, by store",
+                "s",
+                ("max by (store) (rul_backup_drill_duration_seconds)", "{{store}}"),
+                about="From nothing to a golden prognosis, on this machine.",
+            ),
+            graph(
+                "Would have been lost",
+                "s",
+                ("max by (store) (rul_backup_drill_recovery_point_seconds)", "{{store}}"),
+                about="How long before the drill what it restored ends.",
+            ),
+        ),
+    },
+)
+
 POSTGRESQL = board(
     "postgresql",
     "PostgreSQL",
@@ -784,7 +902,7 @@ NGINX = board(
     },
 )
 
-BOARDS = (PLATFORM, FLEETS, DAGSTER, POSTGRESQL, REDIS, NGINX)
+BOARDS = (PLATFORM, FLEETS, DAGSTER, BACKUPS, POSTGRESQL, REDIS, NGINX)
 
 
 def files() -> dict[str, str]:

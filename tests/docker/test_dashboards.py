@@ -18,7 +18,9 @@ def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_there_is_one_for_each_part_and_grafana_is_given_them_all():
-    assert set(BOARDS) == {"platform", "fleets", "dagster", "postgresql", "redis", "nginx"}
+    assert set(BOARDS) == {
+        "platform", "fleets", "dagster", "backups", "postgresql", "redis", "nginx",
+    }  # fmt: skip
     compose = (PROJECT / "compose.yaml").read_text()
     for name in BOARDS:
         assert f"file: monitoring/grafana/dashboards/{name}.json" in compose
