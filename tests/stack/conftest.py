@@ -27,6 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
 
 def remove(stack: Stack) -> None:
     """Remove every container, network and volume of the stack under test."""
+    stack.compose("--profile=*", "kill", check=False)  # else a run may begin meanwhile
     for run in stack.runs():
         stack.run("docker", "rm", "--force", run["Id"])
     stack.compose("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=5")
