@@ -396,11 +396,11 @@ _WORTH_A_LOOK = f"""
     FROM current_prognoses AS present
     WHERE present.fleet = %(fleet)s AND present.unit = ANY(%(units)s)
         AND (
-            EXISTS (
-                SELECT FROM advisories AS open
+            coalesce((
+                SELECT true FROM advisories AS open
                 WHERE open.fleet = present.fleet AND open.unit = present.unit
                     AND open.state <> 'closed'
-            )
+            ), false)
             OR {_SPEAKS} AND %(below)s <= (
                 SELECT count(*)
                 FROM unnest(

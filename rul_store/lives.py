@@ -114,7 +114,7 @@ def lock(
         units: Their names; unknown ones are not among the answers.
     """
     found: dict[str, dict[int, Standing]] = {}
-    (rows,) = pipelined(connection, (_LOCK, {"fleet": fleet, "unit": list(units)}))
+    _, rows = pipelined(connection, (_BY_KEYS, {}), (_LOCK, {"fleet": fleet, "unit": list(units)}))
     for unit, life, outcome, end_cycle, token in rows:
         standing = Standing(outcome=Outcome(outcome), end_cycle=end_cycle, token=token)
         found.setdefault(unit, {})[life] = standing
@@ -162,6 +162,13 @@ def known_units(connection: sa.Connection, fleet: str, units: Iterable[str]) -> 
     return set(connection.execute(query).scalars())
 
 
+# What is asked of few units, here and in the rest of the transaction, goes by their keys. Tables
+# of one row a unit are so small that PostgreSQL plans to read them whole, and goes on so when they
+# have grown: while somebody holds a snapshot, as a dump does, each reading leaves an old row.
+_BY_KEYS = "SELECT " + ", ".join(
+    f"set_config('enable_{way}', 'off', true)"
+    for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
+)
 _LOCK = """
     SELECT unit, life, outcome, end_cycle, token FROM lives
     WHERE fleet = %(fleet)s AND unit = ANY(%(unit)s)

@@ -129,6 +129,7 @@ ledger = sa.Table(
     sa.Index("ix_ledger_unit", "fleet", "unit", "position"),
 )
 
+# Each reading changes a row; no column that it changes is in an index, so it stays on its page.
 # ``recent_safe``: of the unit's last valid prognoses that were current in this life, one a reading,
 # the newest last; infinite where the model saw no end.
 current_prognoses = sa.Table(
@@ -148,12 +149,6 @@ current_prognoses = sa.Table(
     sa.Column("last_read_at", _time),
     sa.Column("recent_safe", ARRAY(_float), nullable=False, server_default="{}"),
     sa.Column("model_version", _text),
-    sa.Index(
-        "ix_current_prognoses_risk",
-        "fleet",
-        sa.text("failure_probability DESC NULLS LAST"),
-        "unit",
-    ),
 )
 
 leases = sa.Table(
