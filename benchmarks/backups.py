@@ -255,34 +255,34 @@ def beside_backups(
 
     With them all is at work that the stack has: the log is received, sealed and brought, and
     backups are made at the schedule's pace, one after the other instead of every half hour. The
-    first of a turn keeps a base and all else anew, and the turn lasts until it has ended at least.
-    These processes may run on both cores.
+    first of a turn keeps a base and all else anew, and the turn lasts until it has ended at least;
+    one without lasts as long as the one with them before it. These processes may run on both cores.
 
     Raises:
         RuntimeError: A request failed, or no backup ends.
     """
     sources.grow(plan.load_scale)
     readings = grow(stage, plan.load_scale)
-    ratios, backups_made, bases = [], [], []
+    ratios, backups_made, bases, lasted = [], [], [], 0.0
     with stage.serving() as (_, address):
         requests = Machines(stage.learnt, "load", 200).one_by_one(stage.key)
 
-        def turn(until: Callable[[], bool] = lambda: True) -> float:
+        def turn(until: Callable[[float], bool]) -> tuple[float, float]:
             return _answered(address, requests, plan.turn_seconds, until)
 
-        _answered(address, requests, plan.turn_seconds / 10)  # warms up
+        turn(lambda _: True)  # warms up: the first requests of a unit cost less
         for number in range(plan.rounds):
             figures = {}
             for backed in (number % 2 == 0, number % 2 == 1):  # in changing order
                 if not backed:
-                    figures[backed] = turn()
+                    figures[backed], _ = turn(lambda seconds, least=lasted: seconds >= least)
                     continue
                 keeping = Keeping(stage, sources, options, f"load-{number}")
                 with (
                     keeping.archived(both, ARCHIVE_SECONDS),
                     _making(stage, keeping, both) as made,
                 ):
-                    figures[backed] = turn(lambda made=made: made.value > 0)
+                    figures[backed], lasted = turn(lambda _, made=made: made.value > 0)
                     backups_made.append(made.value)
                     kept = keeping.backups.store.sizes()
                     bases.append(sum("/base.tar" in name for name in kept))
@@ -301,18 +301,28 @@ def _answered(
     address: Address,
     requests: Iterator[bytes],
     seconds: float,
-    until: Callable[[], bool] = lambda: True,
-) -> float:
-    """Requests answered a second, for some seconds, and again for as many until something is so."""
+    until: Callable[[float], bool],
+) -> tuple[float, float]:
+    """Requests answered a second, for some seconds, and again for as many until something is so.
+
+    Args:
+        address: Of the service.
+        requests: In turn.
+        seconds: At least.
+        until: Is asked after so many, and told how many there were.
+
+    Returns:
+        The rate, and the seconds that it took.
+    """
     answered = lasted = 0.0
-    while not lasted or not until():
+    while not lasted or not until(lasted):
         load = asyncio.run(saturate(address, requests, connections=32, seconds=seconds))
         if load.failed:
             raise RuntimeError(f"requests failed: {load.failures}")
         answered, lasted = answered + load.answered, lasted + load.seconds
         if lasted > LONGEST_TURN_SECONDS:
             raise RuntimeError(f"no backup was ended in {lasted:.0f} s")
-    return answered / lasted
+    return answered / lasted, lasted
 
 
 @contextmanager
