@@ -263,26 +263,25 @@ def beside_backups(
     """
     sources.grow(plan.load_scale)
     readings = grow(stage, plan.load_scale)
-    ratios, backups_made, bases, lasted = [], [], [], 0.0
+    ratios, backups_made, bases, lasted = [], [], [], plan.turn_seconds
     with stage.serving() as (_, address):
         requests = Machines(stage.learnt, "load", 200).one_by_one(stage.key)
 
-        def turn(until: Callable[[float], bool]) -> tuple[float, float]:
-            return _answered(address, requests, plan.turn_seconds, until)
-
-        turn(lambda _: True)  # warms up: the first requests of a unit cost less
+        _answered(address, requests, lasted)  # warms up: the first requests of a unit cost less
         for number in range(plan.rounds):
             figures = {}
             for backed in (number % 2 == 0, number % 2 == 1):  # in changing order
                 if not backed:
-                    figures[backed], _ = turn(lambda seconds, least=lasted: seconds >= least)
+                    figures[backed], _ = _answered(address, requests, lasted)
                     continue
                 keeping = Keeping(stage, sources, options, f"load-{number}")
                 with (
                     keeping.archived(both, ARCHIVE_SECONDS),
                     _making(stage, keeping, both) as made,
                 ):
-                    figures[backed], lasted = turn(lambda _, made=made: made.value > 0)
+                    figures[backed], lasted = _answered(
+                        address, requests, plan.turn_seconds, lambda made=made: made.value > 0
+                    )
                     backups_made.append(made.value)
                     kept = keeping.backups.store.sizes()
                     bases.append(sum("/base.tar" in name for name in kept))
@@ -301,21 +300,15 @@ def _answered(
     address: Address,
     requests: Iterator[bytes],
     seconds: float,
-    until: Callable[[float], bool],
+    until: Callable[[], bool] = lambda: True,
 ) -> tuple[float, float]:
     """Requests answered a second, for some seconds, and again for as many until something is so.
 
-    Args:
-        address: Of the service.
-        requests: In turn.
-        seconds: At least.
-        until: Is asked after so many, and told how many there were.
-
     Returns:
-        The rate, and the seconds that it took.
+        The rate, and how many seconds it were.
     """
     answered = lasted = 0.0
-    while not lasted or not until(lasted):
+    while not lasted or not until():
         load = asyncio.run(saturate(address, requests, connections=32, seconds=seconds))
         if load.failed:
             raise RuntimeError(f"requests failed: {load.failures}")

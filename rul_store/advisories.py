@@ -381,7 +381,7 @@ _SPEAKS = """
         AND present.life IS NOT NULL AND present.cycle IS NOT NULL
 """
 # Questions of their own, for of a few units the key's index answers each in no time; joined, the
-# tables of the whole fleet may be read.
+# tables of the whole fleet may be read. (EXISTS beside OR is answered for the whole fleet at once.)
 _RUNS = """coalesce((
     SELECT outcome FROM lives WHERE lives.fleet = present.fleet AND lives.unit = present.unit
         AND lives.life = present.life

@@ -578,16 +578,16 @@ BACKUPS = board(
     {
         "Now": (
             figure(
-                "Lost with the machine",
+                "Lost with the machine, at most",
                 "s",
                 "time() - max(rul_wal_beyond_reaches_timestamp_seconds)",
-                about="What was committed for so long is here alone; one or two minutes are usual.",
+                about="What was committed since may be here alone; one or two minutes are usual.",
             ),
             figure(
-                "Lost with PostgreSQL",
+                "Lost with PostgreSQL, at most",
                 "s",
                 "time() - max(rul_wal_reaches_timestamp_seconds)",
-                about="What was committed for so long is in PostgreSQL alone; a minute is usual.",
+                about="What was committed since may be nowhere else; a minute is usual.",
             ),
             figure(
                 "Newest backup",

@@ -133,10 +133,10 @@ def rights(pid: int) -> list[tuple[str, str]]:
     wrong = []
     for process in processes(pid):
         try:
+            # Docker's own before it becomes what is started; then that is looked at.
+            wait_until(lambda p=process: not status_of(p)["Name"].startswith("runc:["), 10, "begun")
             told = status_of(process)
         except OSError:
-            continue
-        if told["Name"].startswith("runc:["):  # Docker's own, before it becomes what is started
             continue
         users = set(told["Uid"].split())
         facts = {

@@ -24,7 +24,6 @@ ASKED = {
     "lives are marked": (lives._MARK, {"fleet": "pumps", "token": 1, "unit": ["a"], "life": [1]}),
     "advisories are looked for": advisories._worth_a_look("pumps", rule_of(PUMPS), ["a"]),
 }
-
 SAID = """
     INSERT INTO current_prognoses (fleet, unit, state, prognosis, ledger_id, computed_at)
     SELECT fleet, unit, 'insufficient_history', '{}', gen_random_uuid(), now() FROM lives
