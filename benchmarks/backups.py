@@ -46,7 +46,7 @@ from rul_store.database import connect
 
 SCHEDULE_SECONDS = 1800.0
 """A backup is made every half hour."""
-LONGEST_TURN_SECONDS = 300.0
+LONGEST_TURN_SECONDS = 600.0
 ARCHIVE_SECONDS = 60.0
 """The log is sealed every minute."""
 UNITS, CYCLES = 84, 200
@@ -80,7 +80,7 @@ class Plan:
 # The drills are no multiple of the cycles, so that every moment is at another place of its cycle.
 FULL = Plan(
     Simulation(), Recipe(), Faults(each=3, by_command=4),
-    of_the_log=Losses(21, ARCHIVE_SECONDS, 2), of_dumps=Losses(20, 15.0, 3),
+    of_the_log=Losses(21, ARCHIVE_SECONDS, 2), of_dumps=Losses(20, 30.0, 3),
     scales=(1, 10, 100), load_scale=10, rounds=3, turn_seconds=30.0,
 )  # fmt: skip
 QUICK = Plan(

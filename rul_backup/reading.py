@@ -72,7 +72,7 @@ class BackupSettings(Settings):
         default=0, ge=0, description="for how many months the newest run of each month stays"
     )
     backup_share: float = Field(
-        default=0.2,
+        default=0.1,
         gt=0,
         le=1,
         description="of the time, how much a scheduled backup may be at work; it rests in between, "

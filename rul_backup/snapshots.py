@@ -41,8 +41,9 @@ def keep_database(run: Run, url: str, name: str = DATABASE, kind: Kind = Kind.PO
     """A dump of a database, with rows and sum of every table as they are in it.
 
     The dump is taken in a snapshot that the transaction exports in which the tables are summed, so
-    that both are of the same moment while others go on writing. It is not compressed here, since
-    that happens as it is sealed.
+    that both are of the same moment while others go on writing. While it is held no row that they
+    replace goes, so all that is done at once, and rested from afterwards. The dump is not
+    compressed here, since that happens as it is sealed.
 
     Raises:
         StoreError: ``pg_dump`` fails; says what it said.
@@ -51,14 +52,14 @@ def keep_database(run: Run, url: str, name: str = DATABASE, kind: Kind = Kind.PO
     """
     engine = connect(url)
     try:
-        with engine.connect() as connection:
+        with run.pace.hurried(), engine.connect() as connection:
             connection.execution_options(isolation_level="REPEATABLE READ")
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
             # It waits for the dump, which may take its time.
             connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             snapshot = connection.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one()
             server = programs.major_version(connection)
-            facts = {"server": server, **fingerprints.of_database(connection, run.pace)}
+            facts = {"server": server, **fingerprints.of_database(connection)}
             arguments = ("--format=custom", "--compress=0", f"--snapshot={snapshot}")
             with programs.started(
                 url, server, "pg_dump", arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE

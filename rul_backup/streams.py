@@ -6,8 +6,10 @@ does not: what they are of.
 
 import hashlib
 import io
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
 BLOCK_BYTES = 1 << 20
@@ -44,13 +46,31 @@ class Pace:
     ) -> None:
         self.share, self._clock, self._sleep = share, clock, sleep
         self._since: float | None = None
+        self._hurries = False
 
     def rest(self) -> None:
         """For as long as the work since the last rest asks for."""
+        if not self._hurries:
+            self._rest(LONGEST_REST_SECONDS)
+
+    @contextmanager
+    def hurried(self) -> Generator[None]:
+        """Without any rest until the end of the context, where all is rested that was not.
+
+        For what holds a snapshot: the longer it does, the more old rows others must pass over.
+        """
+        self._since, self._hurries = self._clock(), True
+        try:
+            yield
+        finally:
+            self._hurries = False
+        self._rest(math.inf)  # nothing is kept waiting now
+
+    def _rest(self, longest_seconds: float) -> None:
         now = self._clock()
         if self._since is not None and self.share < 1:
             rest_seconds = (now - self._since) * (1 / self.share - 1)
-            self._sleep(min(rest_seconds, LONGEST_REST_SECONDS))
+            self._sleep(min(rest_seconds, longest_seconds))
         self._since = self._clock()
 
 

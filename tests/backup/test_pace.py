@@ -1,6 +1,7 @@
 """A backup rests while it is made, so that what serves beside it goes on."""
 
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rul_backup import fingerprints, runs, snapshots
+from rul_backup import runs, snapshots
 from rul_backup.keeping import Backups
 from rul_backup.manifest import Kind
 from rul_backup.reading import BackupSettings
@@ -22,6 +23,11 @@ from rul_store.database import begin
 
 from .conftest import Keys
 from .test_verification import NOW
+
+SNAPSHOTS = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL AND backend_type = 'client backend'
+"""
 
 
 class Clock:
@@ -79,19 +85,56 @@ def test_what_is_read_at_a_pace_is_the_same(plant: Keys, tmp_path: Path):
     assert clock.rested > 0
 
 
-def test_a_table_that_is_summed_in_pieces_has_the_same_sum(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+@given(
+    st.floats(0.01, 1.0),
+    st.lists(st.floats(0.0, 60.0), min_size=1, max_size=20),
+)
+def test_what_is_hurried_is_rested_from_once_it_is_over(share: float, pieces: list[float]):
+    clock = Clock()
+    pace = clock.pace(share)
+    with pace.hurried():
+        for seconds in pieces:
+            clock.worked += seconds
+            pace.rest()
+        assert clock.rested == 0
+    assert clock.worked == pytest.approx(share * clock.now())
+    clock.worked += LONGEST_REST_SECONDS / 100
+    pace.rest()
+    assert clock.worked == pytest.approx(share * clock.now())
+
+
+def test_what_fails_as_it_is_hurried_is_told_at_once_and_pieces_rest_again():
+    def fail() -> None:
+        clock.worked += 1
+        raise ValueError("gone")
+
+    clock = Clock()
+    pace = clock.pace(0.5)
+    with pytest.raises(ValueError, match="gone"), pace.hurried():
+        fail()
+    assert clock.rested == 0
+    pace.rest()
+    assert clock.rested == 1
+
+
+def test_no_snapshot_is_held_while_a_backup_rests(
+    plant: Keys, tmp_path: Path, engine: sa.Engine, database_url: str
 ):
-    with begin(engine) as connection:
-        connection.execute(sa.text("CREATE TABLE long AS SELECT generate_series(1, 20000) AS n"))
-        connection.execute(sa.text("DELETE FROM long WHERE n % 7 = 0"))
-        at_once = fingerprints.of_database(connection)
-        clock, rests = Clock(), []
-        pace = Pace(0.5, clock=clock.now, sleep=rests.append)
-        monkeypatch.setattr(fingerprints, "_PAGES_AT_ONCE", 3)
-        assert fingerprints.of_database(connection, pace) == at_once
-        assert at_once["tables"]["public.long"]["rows"] == 20000 - 20000 // 7
-    assert len(rests) > len(at_once["tables"])
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        with begin(engine) as connection:
+            assert connection.execute(sa.text(SNAPSHOTS)).scalar_one() == 0
+        rests.append(seconds)
+
+    run = Run(FolderStore(tmp_path / "backups"), plant.maker, NOW, Pace(0.5, sleep=rest))
+    began = time.monotonic()
+    snapshots.keep_database(run, database_url)
+    # What was not rested from while it was held: as long again as it took.
+    assert len(rests) == 1
+    assert 0 < rests[0] <= time.monotonic() - began
+    run.keep("models.tar", Kind.MODELS, io.BytesIO(bytes(10)), {})
+    assert len(rests) > 1
 
 
 def test_scheduled_backups_are_made_at_the_pace_and_others_at_once(
