@@ -108,7 +108,9 @@ up: setup ## the container stack: its secrets, a look whether it can start, then
 	docker compose up --detach --wait --no-build
 
 .PHONY: down
-down: ## stop the container stack; what it keeps stays in its volumes
+down: ## stop the container stack and its runs; what it keeps stays in its volumes
+	docker compose stop dagster-daemon
+	docker ps --quiet --filter "label=rul.stack=$$(docker compose config | sed -n 's/^name: //p')" | xargs -r docker stop
 	docker compose down
 
 .PHONY: stack-test

@@ -39,6 +39,8 @@ def remove(stack: Stack) -> None:
         time.sleep(0.5)
     for run in stack.runs():
         stack.run("docker", "rm", "--force", run["Id"])
-    stack.compose("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=5")
+    stack.down(
+        "docker", "compose", "--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=5"
+    )
     # What Compose does not know: the volume of a restore that broke off.
     stack.run("docker", "volume", "rm", "--force", f"{NAME}_restoring")

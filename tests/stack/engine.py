@@ -200,6 +200,40 @@ class Stack:
         """Run Compose."""
         return self.run("docker", "compose", *arguments, **more)
 
+    def down(self, *command: str) -> None:
+        """Stop and remove it, as people do, who are told of the ends that Docker may leave.
+
+        Docker 20 can keep an end of a network whose container is gone (moby/moby#33156); then
+        Compose ends with an error, and docs/stack.md says how the end is let go.
+
+        Args:
+            command: Which does it; ``make down`` unless given.
+        """
+        command = command or ("make", "down")
+        try:
+            self.run(*command)
+        except AssertionError as failure:
+            ends = self.ends_without_container()
+            if "has active endpoints" not in str(failure) or not ends:
+                raise
+            for network, name in ends:
+                print(f"Docker kept an end of {network}, of {name}, which is gone")
+                self.run("docker", "network", "disconnect", "--force", network, name)
+            self.run(*command)
+
+    def ends_without_container(self) -> list[tuple[str, str]]:
+        """Each network with the name of a container that is gone and has an end there still."""
+        project = f"--filter=label=com.docker.compose.project={NAME}"
+        networks = self.run("docker", "network", "ls", "--quiet", project).split()
+        told = json.loads(self.run("docker", "network", "inspect", *networks)) if networks else []
+        known = set(self.run("docker", "ps", "--all", "--quiet", "--no-trunc").split())
+        return [
+            (network["Name"], end["Name"])
+            for network in told
+            for container, end in network["Containers"].items()
+            if container not in known
+        ]
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """What Compose understood."""

@@ -1076,6 +1076,15 @@ def test_any_killed_program_heals_and_no_acknowledged_reading_is_lost(stack: Sta
     assert acknowledged <= kept(stack, "survivor")
 
 
+def started_anew(stack: Stack, run_id: str) -> list[str]:
+    """The status of each run that was started in a run's place."""
+    return stack.sql(
+        "dagster",
+        "SELECT r.status FROM run_tags t JOIN runs r USING (run_id) "
+        f"WHERE t.key = 'dagster/root_run_id' AND t.value = '{run_id}'",
+    )
+
+
 def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
     stack.put(f"/data/landing/{FLEET}/again.csv", readings("again", range(1, 40)))
     # Automation's, which takes half a minute; what takes in the file is over in a second.
@@ -1102,13 +1111,9 @@ def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
         lambda: stack.sql("dagster", failed),
         90, "the dead run is failed", every=2,
     )  # fmt: skip
-    of_it = (
-        "SELECT r.status FROM run_tags t JOIN runs r USING (run_id) "
-        f"WHERE t.key = 'dagster/root_run_id' AND t.value = '{run_id}'"
-    )
-    wait_until(lambda: stack.sql("dagster", of_it), 90, "it is started anew", every=2)
+    wait_until(lambda: started_anew(stack, run_id), 90, "it is started anew", every=2)
     wait_until(
-        lambda: "SUCCESS" in stack.sql("dagster", of_it), 300, "it succeeds in the end", every=2
+        lambda: "SUCCESS" in started_anew(stack, run_id), 300, "it succeeds in the end", every=2
     )
 
 
@@ -1167,6 +1172,15 @@ def lake_of(stack: Stack) -> set[str]:
     return set(told.splitlines())
 
 
+def at_work(stack: Stack, job: str) -> str | None:
+    """The name of a job's run whose program has begun."""
+    begun = stack.sql(
+        "dagster",
+        f"SELECT run_id FROM runs WHERE pipeline_name = '{job}' AND status = 'STARTED'",
+    )
+    return begun[0] if begun else None
+
+
 def test_down_and_up_again_loses_nothing(stack: Stack):
     began = time.time()
 
@@ -1195,10 +1209,17 @@ def test_down_and_up_again_loses_nothing(stack: Stack):
     )
     wait_until(lambda: stack.sql("dagster", quiet) == ["0"], 300, "no run is under way", every=3)
     before = facts()
-    stack.compose("down", "--timeout=60")
+    launch(stack, "backup", "back_up")
+    name = wait_until(lambda: at_work(stack, "back_up"), 60, "a run is at work", every=0.5)
+    stack.down()
     assert stack.containers() == []
+    assert not any(run["State"]["Running"] for run in stack.runs())
     assert stack.up() < 180
     after = facts()
+    wait_until(
+        lambda: "SUCCESS" in started_anew(stack, name),
+        RUN_SECONDS, "the run that was at work is made anew", every=3,
+    )  # fmt: skip
     assert after["model"] == before["model"]
     assert after["readings"] == before["readings"]
     assert before["lake"]
