@@ -49,6 +49,7 @@ SETTINGS = {
     "STACK_HEALTH_TIMEOUT": "30s",  # other work may share the machine
     "STACK_HEALTH_START_PERIOD": "170s",
     "STACK_BACKUP_OFFSITE": "s3://backups/stack",
+    "STACK_BACKUP_SHARE": "0.5",  # rests are tested where they are made (tests/backup/test_pace)
     "STACK_RETRAIN_COOL_DOWN_SECONDS": "0",
     "STACK_LEARNING_ITERATIONS": "60",
     "STACK_KEEP_ENDED_RUNS_SECONDS": "60",
