@@ -1076,6 +1076,22 @@ def test_any_killed_program_heals_and_no_acknowledged_reading_is_lost(stack: Sta
     assert acknowledged <= kept(stack, "survivor")
 
 
+def at_work(stack: Stack, job: str) -> dict[str, Any] | None:
+    """The container of a job's run whose program has begun, as Docker describes it."""
+    begun = stack.sql(
+        "dagster",
+        f"SELECT run_id FROM runs WHERE pipeline_name = '{job}' AND status = 'STARTED'",
+    )
+    for run in stack.runs():
+        if run_id_of(run) in begun and run["State"]["Running"]:
+            return run
+    return None
+
+
+def run_id_of(run: dict[str, Any]) -> str:
+    return run["Config"]["Labels"]["dagster/run_id"]
+
+
 def started_anew(stack: Stack, run_id: str) -> list[str]:
     """The status of each run that was started in a run's place."""
     return stack.sql(
@@ -1087,16 +1103,10 @@ def started_anew(stack: Stack, run_id: str) -> list[str]:
 
 def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
     stack.put(f"/data/landing/{FLEET}/again.csv", readings("again", range(1, 40)))
-    # Automation's, which takes half a minute; what takes in the file is over in a second.
-    at_work = "SELECT run_id FROM runs WHERE pipeline_name = '__ASSET_JOB' AND status = 'STARTED'"
-
-    def one_at_work() -> dict[str, Any] | None:
-        names = stack.sql("dagster", at_work)
-        found = [r for r in stack.runs() if r["Config"]["Labels"]["dagster/run_id"] in names]
-        return found[0] if found and found[0]["State"]["Running"] else None
 
     def killed() -> dict[str, Any] | None:
-        found = one_at_work()
+        # Automation's, which takes half a minute; what takes in the file is over in a second.
+        found = at_work(stack, "__ASSET_JOB")
         try:
             if found:
                 os.kill(found["State"]["Pid"], signal.SIGKILL)
@@ -1104,8 +1114,7 @@ def test_a_run_whose_container_dies_is_failed_and_started_anew(stack: Stack):
             return None
         return found
 
-    victim = wait_until(killed, 240, "a run is at work", every=0.5)
-    run_id = victim["Config"]["Labels"]["dagster/run_id"]
+    run_id = run_id_of(wait_until(killed, 240, "a run is at work", every=0.5))
     failed = f"SELECT 1 FROM runs WHERE run_id = '{run_id}' AND status = 'FAILURE'"
     wait_until(
         lambda: stack.sql("dagster", failed),
@@ -1172,15 +1181,6 @@ def lake_of(stack: Stack) -> set[str]:
     return set(told.splitlines())
 
 
-def at_work(stack: Stack, job: str) -> str | None:
-    """The name of a job's run whose program has begun."""
-    begun = stack.sql(
-        "dagster",
-        f"SELECT run_id FROM runs WHERE pipeline_name = '{job}' AND status = 'STARTED'",
-    )
-    return begun[0] if begun else None
-
-
 def test_down_and_up_again_loses_nothing(stack: Stack):
     began = time.time()
 
@@ -1210,14 +1210,16 @@ def test_down_and_up_again_loses_nothing(stack: Stack):
     wait_until(lambda: stack.sql("dagster", quiet) == ["0"], 300, "no run is under way", every=3)
     before = facts()
     launch(stack, "backup", "back_up")
-    name = wait_until(lambda: at_work(stack, "back_up"), 60, "a run is at work", every=0.5)
+    run = wait_until(lambda: at_work(stack, "back_up"), 60, "a run is at work", every=0.5)
+    for process in processes(run["State"]["Pid"]):  # or it might end before it is stopped
+        os.kill(int(process.name), signal.SIGSTOP)
     stack.down()
     assert stack.containers() == []
     assert not any(run["State"]["Running"] for run in stack.runs())
     assert stack.up() < 180
     after = facts()
     wait_until(
-        lambda: "SUCCESS" in started_anew(stack, name),
+        lambda: "SUCCESS" in started_anew(stack, run_id_of(run)),
         RUN_SECONDS, "the run that was at work is made anew", every=3,
     )  # fmt: skip
     assert after["model"] == before["model"]
