@@ -202,38 +202,27 @@ class Stack:
         return self.run("docker", "compose", *arguments, **more)
 
     def down(self, *command: str) -> None:
-        """Stop and remove it, as people do, who are told of the ends that Docker may leave.
+        """Stop and remove it, as people do.
 
-        Docker 20 can keep an end of a network whose container is gone (moby/moby#33156); then
-        Compose ends with an error, and docs/stack.md says how the end is let go.
+        Docker 20 can count an end of a network too many once its containers are gone; Compose ends
+        with an error then, and the network stays until Docker starts anew (docs/stack.md).
 
         Args:
             command: Which does it; ``make down`` unless given.
         """
-        command = command or ("make", "down")
         try:
-            self.run(*command)
+            self.run(*command or ("make", "down"))
         except AssertionError as failure:
-            ends = self.ends_without_container()
-            if "has active endpoints" not in str(failure) or not ends:
+            if "has active endpoints" not in str(failure) or self.ends():
                 raise
-            for network, name in ends:
-                print(f"Docker kept an end of {network}, of {name}, which is gone")
-                self.run("docker", "network", "disconnect", "--force", network, name)
-            self.run(*command)
+            print("  Docker counts an end of a network that has none")
 
-    def ends_without_container(self) -> list[tuple[str, str]]:
-        """Each network with the name of a container that is gone and has an end there still."""
+    def ends(self) -> list[str]:
+        """The names of all that has an end in one of its networks, as Docker knows them."""
         project = f"--filter=label=com.docker.compose.project={NAME}"
         networks = self.run("docker", "network", "ls", "--quiet", project).split()
         told = json.loads(self.run("docker", "network", "inspect", *networks)) if networks else []
-        known = set(self.run("docker", "ps", "--all", "--quiet", "--no-trunc").split())
-        return [
-            (network["Name"], end["Name"])
-            for network in told
-            for container, end in network["Containers"].items()
-            if container not in known
-        ]
+        return [end["Name"] for network in told for end in network["Containers"].values()]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -289,7 +278,8 @@ class Stack:
     def runs(self) -> list[dict[str, Any]]:
         """Every container that Dagster made here, running or not, as Docker describes it."""
         names = self.run("docker", "ps", "-aq", f"--filter=label=rul.stack={NAME}").split()
-        return json.loads(self.run("docker", "inspect", *names)) if names else []
+        # Without those that the janitor removed meanwhile, of which Docker complains.
+        return json.loads(self.run("docker", "inspect", *names, check=False)) if names else []
 
     def begin_secrets(self, authority: str) -> None:
         """Write what people write: the webhook is told of alerts, and backups have keys for S3.

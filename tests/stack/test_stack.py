@@ -591,14 +591,16 @@ def test_backups_are_made_looked_at_and_proved_by_runs_with_rights_of_their_own(
                             looked = True
             time.sleep(0.5)
         assert looked, f"no run of {job} was seen at work"
-    checks = stack.sql(
-        "dagster", "SELECT check_name, execution_status FROM asset_check_executions WHERE "
-        "execution_status <> 'PLANNED' ORDER BY 1",
-    )  # fmt: skip
-    assert {
-        "what_is_restored_is_what_was_kept,SUCCEEDED", "every_object_is_what_was_written,SUCCEEDED",
-        "every_new_run_opens,SUCCEEDED", "what_is_beyond_is_what_was_written,SUCCEEDED",
-    } <= {*checks}  # fmt: skip
+    checks = {
+        "what_is_restored_is_what_was_kept", "every_object_is_what_was_written",
+        "every_new_run_opens", "what_is_beyond_is_what_was_written",
+    }  # fmt: skip
+    named = ", ".join(f"'{name}'" for name in checks)
+    evaluated = "FROM asset_check_executions WHERE execution_status = '{}' AND check_name IN ({})"
+    failed = f"SELECT evaluation_event {evaluated.format('FAILED', named)}"
+    assert stack.sql("dagster", failed) == []
+    passed = f"SELECT check_name {evaluated.format('SUCCEEDED', named)}"
+    assert {*stack.sql("dagster", passed)} == checks
     status, told = stack.ask("/v1/system/backups")
     assert status == 200, told
     stores = {store["store"]: store for store in told["stores"]}
