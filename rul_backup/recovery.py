@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Generator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,8 +108,8 @@ def find(
 ) -> Way:
     """The base and the segments that lead to a moment.
 
-    The newest base is taken whose own segment is archived: of one that was kept a moment ago it is
-    on its way.
+    The newest base is taken from whose end the log leads on: of one that was kept a moment ago the
+    log is on its way.
 
     Args:
         shelf: Has them.
@@ -140,18 +141,19 @@ def find(
         )
     before.sort(key=lambda one: snapshots.ended_at(one[1]), reverse=True)
     archived = {*shelf.sizes(f"{wal.WAL}/")}
-    sealed, base = next((one for one in before if _first_note(one[1]) in archived), before[0])
-    start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
-    cluster = base.facts["cluster"]
-    every = wal.following(shelf, keys, cluster, since=str(start))
-    segments, problem = wal.way(every, start, until)
+    led_on = [one for one in before if _is_led_on(archived, one[1])]
+    sealed, base = (led_on or before)[0]
+    segments, problem = _way(shelf, keys, base, until)
     reached = wal.reached(segments)
+    if not (led_on or problem):
+        problem = f"the segment {_end_of(base)}, in which the base ended, is not archived yet"
+        reached = None
     if problem:
         as_far = f"; recover to {reached.isoformat()} at the latest" if reached else ""
         asked = until.isoformat() if until else "any moment"
         raise StoreError(f"the log in {shelf} does not lead to {asked}: {problem}{as_far}")
-    last = Segment.named(segments[-1].note.segment, start.bytes)
-    histories = wal.histories(shelf, keys, cluster, last.timeline)
+    last = Segment.named(segments[-1].note.segment, base.facts["segment_bytes"])
+    histories = wal.histories(shelf, keys, base.facts["cluster"], last.timeline)
     for noted in (*histories, *segments):
         if noted.note.system != sealed.manifest.system:
             raise StoreError(
@@ -162,7 +164,7 @@ def find(
 
 
 def has_log(shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> bool:
-    """Whether the log of any base that is promised has been archived yet.
+    """Whether the log of any base that is promised has been archived to the base's end.
 
     Raises:
         Unavailable: The store does not answer.
@@ -170,11 +172,27 @@ def has_log(shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> bool:
     archived = {*shelf.sizes(f"{wal.WAL}/")}
     there = runs.readable(shelf, runs.names_there(shelf), keys)
     bases = (snapshots.base_of(sealed) for sealed in there)
-    return any(base and _first_note(base) in archived for base in bases)
+    return any(base and _is_led_on(archived, base) for base in bases)
 
 
-def _first_note(base: Artefact) -> str:
-    return wal.note_of(base.facts["cluster"], base.facts["start_segment"])
+def _is_led_on(archived: AbstractSet[str], base: Artefact) -> bool:
+    """Whether a base's log is archived to its end, before which the base is no database."""
+    names = {base.facts["start_segment"], _end_of(base)}
+    return {wal.note_of(base.facts["cluster"], name) for name in names} <= archived
+
+
+def _end_of(base: Artefact) -> str:
+    """The segment in which it ended; where it began, of those that did not note it."""
+    return base.facts.get("end_segment", base.facts["start_segment"])
+
+
+def _way(
+    shelf: Shelf, keys: Sequence[Ed25519PublicKey], base: Artefact, until: datetime | None
+) -> tuple[list[Noted], str | None]:
+    """The segments from a base to a moment, and why they do not lead there (``wal.way``)."""
+    start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
+    every = wal.following(shelf, keys, base.facts["cluster"], since=str(start))
+    return wal.way(every, start, until)
 
 
 def is_base_of_today(
@@ -190,14 +208,12 @@ def is_base_of_today(
     Raises:
         Unavailable: The store does not answer.
     """
-    start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
     if now - snapshots.ended_at(base) >= snapshots.BASE_EVERY or base.facts["cluster"] != cluster:
         return False
-    first = wal.note_of(cluster, str(start))
+    first = wal.note_of(cluster, base.facts["start_segment"])
     if all(name < first for name in wal.names(shelf, cluster)):
         return True  # nobody archives, or not yet
-    every = wal.following(shelf, keys, cluster, since=str(start))
-    return wal.way(every, start, None)[1] is None
+    return _way(shelf, keys, base, None)[1] is None
 
 
 def recover(
@@ -291,7 +307,8 @@ def prove(
             reaches_at, url = server.recovered.reaches_at, server.url(database)
             what = "what the log leads to read to its end"
             found = timed(tell, what, lambda: fingerprints.of_address(url))["tables"]
-        if reaches_at and reaches_at >= run.manifest.started_at:
+        # After its dump, so with all that is in it.
+        if reaches_at and reaches_at >= run.manifest.finished_at:
             told = _lost(run, found)
     except Unavailable:
         raise

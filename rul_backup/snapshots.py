@@ -33,6 +33,14 @@ _HEAD_BYTES = 4096
 _LABEL = re.compile(
     rb"START WAL LOCATION: ([0-9A-F/]+) \(file ([0-9A-F]{24})\)(?s:.*?)START TIMELINE: (\d+)"
 )
+# A base that ends begins a new segment: the newest that is full has its end, or comes after that.
+# Less one byte, as of a boundary PostgreSQL 15 names the segment before and 17 the one after.
+_ENDED = """
+    SELECT system_identifier::text, size, clock_timestamp(), pg_walfile_name(
+        '0/0'::pg_lsn + div(pg_current_wal_insert_lsn() - '0/0'::pg_lsn, size) * size - 1
+    )
+    FROM pg_control_system(), pg_size_bytes(current_setting('wal_segment_size')) AS size
+"""
 _BLOCK = tarfile.BLOCKSIZE
 TAR_END = b"\0" * (2 * _BLOCK)
 
@@ -72,8 +80,8 @@ def keep_database(run: Run, url: str, name: str = DATABASE, kind: Kind = Kind.PO
 def keep_base(run: Run, url: str, name: str = BASE) -> Artefact:
     """PostgreSQL's own files as a tar, from which its log leads to any later moment.
 
-    They are of no one moment: only with the log from ``start_segment`` on are they anything
-    (``recovery``), from ``ended_at`` on.
+    They are of no one moment: only with the log from ``start_segment`` to ``end_segment`` are they
+    anything (``recovery``), from ``ended_at`` on.
 
     Args:
         run: Which keeps it.
@@ -93,17 +101,13 @@ def keep_base(run: Run, url: str, name: str = BASE) -> Artefact:
         if found is None:
             raise StoreError("pg_basebackup gave no backup_label at its beginning")
         with begin(engine) as connection:
-            cluster, size, at = connection.execute(
-                sa.text(
-                    "SELECT system_identifier::text, pg_size_bytes(current_setting("
-                    "'wal_segment_size')), clock_timestamp() FROM pg_control_system()"
-                )
-            ).one()
+            cluster, size, at, end_segment = connection.execute(sa.text(_ENDED)).one()
         facts.update(
             cluster=cluster,
             segment_bytes=size,
             start_lsn=found[1].decode(),
             start_segment=found[2].decode(),
+            end_segment=end_segment,
             timeline=int(found[3]),
             ended_at=at.isoformat(),
         )

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from rul_backup import archiving as archiving_module
-from rul_backup import programs, recovery, snapshots, wal
+from rul_backup import programs, recovery, runs, snapshots, wal
 from rul_backup.archiving import IN_FLIGHT, REGISTRY, Archiver
 from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
+from rul_backup.streams import Pace
 from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError
 
@@ -195,6 +196,49 @@ def test_a_base_whose_own_segment_is_on_its_way_is_not_needed_yet(
     ):
         reader.export(second.manifest.run, tmp_path / "b.tar", with_log=True)
     assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_base_whose_end_is_not_archived_is_not_needed_yet(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    def archive() -> None:
+        with archiving(store, plant, server, tmp_path / "spool"):
+            server.do("INSERT INTO told SELECT FROM generate_series(1, 400000)")
+            wait_until_sealed(store, plant, server, now_of(server))
+
+    def archive_once(seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == 2:
+            archive()
+
+    def keep_slowly() -> None:
+        """Its log is archived from its beginning on, and not any more as it ends."""
+        rests.clear()
+        run = Run(store, plant.maker, datetime.now(UTC), Pace(0.5, sleep=archive_once))
+        base = snapshots.keep_base(run, server.url)
+        run.seal({}, plant.verify, datetime.now(UTC))
+        assert wal.note_of(cluster_of(server), base.facts["start_segment"]) in store.sizes()
+
+    rests: list[float] = []
+    keep_slowly()
+    assert not recovery.has_log(store, plant.verify)
+    with pytest.raises(StoreError, match=r"in which the base ended, is not archived yet$"):
+        recovery.find(store, plant.verify, None)
+    archive()
+    assert recovery.has_log(store, plant.verify)
+    (first,) = runs.every(store, plant.verify)
+    keep_slowly()
+    back = recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "all")
+    assert back.run == first.manifest.run
+
+
+def test_on_a_quiet_server_the_log_of_a_base_is_archived_to_its_end(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    with archiving(store, plant, server, tmp_path / "spool"):
+        keep_base(store, plant, server)
+        wait_for(lambda: recovery.has_log(store, plant.verify))
+    recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "all")
 
 
 def test_a_server_of_another_version_is_not_tried(
