@@ -217,7 +217,7 @@ class Keeping:
         self._wait(f"the log until {moment} to be beyond the machine", is_beyond)
 
     def wait_until_base_leads(self) -> None:
-        """Wait until the segment with which the base begins is beyond the machine.
+        """Wait until the log of the base is beyond the machine to its end.
 
         Raises:
             RuntimeError: It takes too long.

@@ -613,7 +613,7 @@ class Backups:
             earlier
             and base
             and recovery.is_base_of_today(
-                self.store, verify_keys, base, cluster=cluster, now=run.started_at
+                self.store, verify_keys, earlier, cluster=cluster, now=run.started_at
             )
         ):
             return run.take_over(base, earlier)

@@ -309,7 +309,7 @@ class StoreReader:
         asked = [self.find(run)] if run is not None else [*reversed(self._readable())]
         logs: dict[wal.Start, tuple[list[wal.Noted], str | None]] = {}  # runs of a day have one
         for sealed in asked:
-            start = next(iter(wal.starts([sealed])), None)
+            start = wal.start_of(sealed)
             if start is None or (before is not None and start.ended_at > before):
                 continue
             if run is None and self._passes_over(sealed):
@@ -319,7 +319,7 @@ class StoreReader:
             log, problem = logs[start]
             # By its name it is meant also where the log does not lead as far as it knows of it.
             if wal.leads_on(sealed, log) or (
-                run is not None and problem and start.segment in (one.segment for one in log)
+                run is not None and problem and start.notes <= {one.object for one in log}
             ):
                 return sealed
         if before is not None and (earliest := self._earliest()) is not None:
@@ -339,11 +339,7 @@ class StoreReader:
         """The first moment to which bases and the log lead; none where none does."""
         noted = {*wal.names(self.shelf)}
         return min(
-            (
-                start.ended_at
-                for start in wal.starts(self._readable())
-                if wal.note_of(start.cluster, str(start.segment)) in noted
-            ),
+            (start.ended_at for start in wal.starts(self._readable()) if start.notes <= noted),
             default=None,
         )
 

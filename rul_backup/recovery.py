@@ -13,7 +13,6 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from rul_backup.manifest import Artefact
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
 from rul_backup.telling import Tell, timed
-from rul_backup.wal import Noted, Segment
+from rul_backup.wal import Noted, Segment, Start
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 from rul_store.embedded import PostgresServer, give_to_nobody, make_sockets_folder
@@ -123,37 +122,37 @@ def find(
     """
     objects = shelf.sizes(f"{runs.RUNS}/")
     bases = [
-        (sealed, base)
+        (sealed, base, start)
         for sealed in runs.readable(shelf, runs.names_there(shelf), keys, tell)
-        if (base := snapshots.base_of(sealed)) is not None
-        and sealed.object_of(base) in objects  # an archive has those of its run alone
+        if (base := snapshots.base_of(sealed)) and (start := wal.start_of(sealed))
+        if sealed.object_of(base) in objects  # an archive has those of its run alone
     ]
     if not bases:
         raise StoreError(
             f"{shelf} has no base to recover from; runs keep one once RUL_BACKUP_REPLICATION_URL "
             "is set (`rul backup restore` brings back a run's dump)"
         )
-    before = [one for one in bases if until is None or snapshots.ended_at(one[1]) <= until]
+    before = [one for one in bases if until is None or one[2].ended_at <= until]
     if not before:
-        first = min(snapshots.ended_at(base) for _, base in bases)
+        first = min(start.ended_at for _, _, start in bases)
         raise StoreError(
             f"{shelf} has no base from before {until}; the earliest moment is {first.isoformat()}"
         )
-    before.sort(key=lambda one: snapshots.ended_at(one[1]), reverse=True)
     archived = {*shelf.sizes(f"{wal.WAL}/")}
-    led_on = [one for one in before if _is_led_on(archived, one[1])]
-    sealed, base = (led_on or before)[0]
-    segments, problem = _way(shelf, keys, base, until)
+    led_on = [one for one in before if one[2].notes <= archived]
+    sealed, base, start = max(led_on or before, key=lambda one: one[2].ended_at)
+    segments, problem = _way(shelf, keys, start, until)
     reached = wal.reached(segments)
-    if not (led_on or problem):
-        problem = f"the segment {_end_of(base)}, in which the base ended, is not archived yet"
+    if segments and not led_on:
+        why = f": {problem}" if problem else ""
+        problem = f"the segment {start.end}, in which the base ended, is not archived{why}"
         reached = None
     if problem:
         as_far = f"; recover to {reached.isoformat()} at the latest" if reached else ""
         asked = until.isoformat() if until else "any moment"
         raise StoreError(f"the log in {shelf} does not lead to {asked}: {problem}{as_far}")
-    last = Segment.named(segments[-1].note.segment, base.facts["segment_bytes"])
-    histories = wal.histories(shelf, keys, base.facts["cluster"], last.timeline)
+    last = Segment.named(segments[-1].note.segment, start.segment.bytes)
+    histories = wal.histories(shelf, keys, start.cluster, last.timeline)
     for noted in (*histories, *segments):
         if noted.note.system != sealed.manifest.system:
             raise StoreError(
@@ -171,49 +170,37 @@ def has_log(shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> bool:
     """
     archived = {*shelf.sizes(f"{wal.WAL}/")}
     there = runs.readable(shelf, runs.names_there(shelf), keys)
-    bases = (snapshots.base_of(sealed) for sealed in there)
-    return any(base and _is_led_on(archived, base) for base in bases)
-
-
-def _is_led_on(archived: AbstractSet[str], base: Artefact) -> bool:
-    """Whether a base's log is archived to its end, before which the base is no database."""
-    names = {base.facts["start_segment"], _end_of(base)}
-    return {wal.note_of(base.facts["cluster"], name) for name in names} <= archived
-
-
-def _end_of(base: Artefact) -> str:
-    """The segment in which it ended; where it began, of those that did not note it."""
-    return base.facts.get("end_segment", base.facts["start_segment"])
+    return any(start.notes <= archived for start in wal.starts(there))
 
 
 def _way(
-    shelf: Shelf, keys: Sequence[Ed25519PublicKey], base: Artefact, until: datetime | None
+    shelf: Shelf, keys: Sequence[Ed25519PublicKey], start: Start, until: datetime | None
 ) -> tuple[list[Noted], str | None]:
     """The segments from a base to a moment, and why they do not lead there (``wal.way``)."""
-    start = Segment.named(base.facts["start_segment"], base.facts["segment_bytes"])
-    every = wal.following(shelf, keys, base.facts["cluster"], since=str(start))
-    return wal.way(every, start, until)
+    every = wal.following(shelf, keys, start.cluster, since=str(start.segment))
+    return wal.way(every, start.segment, until)
 
 
 def is_base_of_today(
     shelf: Shelf,
     keys: Sequence[Ed25519PublicKey],
-    base: Artefact,
+    run: Sealed,
     *,
     cluster: str,
     now: datetime,
 ) -> bool:
-    """Whether a base is young enough, of this cluster, and what was archived since leads on.
+    """Whether a run's base is young enough, of this cluster, and what was archived since leads on.
 
     Raises:
         Unavailable: The store does not answer.
     """
-    if now - snapshots.ended_at(base) >= snapshots.BASE_EVERY or base.facts["cluster"] != cluster:
+    start = wal.start_of(run)
+    if start is None or now - start.ended_at >= snapshots.BASE_EVERY or start.cluster != cluster:
         return False
-    first = wal.note_of(cluster, base.facts["start_segment"])
+    first = wal.note_of(cluster, str(start.segment))
     if all(name < first for name in wal.names(shelf, cluster)):
         return True  # nobody archives, or not yet
-    return _way(shelf, keys, base, None)[1] is None
+    return _way(shelf, keys, start, None)[1] is None
 
 
 def recover(

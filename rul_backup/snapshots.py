@@ -10,7 +10,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -149,11 +149,6 @@ def base_of(run: Sealed) -> Artefact | None:
     """The base that a run promises, where it does."""
     bases = [one for one in run.manifest.artefacts if one.kind is Kind.BASE]
     return bases[0] if bases else None
-
-
-def ended_at(base: Artefact) -> datetime:
-    """From when on a base leads to any moment."""
-    return datetime.fromisoformat(base.facts["ended_at"])
 
 
 class _Headed:

@@ -482,9 +482,13 @@ def _led_by(
             continue
         if following or now - start.ended_at > LATE:
             yield Finding(name, f"is missing; with it begins the base of {start.run}")
-    if not starts or wal.note_of(starts[-1].cluster, str(starts[-1].segment)) not in segments:
+    newest = starts[-1] if starts else None
+    if not newest or wal.note_of(newest.cluster, str(newest.segment)) not in segments:
         return
-    found, problem = wal.way(notes, starts[-1].segment, None)
+    name = wal.note_of(newest.cluster, str(newest.end))
+    if all(one < name for one in segments) and now - newest.ended_at > LATE:
+        yield Finding(name, f"is missing; in it ended the base of {newest.run}")
+    found, problem = wal.way(notes, newest.segment, None)
     if problem and found:
         after = [one for one in notes if one.note.number > found[-1].note.number and one.segment]
         yield Finding(after[0].object, f"{problem}; no base has been kept since")

@@ -279,13 +279,13 @@ def from_base(
 
 
 def leads_on(run: Sealed, log: Iterable[Noted]) -> bool:
-    """Whether a log leads from the base that a run promises as far as its manifest knows of it."""
+    """Whether a log leads from a run's base to its end, and as far as the manifest knows of it."""
     names = {noted.object for noted in log}
     heads = {head.cluster: head.segment for head in run.manifest.log}
     return all(
         {
-            note_of(start.cluster, str(start.segment)),
-            note_of(start.cluster, max(str(start.segment), heads.get(start.cluster, ""))),
+            *start.notes,
+            note_of(start.cluster, max(str(start.end), heads.get(start.cluster, ""))),
         }
         <= names
         for start in starts([run])
@@ -441,24 +441,37 @@ class Start(NamedTuple):
     """Which kept it."""
     cluster: str
     segment: Segment
+    end: Segment
+    """In which it ended; where it began, of those that did not note it."""
     ended_at: datetime
     """From when on it leads to any moment."""
+
+    @property
+    def notes(self) -> set[str]:
+        """Of the segments between which all are needed before it is a database."""
+        return {note_of(self.cluster, str(one)) for one in (self.segment, self.end)}
+
+
+def start_of(run: Sealed) -> Start | None:
+    """Where the base of a run begins, if it promises one."""
+    base = next((one for one in run.manifest.artefacts if one.kind is Kind.BASE), None)
+    if base is None:
+        return None
+    facts = base.facts
+    first, size = facts["start_segment"], facts["segment_bytes"]
+    return Start(
+        base.run or run.manifest.run,
+        facts["cluster"],
+        Segment.named(first, size),
+        Segment.named(facts.get("end_segment", first), size),
+        datetime.fromisoformat(facts["ended_at"]),
+    )
 
 
 def starts(promised: Iterable[Sealed]) -> list[Start]:
     """Where the bases of runs begin, the earliest first."""
-    found = {
-        sealed.object_of(one): Start(
-            one.run or sealed.manifest.run,
-            one.facts["cluster"],
-            Segment.named(one.facts["start_segment"], one.facts["segment_bytes"]),
-            datetime.fromisoformat(one.facts["ended_at"]),
-        )
-        for sealed in promised
-        for one in sealed.manifest.artefacts
-        if one.kind is Kind.BASE
-    }
-    return sorted(found.values(), key=lambda start: (start.cluster, str(start.segment)))
+    found = {start for sealed in promised if (start := start_of(sealed))}
+    return sorted(found, key=lambda start: (start.cluster, str(start.segment), start.ended_at))
 
 
 def heads(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[LogHead]:

@@ -382,10 +382,15 @@ def test_a_damaged_manifest_of_another_run_is_taken_along_as_it_is_and_told(
         adopted(house, found, FolderStore(tmp_path / "new"))
 
 
-def keep_base(store: Store, plant: Keys, segment: str, at: datetime, before: str = "") -> Sealed:
-    facts = {"cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": at.isoformat()}
+def keep_base(
+    store: Store, plant: Keys, segment: str, at: datetime, before: str = "", end: str = ""
+) -> Sealed:
+    facts = {
+        "cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": at.isoformat(),
+        "start_segment": segment, "end_segment": end or segment,
+    }  # fmt: skip
     run = Run(store, plant.maker, at, before_restore_of=before)
-    run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), {**facts, "start_segment": segment})
+    run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), facts)
     return run.seal({}, plant.verify, at)
 
 
@@ -462,6 +467,46 @@ def test_before_a_moment_the_newest_base_that_leads_to_it_is_taken(based: House,
     later = (NOW + timedelta(hours=1)).isoformat().replace("+", r"\+")
     with pytest.raises(StoreError, match=rf"the earliest moment is {later}"):
         exported_before(-0.5)
+
+
+NOT_THERE = str(wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES).next)
+
+
+def test_of_a_base_whose_end_is_not_archived_nothing_goes_along_with_the_log(
+    based: House, tmp_path: Path
+):
+    newer = keep_base(
+        based.store, based.plant, SEGMENTS[6], NOW + timedelta(hours=3), end=NOT_THERE
+    )
+    reader = reader_of(based.store, based.plant, tmp_path, [])
+    assert reader.export(None, tmp_path / "a.tar", with_log=True) == based.sealed[2]
+    later = NOW + timedelta(hours=9)
+    assert reader.export(None, tmp_path / "b.tar", with_log=True, before=later) == based.sealed[2]
+    named = newer.manifest.run
+    with pytest.raises(StoreError, match=rf"has no log that leads on from the base of {named}"):
+        reader.export(named, tmp_path / "c.tar", with_log=True)
+    spoil(based.store, wal.note_of(CLUSTER, SEGMENTS[7]))
+    with pytest.raises(StoreError, match=rf"has no log that leads on from the base of {named}"):
+        reader.export(named, tmp_path / "c.tar", with_log=True)
+
+
+def test_to_the_end_of_a_base_whose_end_is_not_archived_nothing_leads(based: House, tmp_path: Path):
+    earlier = NOW - timedelta(hours=1)
+    keep_base(based.store, based.plant, SEGMENTS[0], earlier, end=NOT_THERE)
+    reader = reader_of(based.store, based.plant, tmp_path, [])
+    told = rf"the earliest moment is {NOW.isoformat()}".replace("+", r"\+")
+    with pytest.raises(StoreError, match=told):
+        reader.export(None, tmp_path / "a.tar", with_log=True, before=earlier)
+
+
+def test_a_line_goes_on_without_the_base_whose_end_is_not_archived(based: House, tmp_path: Path):
+    at = NOW + timedelta(hours=3)
+    newer = keep_base(based.store, based.plant, SEGMENTS[6], at, end=NOT_THERE)
+    store = FolderStore(tmp_path / "new")
+    keys = based.plant.verify
+    adopt(store, based.store, newer, keys, based.plant.maker.signing_key)
+    assert runs.there(store, keys) == []
+    assert len(runs.every(store, keys)) == 4
 
 
 def pem_of(plant: Keys) -> bytes:

@@ -163,7 +163,7 @@ def test_whoever_asks_for_what_is_not_there_is_told_what_is(
         end = now_of(server)
         server.do("INSERT INTO told DEFAULT VALUES")
         wait_until_sealed(store, plant, server, end)
-    started_at = snapshots.ended_at(base)
+    started_at = datetime.fromisoformat(base.facts["ended_at"])
     refused(started_at - timedelta(seconds=1), "has no base from before .*; the earliest moment is")
     refused(end + timedelta(hours=1), "the newest archived segment is .*; recover to 20.* at the l")
     notes = notes_of(store, plant, server)

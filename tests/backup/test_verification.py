@@ -17,7 +17,7 @@ from rul_backup.manifest import Kind
 from rul_backup.runs import Run, Sealed
 from rul_backup.sealing import SUFFIX
 from rul_backup.stores import FolderStore
-from rul_backup.verification import Level, Verification, read_again, verify
+from rul_backup.verification import Finding, Level, Verification, read_again, verify
 from rul_core.errors import StoreError
 
 from .conftest import Keys, keys_in
@@ -364,6 +364,31 @@ def test_the_segment_with_which_a_base_begins_is_missed(house: House):
     (finding,) = house.look().findings
     assert finding.object == wal.note_of(CLUSTER, SEGMENTS[3])
     assert "with it begins the base of" in finding.problem
+
+
+def test_the_segment_in_which_a_base_ended_is_missed_once_it_is_late(house: House, plant: Keys):
+    run = Run(house.store, plant.maker, NOW)
+    end = str(wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES).next)
+    facts = {
+        "cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": NOW.isoformat(),
+        "start_segment": SEGMENTS[-1], "end_segment": end,
+    }  # fmt: skip
+    run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), facts)
+    kept = run.seal({}, plant.verify, NOW).manifest.run
+
+    def look(minutes: float) -> tuple[Finding, ...]:
+        now = NOW + timedelta(minutes=minutes)
+        return verify(house.store, plant.verify, Level.STORED, now=now).findings
+
+    assert look(59) == ()
+    missing = f"is missing; in it ended the base of {kept}"
+    assert look(61) == (Finding(wal.note_of(CLUSTER, end), missing),)
+    path = house.root.parent / end
+    path.write_bytes(bytes(SEGMENT_BYTES))
+    wal.ClusterLog(house.store, plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES).take(
+        path, now=NOW
+    )
+    assert look(61) == ()
 
 
 @pytest.mark.parametrize("level", [Level.EXISTS, Level.STORED, Level.CONTENT])

@@ -10,8 +10,8 @@ import pytest
 
 from rul_backup import drill, recovery, wal
 from rul_backup.archiving import IN_FLIGHT, Archiver, Sample, _Server
-from rul_backup.manifest import Artefact, Kind
-from rul_backup.runs import Maker, Run
+from rul_backup.manifest import Kind
+from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import FolderStore
 from rul_backup.wal import ClusterLog, Segment
 from rul_core.errors import StoreError
@@ -42,15 +42,18 @@ def log_of(store: FolderStore, plant: Keys, maker: Maker | None = None) -> Clust
     return ClusterLog(store, maker or plant.maker, plant.verify, CLUSTER, SEGMENT_BYTES)
 
 
-def keep_base(store: FolderStore, plant: Keys, number: int, size: int = 500) -> Artefact:
+def keep_base(
+    store: FolderStore, plant: Keys, number: int, size: int = 500, end: int | None = None
+) -> Sealed:
     facts = {
         "cluster": CLUSTER, "segment_bytes": SEGMENT_BYTES, "ended_at": NOW.isoformat(),
         "start_segment": name_of(number), "server": 16,
     }  # fmt: skip
+    if end is not None:
+        facts["end_segment"] = name_of(end)
     run = Run(store, plant.maker, NOW)
-    kept = run.keep("base.tar", Kind.BASE, io.BytesIO(b"b" * size), facts)
-    run.seal({}, plant.verify, NOW)
-    return kept
+    run.keep("base.tar", Kind.BASE, io.BytesIO(b"b" * size), facts)
+    return run.seal({}, plant.verify, NOW)
 
 
 def archiver_of(store: FolderStore, plant: Keys, spool: Path) -> Archiver:
@@ -134,6 +137,24 @@ def test_damage_after_a_moment_does_not_stand_in_its_way(
             recovery.find(store, plant.verify, until)
 
 
+@pytest.mark.parametrize("until", [None, NOW + timedelta(minutes=1), NOW + timedelta(hours=1)])
+def test_no_moment_is_named_to_which_a_base_without_the_log_of_its_end_would_lead(
+    store: FolderStore, plant: Keys, tmp_path: Path, until: datetime | None
+):
+    keep_base(store, plant, 1, end=2)
+    log = log_of(store, plant)
+    log.take(receive(tmp_path / "spool", 1), now=NOW, reaches_at=NOW + timedelta(minutes=2))
+    assert not recovery.has_log(store, plant.verify)
+    with pytest.raises(
+        StoreError, match=rf"the segment {name_of(2)}, in which the base ended, is not archived"
+    ) as told:
+        recovery.find(store, plant.verify, until)
+    assert "at the latest" not in str(told.value)
+    log.take(receive(tmp_path / "spool", 2), now=NOW)
+    assert recovery.has_log(store, plant.verify)
+    assert len(recovery.find(store, plant.verify, None).segments) == 2
+
+
 def test_a_damaged_manifest_of_another_run_does_not_stand_in_the_way_of_a_moment(
     store: FolderStore, plant: Keys, tmp_path: Path
 ):
@@ -153,12 +174,12 @@ def test_a_damaged_manifest_of_another_run_does_not_stand_in_the_way_of_a_moment
 def test_a_new_base_is_kept_where_a_note_is_damaged(
     store: FolderStore, plant: Keys, tmp_path: Path
 ):
-    base, log = keep_base(store, plant, 1), log_of(store, plant)
+    run, log = keep_base(store, plant, 1), log_of(store, plant)
     notes = [log.take(receive(tmp_path / "spool", number), now=NOW) for number in (1, 2, 3)]
 
     def is_of_today() -> bool:
         return recovery.is_base_of_today(
-            store, plant.verify, base, cluster=CLUSTER, now=NOW + timedelta(hours=1)
+            store, plant.verify, run, cluster=CLUSTER, now=NOW + timedelta(hours=1)
         )
 
     assert is_of_today()

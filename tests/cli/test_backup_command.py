@@ -571,7 +571,7 @@ def test_the_log_is_archived_in_the_foreground_and_recovered_without_a_database(
         archiver.line()  # of the first segment: so the slot is there
         told = json.loads(run("now", "--json").output)
         (base,) = [one for one in told["artefacts"] if one["kind"] == "base"]
-        while json.loads(archiver.line()).get("sealed", "") < base["facts"]["start_segment"]:
+        while json.loads(archiver.line()).get("sealed", "") < base["facts"]["end_segment"]:
             pass
     assert archiver.process.returncode == 0
     assert "all as they were written" in run("verify", "--level", "content").output
