@@ -214,15 +214,20 @@ class Backups:
     def seal(self, run: Run) -> Sealed:
         """Write the run's manifest, and write down that there is one.
 
-        What was not kept anew is taken over from the newest run. Of the container stack it may lack
-        what is older than a week there.
+        What was not kept anew is taken over from the newest run, but for the database, of whose
+        moment a run is. Of the container stack it may lack what is older than a week there.
 
         Raises:
-            StoreError: It lacks what no earlier run has, or cannot be written.
+            StoreError: It lacks the database, or what no earlier run has, or cannot be written.
             Unavailable: PostgreSQL does not answer.
         """
         verify_keys = self._verify_keys()
         earlier = runs.newest_there(self.store, verify_keys)
+        if Kind.POSTGRES not in run.kinds:
+            raise StoreError(
+                f"the run {run.name} has no dump of the database, and an earlier one is of an "
+                "earlier moment; make all of the backup (`rul backup now`, or the job back_up)"
+            )
         for kind in [kind for kind in self.kinds if kind not in run.kinds]:
             if kind in drill.OF_THE_STACK:
                 self._of_this_week(run, kind)

@@ -29,6 +29,8 @@ back_up = dg.define_asset_job(
         dg.AssetCheckKey(assets.stack_snapshot.key, "what_the_stack_has_is_kept"),
     ),
     description="Keep what the platform has.",
+    # What a process that died had kept is in no run of backups: the next one begins at the dump.
+    tags={"dagster/retry_strategy": "ALL_STEPS"},
 )
 look_at_backups = dg.define_asset_job(
     "look_at_backups",

@@ -1,7 +1,7 @@
 """Backups as assets, on a real PostgreSQL and Redis: made, looked at, proved, let go."""
 
 import errno
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,10 +46,12 @@ class Keeper:
         self.backups, self.instance = backups, instance
         self._definitions = dg.Definitions.merge(definitions.defs(), drill.defs())
 
-    def run(self, job: str, *, fails: bool = False) -> dg.ExecuteInProcessResult:
-        """Run a job."""
+    def run(
+        self, job: str, *, fails: bool = False, only: Sequence[dg.AssetKey] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job, or only some of its assets."""
         result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, raise_on_error=not fails
+            instance=self.instance, raise_on_error=not fails, asset_selection=only
         )
         assert result.success is not fails
         return result
@@ -392,6 +394,17 @@ def test_a_snapshot_that_fails_leaves_no_run(keeper: Keeper, monkeypatch: pytest
     assert "127.0.0.1:9 does not answer" in why(keeper.run("back_up", fails=True))
     assert keeper.backups.there() == []
     assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+
+
+def test_a_run_without_a_dump_of_its_own_is_none_and_one_that_died_begins_at_the_dump(
+    keeper: Keeper,
+):
+    made = keeper.run("back_up")
+    assert made.dagster_run.tags["dagster/retry_strategy"] == "ALL_STEPS"
+    alone = [assets.model_snapshot.key, assets.backup_manifest.key]
+    told = why(keeper.run("back_up", fails=True, only=alone))
+    assert "has no dump of the database, and an earlier one is of an earlier moment" in told
+    assert len(keeper.backups.there()) == 1
 
 
 def test_a_manifest_that_could_not_be_written_down_at_once_is_written_once(
