@@ -268,8 +268,9 @@ def prove(
 ) -> tuple[Restored, datetime | None]:
     """Recover all that the log leads to, read all of a database, and see that nothing was lost.
 
-    What nobody may delete has at least the rows that a run kept before. Pages have checksums, so
-    that reading finds what recovery spoilt.
+    What nobody may delete has at least the rows that a run kept before, which cannot be said where
+    the log leads to before its dump. Pages have checksums, so that reading finds what recovery
+    spoilt.
 
     Args:
         shelf: Has the backups.
@@ -294,9 +295,14 @@ def prove(
             reaches_at, url = server.recovered.reaches_at, server.url(database)
             what = "what the log leads to read to its end"
             found = timed(tell, what, lambda: fingerprints.of_address(url))["tables"]
-        # After its dump, so with all that is in it.
-        if reaches_at and reaches_at >= run.manifest.finished_at:
+        dumped_at = _dumped_at(run)
+        if reaches_at and reaches_at >= dumped_at:
             told = _lost(run, found)
+        else:
+            until = reaches_at.isoformat() if reaches_at else "nobody knows when"
+            tell(
+                f"the log leads until {until}, not yet to the dump of {dumped_at.isoformat()}", None
+            )
     except Unavailable:
         raise
     except StoreError as error:
@@ -304,10 +310,20 @@ def prove(
     return Restored(time.monotonic() - started, tuple(told)), reaches_at
 
 
+def _dump_of(run: Sealed) -> Artefact:
+    (kept,) = [one for one in run.manifest.artefacts if one.name == snapshots.DATABASE]
+    return kept
+
+
+def _dumped_at(run: Sealed) -> datetime:
+    """What was committed until then may be in a run's dump, and nothing from later."""
+    at = _dump_of(run).facts.get("taken_at")
+    return datetime.fromisoformat(at) if at else run.manifest.finished_at
+
+
 def _lost(run: Sealed, found: dict[str, Any]) -> list[str]:
     """Tables from which nobody may delete, and that have fewer rows than a run kept before."""
-    (kept,) = [one for one in run.manifest.artefacts if one.name == snapshots.DATABASE]
-    told = []
+    kept, told = _dump_of(run), []
     for table, rights in RIGHTS.items():
         name = f"public.{table}"
         grows = not any("DELETE" in rights.of(group) for group in Group)

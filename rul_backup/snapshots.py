@@ -65,9 +65,15 @@ def keep_database(run: Run, url: str, name: str = DATABASE, kind: Kind = Kind.PO
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
             # It waits for the dump, which may take its time.
             connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            snapshot = connection.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one()
+            snapshot, taken_at = connection.execute(
+                sa.text("SELECT pg_export_snapshot(), clock_timestamp()")
+            ).one()
             server = programs.major_version(connection)
-            facts = {"server": server, **fingerprints.of_database(connection)}
+            facts = {
+                "server": server,
+                "taken_at": taken_at.isoformat(),
+                **fingerprints.of_database(connection),
+            }
             arguments = ("--format=custom", "--compress=0", f"--snapshot={snapshot}")
             with programs.started(
                 url, server, "pg_dump", arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE

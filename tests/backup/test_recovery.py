@@ -1,5 +1,6 @@
 """What was archived brings PostgreSQL back to any moment, and nothing else."""
 
+import io
 import random
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from rul_backup import archiving as archiving_module
 from rul_backup import programs, recovery, runs, snapshots, wal
 from rul_backup.archiving import IN_FLIGHT, REGISTRY, Archiver
+from rul_backup.manifest import Kind
 from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.runs import Run, Sealed
 from rul_backup.stores import FolderStore
@@ -230,6 +232,48 @@ def test_a_base_whose_end_is_not_archived_is_not_needed_yet(
     keep_slowly()
     back = recovery.recover(store, plant.verify, plant.identities, None, tmp_path / "back" / "all")
     assert back.run == first.manifest.run
+
+
+def test_what_the_log_brings_back_must_have_the_rows_of_a_dump_to_which_it_leads(
+    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
+):
+    with archiving(store, plant, server, tmp_path / "spool"):
+        keep_base(store, plant, server)
+        moment = now_of(server)
+        server.do("INSERT INTO told DEFAULT VALUES")
+        wait_until_sealed(store, plant, server, moment)
+    reached = wal.reached(notes_of(store, plant, server))
+    assert reached is not None
+
+    def prove(rows: int, facts: dict[str, Any], seconds: float = 0) -> tuple[str, ...]:
+        """What is told of a dump that claims to have rows of a table that is not there."""
+        said.clear()
+        now = reached + timedelta(seconds=seconds)
+        run = Run(store, plant.maker, now)
+        run.keep(
+            snapshots.DATABASE, Kind.POSTGRES, io.BytesIO(b"dump"),
+            {"tables": {"public.ledger": {"rows": rows}}, **facts},
+        )  # fmt: skip
+        sealed = run.seal({}, plant.verify, now)
+        found, reaches_at = recovery.prove(
+            store, plant.verify, plant.identities, sealed, "postgres", tmp_path,
+            lambda what, _: said.append(what),
+        )  # fmt: skip
+        assert reaches_at == reached
+        return found.differences
+
+    said: list[str] = []
+    after = reached + timedelta(microseconds=1)
+    lost = "by the log the table public.ledger has 0 rows where 7 were kept before"
+    assert prove(7, {"taken_at": reached.isoformat()}, 60) == (lost,)
+    assert prove(0, {"taken_at": reached.isoformat()}, 60) == ()
+    assert not any("not yet to the dump" in one for one in said)
+    assert prove(7, {"taken_at": after.isoformat()}) == ()
+    not_yet = f"the log leads until {reached.isoformat()}, not yet to the dump of "
+    assert not_yet + after.isoformat() in said
+    # Of before dumps told their moment.
+    assert prove(7, {}) == (lost,)
+    assert prove(7, {}, 60) == ()
 
 
 def test_on_a_quiet_server_the_log_of_a_base_is_archived_to_its_end(
