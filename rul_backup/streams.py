@@ -15,6 +15,8 @@ from typing import BinaryIO, Protocol
 BLOCK_BYTES = 1 << 20
 LONGEST_REST_SECONDS = 5.0
 """Servers that are kept waiting for a minute take their reader for dead."""
+MOST_REST_SECONDS = 600.0
+"""A run that rests keeps its place from others, and the next backup is due after half an hour."""
 
 
 class Readable(Protocol):
@@ -29,7 +31,8 @@ class Pace:
     """Rests between pieces of work, so that what else the machine does goes on.
 
     A program that gives a stream waits for whoever reads it; so a reader that rests lets
-    PostgreSQL's own work for a dump rest too, to which nothing else could give a low priority.
+    PostgreSQL's own work for a base rest too, to which nothing else could give a low priority.
+    Once it has rested for ``MOST_REST_SECONDS`` in all it rests no more.
 
     Args:
         share: Of the time, how much is worked, over 0 and up to 1; at 1 it never rests.
@@ -46,7 +49,7 @@ class Pace:
     ) -> None:
         self.share, self._clock, self._sleep = share, clock, sleep
         self._since: float | None = None
-        self._hurries = False
+        self._hurries, self._left_seconds = False, MOST_REST_SECONDS
 
     def rest(self) -> None:
         """For as long as the work since the last rest asks for."""
@@ -55,7 +58,7 @@ class Pace:
 
     @contextmanager
     def hurried(self) -> Generator[None]:
-        """Without any rest until the end of the context, where all is rested that was not.
+        """Without any rest until the end of the context, which is rested from as a whole.
 
         For what holds a snapshot: the longer it does, the more old rows others must pass over.
         """
@@ -69,8 +72,10 @@ class Pace:
     def _rest(self, longest_seconds: float) -> None:
         now = self._clock()
         if self._since is not None and self.share < 1:
-            rest_seconds = (now - self._since) * (1 / self.share - 1)
-            self._sleep(min(rest_seconds, longest_seconds))
+            asked_seconds = (now - self._since) * (1 / self.share - 1)
+            rest_seconds = min(asked_seconds, longest_seconds, self._left_seconds)
+            self._left_seconds -= rest_seconds
+            self._sleep(rest_seconds)
         self._since = self._clock()
 
 
