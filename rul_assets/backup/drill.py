@@ -145,13 +145,20 @@ def _whether(name: str, findings: Sequence[Finding]) -> dg.AssetCheckResult:
     **_COMMON,
 )
 @explained
-def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[Backups]):
+def restore_drill(context: dg.AssetExecutionContext, backups: dg.ResourceParam[Backups]):
     """The newest run, restored where nothing is lost by it, and compared with what was kept.
 
     From beyond the machine alone, where there is such a store: that is what a loss would leave.
     """
+    steps: list[dict[str, object]] = []
+
+    def tell(what: str, seconds: float | None) -> None:
+        took = "" if seconds is None else f"{seconds:.1f}"
+        context.log.info("%s%s", what, took and f": {took} s")
+        steps.append({"step": what, "seconds": took})
+
     store = OFF_SITE if backups.goes_off_site else LOCAL
-    sealed, proof, champions, log_reaches_at = backups.prove(None, datetime.now(UTC), store)
+    sealed, proof, champions, log_reaches_at = backups.prove(None, datetime.now(UTC), store, tell)
     began = sealed.manifest.started_at
     return dg.MaterializeResult(
         metadata={
@@ -165,6 +172,7 @@ def restore_drill(_context: dg.AssetExecutionContext, backups: dg.ResourceParam[
             "tables": sum(len(one.facts.get("tables", ())) for one in sealed.manifest.artefacts),
             "prognoses_compared": sum(one.compared for one in champions),
             "champions": reports.markdown_table(one._asdict() for one in champions),
+            "steps": reports.markdown_table(steps),
         },
         check_results=[
             dg.AssetCheckResult(

@@ -166,6 +166,8 @@ def test_the_drill_proves_the_newest_run_and_says_where_it_differs(
     assert told["recovery_point_seconds"] == found.proof.recovery_point_seconds
     assert told["recovery_point_seconds"] > 0
     assert told["seconds"] == found.proof.seconds > 0
+    for step in ("platform.dump restored", "a Redis started from redis.rdb"):
+        assert f"| {step} | " in told["steps"]
     true = fingerprints.differences
     monkeypatch.setattr(fingerprints, "differences", lambda *both: [*true(*both), "table x"])
     told = checks(keeper.run("prove_backups"))["what_is_restored_is_what_was_kept"]
