@@ -511,18 +511,23 @@ class Backups:
         """
         verify_keys = self._verify_keys()
         return [
-            *runs.left_behind(self.store, verify_keys, now),
+            *runs.left_behind(self.store, verify_keys, now, self._known()),
             *wal.left_behind(self.store, verify_keys),
         ]
 
     def let_go(self, numbers: Collection[int], now: datetime) -> list[str]:
-        """Let runs go, and remove what no other promises; give the objects that went."""
-        key = self._maker().signing_key
+        """Let runs go, and remove what no other promises; give the objects that went.
+
+        Raises:
+            StoreError: A manifest is damaged or missing; then nothing goes.
+        """
+        key, verify_keys = self._maker().signing_key, self._verify_keys()
+        runs.left_behind(self.store, verify_keys, now, self._known())
         for found in self.there():
             if found.sealed.manifest.number in numbers:
                 runs.let_go(self.store, found.sealed, key)
-        verify_keys = self._verify_keys()
-        return [*runs.sweep(self.store, verify_keys, now), *wal.sweep(self.store, verify_keys)]
+        swept = runs.sweep(self.store, verify_keys, now, self._known())
+        return [*swept, *wal.sweep(self.store, verify_keys)]
 
     def plan_beyond(self, now: datetime) -> Plan:
         """Which runs may be gone from beyond the machine; none where they stay for ever there.
@@ -633,6 +638,10 @@ class Backups:
             if artefact.kind is kind and runs.may_be_taken_over(artefact, earlier, run.started_at):
                 return run.take_over(artefact, earlier)
         return None
+
+    def _known(self) -> set[str]:
+        """The runs here, by name, of which the database knows that they were sealed."""
+        return {one.run for one in backup_rows.known(self._engine, LOCAL)}
 
     @property
     def _url(self) -> str:

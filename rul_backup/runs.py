@@ -13,7 +13,7 @@ removed, so that at no moment a manifest promises what is not there.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -37,6 +37,12 @@ UNFINISHED = timedelta(hours=24)
 TAKEN_OVER_FOR = timedelta(days=7)
 """What has not changed is kept anew after so long, so that whoever expires objects by their age
 knows how much older than a run they may be."""
+
+
+_UNKNOWN = (
+    "nobody knows what the run promises, so nothing is removed; bring the manifest back from the "
+    "other store"
+)
 
 
 class Sealed(NamedTuple):
@@ -229,6 +235,23 @@ def every(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     return _read_each(store, names(store), keys)
 
 
+def whole_line(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
+    """The same, where none is missing up to the newest: whoever removes anything asks for these.
+
+    Raises:
+        StoreError: A manifest is damaged or missing; names it.
+    """
+    found, before = every(store, keys), None
+    for number, sealed in enumerate(found, start=1):
+        name = f"{MANIFESTS}/{number:08d}"
+        if (sealed.object, sealed.manifest.number) != (name, number):
+            raise StoreError(f"{store}/{name} is missing; {_UNKNOWN}")
+        if sealed.manifest.previous_sha256 != before:
+            raise StoreError(f"{store}/{name} does not follow the manifest before it; {_UNKNOWN}")
+        before = sealed.sha256
+    return found
+
+
 def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     """Runs that were not let go, the oldest first.
 
@@ -304,23 +327,39 @@ def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
                 file.write(manifests.write_gone(run.sha256, key))
 
 
-def left_behind(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -> list[str]:
+def left_behind(
+    store: Store, keys: Sequence[Ed25519PublicKey], now: datetime, known: Collection[str] = ()
+) -> list[str]:
     """Objects that no run promises: of runs that were let go, or killed while they were made.
 
     Halves of objects too, whoever was killed as they were put.
 
+    Args:
+        store: Has them.
+        keys: Of our signatures.
+        now: By this machine's clock.
+        known: Runs of which somebody else knows that they were sealed, by name: the newest
+            manifests can be missing without a gap.
+
     Raises:
-        StoreError: A manifest is damaged; until it is restored, nobody knows whose what is.
+        StoreError: A manifest is damaged or missing; until it is restored, nobody knows whose what
+            is.
     """
+    line = whole_line(store, keys)
     wanted = {name for sealed in there(store, keys) for name in sealed.objects}
-    known = every(store, keys)
-    promised = {name for sealed in known for name in sealed.objects}
-    finished = {sealed.manifest.run for sealed in known}
+    promised = {name for sealed in line for name in sealed.objects}
+    finished = {sealed.manifest.run for sealed in line}
+    kept = {name.split("/")[1] for name in store.sizes(f"{RUNS}/")}
+    for run in sorted(kept & {*known} - finished):
+        raise StoreError(f"{store} has what {run} kept, and not its manifest; {_UNKNOWN}")
     left = [
         name
         for name in sorted(store.sizes(f"{RUNS}/"))
-        if name in promised - wanted
-        or ((run := name.split("/")[1]) not in finished and is_unfinished(run, now))
+        if name not in wanted
+        and (
+            name in promised
+            or ((run := name.split("/")[1]) not in finished and is_unfinished(run, now))
+        )
     ]
     return left + store.halves()
 
@@ -345,10 +384,12 @@ def started_at(run: str) -> datetime | None:
         return None
 
 
-def sweep(store: Store, keys: Sequence[Ed25519PublicKey], now: datetime) -> list[str]:
-    """Remove what no run promises; give the objects."""
+def sweep(
+    store: Store, keys: Sequence[Ed25519PublicKey], now: datetime, known: Collection[str] = ()
+) -> list[str]:
+    """Remove what no run promises, and give the objects; see ``left_behind``."""
     with store.alone():  # so that no run takes over what is being removed
-        found = left_behind(store, keys, now)
+        found = left_behind(store, keys, now, known)
         for name in found:
             store.remove(name)
     return found

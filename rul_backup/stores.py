@@ -72,7 +72,11 @@ class Shelf(Protocol):
         ...
 
     def sizes(self, below: str = "") -> dict[str, int]:
-        """Every object whose name begins so, and its bytes."""
+        """Every object whose name begins so, and its bytes.
+
+        Raises:
+            StoreError: They cannot be listed: that is not the same as that there are none.
+        """
         ...
 
 
@@ -143,14 +147,19 @@ class FolderStore:
         found = {}
         # PostgreSQL's log has a hundred thousand of them, so only what is asked for is walked; and
         # manifests before runs, so that of a run that is sealed meanwhile all is seen or nothing.
-        for folder, within, listed in os.walk(self.root / below.rpartition("/")[0]):
-            within.sort()
-            for each in listed:
-                path = Path(folder, each)
-                name = path.relative_to(self.root).as_posix()
-                if name.startswith(below) and _NAME.fullmatch(name):
-                    with suppress(FileNotFoundError):  # it was removed meanwhile
-                        found[name] = path.stat().st_size
+        top = self.root / below.rpartition("/")[0]
+        try:
+            for folder, within, listed in os.walk(top, onerror=_unless_missing):
+                within.sort()
+                for each in listed:
+                    path = Path(folder, each)
+                    name = path.relative_to(self.root).as_posix()
+                    if name.startswith(below) and _NAME.fullmatch(name):
+                        with suppress(FileNotFoundError):  # it was removed meanwhile
+                            found[name] = path.stat().st_size
+        except OSError as error:
+            why = f"{error.filename} cannot be read: {error.strerror}"
+            raise StoreError(f"{why}; nobody knows what {self.root} has") from error
         return dict(sorted(found.items()))
 
     def remove(self, name: str) -> None:
@@ -188,3 +197,8 @@ class FolderStore:
         if not _NAME.fullmatch(name):
             raise StoreError(f"{name!r} is no name of an object in a backup")
         return self.root / name
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from rul_backup import manifest as manifests
 from rul_backup.manifest import Kind, LogHead
-from rul_backup.runs import Maker, Sealed, every, there
+from rul_backup.runs import Maker, Sealed, there, whole_line
 from rul_backup.sealing import SUFFIX, Sums, seal
 from rul_backup.stores import Shelf, Store, each, each_or_why
 from rul_core.errors import StoreError, Unavailable
@@ -499,9 +499,10 @@ def left_behind(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[str]:
     histories stay, since they are small and say which timelines there were.
 
     Raises:
-        StoreError: A manifest is damaged; until it is restored, nobody knows what is needed.
+        StoreError: A manifest is damaged or missing; until it is restored, nobody knows what is
+            needed.
     """
-    earliest = {start.cluster: _AFTER_ALL for start in starts(every(store, keys))}
+    earliest = {start.cluster: _AFTER_ALL for start in starts(whole_line(store, keys))}
     for start in reversed(starts(there(store, keys))):
         earliest[start.cluster] = str(start.segment)
     return [

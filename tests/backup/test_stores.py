@@ -1,5 +1,6 @@
 """A folder of objects: what is left in it by whoever was killed as one was put."""
 
+import errno
 import os
 import time
 from datetime import UTC, datetime
@@ -49,3 +50,29 @@ def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path):
     for name in ("../a", "/a", "a/../b", f"../.a.{HEX}.tmp", "a//b", ".lock"):
         with pytest.raises(StoreError, match="is no name of an object in a backup"):
             store.remove(name)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    plant: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = FolderStore(tmp_path / "backups")
+    with store.putting("runs/20261101T000000Z-aaaaaa/a") as file:
+        file.write(b"a")
+    with store.putting("manifests/00000001") as file:
+        file.write(b"whatever")
+    scandir = os.scandir
+
+    def refuses(path: str | Path):
+        if Path(path).name == "manifests":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    told = rf"{tmp_path}/backups/manifests cannot be read: Permission denied; nobody knows what"
+    for look in (lambda: store.sizes("manifests/"), store.sizes):
+        with pytest.raises(StoreError, match=told):
+            look()
+    with pytest.raises(StoreError, match=told):
+        runs.sweep(store, plant.verify, datetime.now(UTC))
+    assert store.sizes("runs/").keys() == {"runs/20261101T000000Z-aaaaaa/a"}
+    assert store.sizes("wal/") == {}  # nobody made it yet

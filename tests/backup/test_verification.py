@@ -256,6 +256,36 @@ def test_a_run_whose_going_was_cut_short_is_cleared_away_later(house: House, pla
     assert house.look().findings == ()
 
 
+def test_while_a_manifest_is_missing_nothing_is_removed(house: House, plant: Keys):
+    later, names = NOW + timedelta(days=9), runs.names(house.store)
+    known = [sealed.manifest.run for sealed in house.sealed]
+    for missing in [[name] for name in names] + [names]:
+        contents = {name: (house.root / name).read_bytes() for name in missing}
+        for name in missing:
+            house.store.remove(name)
+        there = house.store.sizes()
+        with pytest.raises(StoreError, match=r"nothing is removed; bring the manifest back"):
+            runs.sweep(house.store, plant.verify, later, known)
+        if missing not in ([names[-1]], names):
+            with pytest.raises(StoreError, match=missing[0]):
+                wal.sweep(house.store, plant.verify)
+        assert house.store.sizes() == there
+        for name, content in contents.items():
+            (house.root / name).parent.mkdir(exist_ok=True)
+            (house.root / name).write_bytes(content)
+    assert runs.left_behind(house.store, plant.verify, NOW, known) == []
+
+
+def test_what_living_runs_promise_stays_also_where_its_own_run_is_of_another_line(
+    house: House, plant: Keys
+):
+    """A manifest of the same number and another content is another line."""
+    second = house.root / house.sealed[1].object
+    second.write_bytes((house.root / house.sealed[0].object).read_bytes())
+    with pytest.raises(StoreError, match=r"manifests/00000002 is missing"):
+        runs.sweep(house.store, plant.verify, NOW)
+
+
 def test_what_a_run_took_over_stays_until_the_last_that_promises_it_goes(house: House, plant: Keys):
     shared = house.sealed[2].object_of(house.sealed[2].manifest.artefacts[2])
     assert shared in house.sealed[1].objects  # which was let go
@@ -340,8 +370,8 @@ def test_what_is_removed_while_it_is_listed_is_not_there(
     there = house.store.sizes("runs/")
     true = os.walk
 
-    def walk(top):
-        for found in true(top):
+    def walk(top, **how):
+        for found in true(top, **how):
             (house.root / gone).unlink(missing_ok=True)
             yield found
 

@@ -109,7 +109,7 @@ def test_what_a_segment_reaches_is_known_also_where_it_could_not_be_sealed_at_on
     archiver = archiver_of(store, plant, tmp_path / "spool")
     archiver._samples.append(Sample(NOW, SEGMENT_BYTES + 100, 1, "700:700:"))
     store.root.write_text("a folder no more")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(StoreError, match="Not a directory"):
         archiver._seal()
     store.root.unlink()
     archiver._seal()
