@@ -185,7 +185,7 @@ def lives_since(
     Args:
         connection: An open transaction.
         fleet: The fleet's name.
-        watermark: Of that take. One of another server's history stands for no take at all.
+        watermark: Of that take. One of another database's history stands for no take at all.
         units: Their names.
     """
     origin, *_ = connection.execute(sa.text(_WHERE_WE_ARE)).one()
@@ -381,11 +381,12 @@ _LIVES_SINCE = """
     SELECT DISTINCT unit, life FROM readings
     WHERE fleet = :fleet AND ingested_xid >= :first AND unit = ANY(:units)
 """
-# A restore by dump makes a new system, one to a point in time a new line of an old one.
+# A restore makes a new system, a new line of an old one, or over what lives a new database there.
 _WHERE_WE_ARE = """
     SELECT
         (SELECT system_identifier FROM pg_control_system())::text
-            || '/' || (SELECT timeline_id FROM pg_control_checkpoint())::text,
+            || '/' || (SELECT timeline_id FROM pg_control_checkpoint())::text
+            || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())::text,
         pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
         pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 """

@@ -17,8 +17,9 @@ from rul_core.errors import StoreError, Unavailable
 from rul_core.schema import Columns, Fleet
 from rul_store import readings
 from rul_store.copying import NewReadings
-from rul_store.database import begin, connect, pipelined
-from rul_store.readings import Outcome, append_new, insert_many, take_after
+from rul_store.database import begin, connect, create_database, pipelined
+from rul_store.embedded import EmbeddedServers
+from rul_store.readings import Outcome, append_new, insert_many, lives_since, take_after
 
 PUMPS = Fleet(
     name="pumps", columns=Columns(unit="u", cycle="c", settings=("load",), sensors=("p", "t t"))
@@ -327,6 +328,32 @@ def test_after_a_restore_into_another_server_nothing_is_missed(engine: sa.Engine
     assert cycles(first) + cycles(second) == [1, 3, 2]
     third = take_after(engine, PUMPS, second.watermark)
     assert (third.readings.height, third.more) == (0, False)
+
+
+def test_after_a_restore_into_another_database_of_the_same_server_nothing_is_missed(
+    engine: sa.Engine, servers: EmbeddedServers
+):
+    """As a restore over what lives does, and going back to what was there before it."""
+    sent(engine, PUMPS, frame(plain("a", 1)))
+    at_that_time = take_after(engine, PUMPS).watermark
+    sent(engine, PUMPS, frame(plain("a", 2)))
+    engine.dispose()
+    name = f"test_{uuid4().hex}"
+    there = sa.make_url(engine.url.render_as_string(hide_password=False)).database
+    restored = connect(create_database(servers.database_url, name, template=there))
+    try:
+        assert cycles(take_after(engine, PUMPS, at_that_time)) == [2]
+        with begin(restored) as connection:
+            assert lives_since(connection, "pumps", at_that_time, ["a"]) == {("a", 1)}
+        taken = take_after(restored, PUMPS, at_that_time)
+        assert cycles(taken) == [1, 2]
+        assert cycles(take_after(engine, PUMPS, taken.watermark)) == [1, 2]
+    finally:
+        restored.dispose()
+        admin = connect(servers.database_url).execution_options(isolation_level="AUTOCOMMIT")
+        with begin(admin) as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.dispose()
 
 
 def test_taking_needs_no_rights_of_a_superuser(engine: sa.Engine):
