@@ -622,6 +622,7 @@ class Backups:
         if (
             earlier
             and base
+            and run.may_take_over(base, earlier)
             and recovery.is_base_of_today(
                 self.store, verify_keys, earlier, cluster=cluster, now=run.started_at
             )
@@ -635,7 +636,7 @@ class Backups:
         if earlier is None:
             return None
         for artefact in earlier.manifest.artefacts:
-            if artefact.kind is kind and runs.may_be_taken_over(artefact, earlier, run.started_at):
+            if artefact.kind is kind and run.may_take_over(artefact, earlier):
                 return run.take_over(artefact, earlier)
         return None
 

@@ -24,6 +24,7 @@ from pyrage import x25519
 from rul_backup import drill, fingerprints, programs, runs, scratch, snapshots, telling, wal
 from rul_backup.drill import Restored
 from rul_backup.manifest import Artefact
+from rul_backup.retention import FUTURE
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
 from rul_backup.telling import Tell, timed
@@ -195,7 +196,9 @@ def is_base_of_today(
         Unavailable: The store does not answer.
     """
     start = wal.start_of(run)
-    if start is None or now - start.ended_at >= snapshots.BASE_EVERY or start.cluster != cluster:
+    if start is None or start.cluster != cluster:
+        return False
+    if not -FUTURE <= now - start.ended_at < snapshots.BASE_EVERY:
         return False
     first = wal.note_of(cluster, str(start.segment))
     if all(name < first for name in wal.names(shelf, cluster)):

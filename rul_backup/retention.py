@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rul_core.errors import StoreError
 
 FUTURE = timedelta(minutes=5)
-"""A run that ended later than the next one, or than now, by more: the clock was set back."""
+"""What is later than what came after it, or than now, by more: the clock was set back."""
 SILENCE = timedelta(hours=24)
 """No run for longer: the clock was set forward, or backups had stopped. Which of them, a person
 says before any goes. A shorter jump is not seen, and a run goes as much too early."""

@@ -24,6 +24,7 @@ from pyrage import x25519
 from rul_backup import manifest as manifests
 from rul_backup import telling
 from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
+from rul_backup.retention import FUTURE
 from rul_backup.sealing import SUFFIX, seal
 from rul_backup.stores import Shelf, Store, each, each_or_why
 from rul_backup.streams import Pace, Paced, Readable
@@ -134,6 +135,16 @@ class Run:
         self._artefacts.append(artefact)
         return artefact
 
+    def may_take_over(self, artefact: Artefact, earlier: Sealed) -> bool:
+        """Whether what an earlier run promises is all there, and young enough to promise it again.
+
+        What was kept in the future, while the clock was wrong, is not young.
+        """
+        kept_at = started_at(artefact.run or earlier.manifest.run)
+        if kept_at is None or not -FUTURE <= self.started_at - kept_at < TAKEN_OVER_FOR:
+            return False
+        return self._has(earlier.object_of(artefact), artefact)
+
     def take_over(self, artefact: Artefact, earlier: Sealed) -> Artefact:
         """Promise what an earlier run kept, since it has not changed."""
         kept = msgspec.structs.replace(artefact, run=artefact.run or earlier.manifest.run)
@@ -170,10 +181,12 @@ class Run:
             raise StoreError(f"the run {self.name} kept nothing, so it is not sealed")
         with self._store.alone():
             for artefact in self._artefacts:
-                if (name := object_of(artefact.run or self.name, artefact.name)) not in (
-                    self._store.sizes(name)
-                ):
-                    raise StoreError(f"{name} was let go while the run {self.name} was at work")
+                name = object_of(artefact.run or self.name, artefact.name)
+                if not self._has(name, artefact):
+                    raise StoreError(
+                        f"{self._store}/{name} is not there as it was written, so the run "
+                        f"{self.name} cannot promise it; make a new backup"
+                    )
             before = newest(self._store, keys)
             manifest = Manifest(
                 system=self._maker.system,
@@ -199,6 +212,9 @@ class Run:
                 stored.write(content)
         self._sealed = Sealed(name, manifests.sha256_of(content), manifest)
         return self._sealed
+
+    def _has(self, name: str, artefact: Artefact) -> bool:
+        return self._store.sizes(name).get(name) == artefact.sums.stored_bytes
 
 
 def object_of(run: str, name: str) -> str:
@@ -368,12 +384,6 @@ def is_unfinished(run: str, now: datetime) -> bool:
     """Whether a run without a manifest, by its name, began too long ago to be at work still."""
     begun = started_at(run)
     return begun is not None and now - begun >= UNFINISHED
-
-
-def may_be_taken_over(artefact: Artefact, earlier: Sealed, now: datetime) -> bool:
-    """Whether what an earlier run promises is young enough to be promised again."""
-    kept_at = started_at(artefact.run or earlier.manifest.run)
-    return kept_at is not None and now - kept_at < TAKEN_OVER_FOR
 
 
 def started_at(run: str) -> datetime | None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from rul_backup import fingerprints, programs, redis_copy
 from rul_backup.manifest import Artefact, Kind
-from rul_backup.runs import Run, Sealed, may_be_taken_over
+from rul_backup.runs import Run, Sealed
 from rul_backup.streams import BLOCK_BYTES, Chunks
 from rul_core.errors import StoreError
 from rul_store.database import begin, connect
@@ -204,7 +204,7 @@ def keep_models(
     if earlier is not None:
         for artefact in earlier.manifest.artefacts:
             is_same = artefact.kind is Kind.MODELS and artefact.facts == facts
-            if is_same and may_be_taken_over(artefact, earlier, run.started_at):
+            if is_same and run.may_take_over(artefact, earlier):
                 return run.take_over(artefact, earlier)
     return run.keep(name, Kind.MODELS, Chunks(_tar(root, found)), facts)
 

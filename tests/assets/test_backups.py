@@ -473,6 +473,13 @@ def test_a_base_is_kept_once_a_day_where_somebody_may_replicate(
     assert any("with it begins the base of" in one.problem for one in late)
     run = backups.begin(datetime.now(UTC) + day)
     assert not backups.keep(run, Kind.BASE).run
+    run = backups.begin(datetime.now(UTC))
+    assert backups.keep(run, Kind.BASE).run == first.run
+    (name,) = [
+        one for one in backups.store.sizes() if one.endswith(f"{first.run}/base.tar.zst.age")
+    ]
+    backups.store.remove(name)
+    assert not backups.keep(backups.begin(datetime.now(UTC)), Kind.BASE).run
 
 
 def test_what_the_stack_has_is_kept_once_a_week_where_there_is_one(

@@ -664,6 +664,42 @@ def test_what_has_not_changed_is_kept_anew_after_a_week(
     assert len({*kept_by}) == 3
 
 
+def test_what_is_not_there_as_it_was_written_is_kept_anew(
+    local: FolderStore, plant: Keys, tmp_path: Path
+):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model").write_text("unchanged")
+
+    def keep(day: int) -> Sealed:
+        run = Run(local, plant.maker, START + timedelta(days=day))
+        snapshots.keep_models(run, tmp_path, runs.newest_there(local, plant.verify))
+        return run.seal({}, plant.verify, run.started_at)
+
+    first = keep(0)
+    assert keep(1).objects.keys() == first.objects.keys()
+    (name,) = first.objects
+    path = local.root / name
+    path.write_bytes(path.read_bytes()[:-1])
+    second = keep(2)
+    assert second.objects.keys().isdisjoint(first.objects)
+    local.remove(next(iter(second.objects)))
+    assert keep(3).objects.keys().isdisjoint(second.objects)
+
+
+def test_what_was_kept_while_the_clock_was_ahead_is_kept_anew(
+    local: FolderStore, plant: Keys, tmp_path: Path
+):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model").write_text("unchanged")
+    kept_by: list[str] = []
+    for now in (START, START + timedelta(days=60), START + timedelta(hours=1)):
+        run = Run(local, plant.maker, now)
+        kept = snapshots.keep_models(run, tmp_path, runs.newest_there(local, plant.verify))
+        run.seal({}, plant.verify, now)
+        kept_by.append(kept.run)
+    assert kept_by == ["", "", ""]
+
+
 def test_many_are_read_in_order_and_the_first_that_cannot_be_is_told():
     assert each(lambda name: name * 2, [str(n) for n in range(100)]) == [
         str(n) * 2 for n in range(100)

@@ -303,12 +303,12 @@ def test_what_a_run_took_over_stays_until_the_last_that_promises_it_goes(house: 
     assert house.store.sizes("runs/") == {}
 
 
-def test_a_run_whose_part_was_let_go_meanwhile_is_not_sealed(house: House, plant: Keys):
+def test_a_run_whose_part_went_meanwhile_is_not_sealed(house: House, plant: Keys):
     run = Run(house.store, plant.maker, NOW)
     run.take_over(house.sealed[3].manifest.artefacts[2], house.sealed[3])
     runs.let_go(house.store, house.sealed[3], plant.maker.signing_key)
     runs.sweep(house.store, plant.verify, NOW)
-    with pytest.raises(StoreError, match=r"models\.data\.zst\.age was let go while the run"):
+    with pytest.raises(StoreError, match=r"models\.data\.zst\.age is not there as it was written"):
         run.seal({}, plant.verify, NOW)
 
 

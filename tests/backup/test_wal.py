@@ -183,6 +183,8 @@ def test_a_new_base_is_kept_where_a_note_is_damaged(
         )
 
     assert is_of_today()
+    before = NOW - timedelta(hours=1)  # while the clock was ahead
+    assert not recovery.is_base_of_today(store, plant.verify, run, cluster=CLUSTER, now=before)
     path = store.root / notes[1].object
     path.write_bytes(b"x" + path.read_bytes()[1:])
     assert not is_of_today()
