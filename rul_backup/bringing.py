@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from rul_backup import offsite, wal
+from rul_backup.offsite import Spoilt
 from rul_backup.remote import RemoteStore
 from rul_backup.stores import Shelf
 from rul_core.errors import RulError
@@ -77,11 +78,19 @@ class LogBringer:
             if self._there is None:
                 offsite.refuse_another_line(self._local, self._remote)
                 self._there = set(wal.names(self._remote))
+            waited, spoilt = self._waits_since, None
             for name in wal.names(self._local):
-                if name not in self._there:
+                if name in self._there:
+                    continue
+                try:
                     self._bring(name)
+                except Spoilt as error:  # the others are worth no less
+                    spoilt = spoilt or error
+                else:
                     self._there.add(name)
-            self._waits_since = None
+            self._waits_since = waited if spoilt else None
+            if spoilt:
+                raise spoilt
         except (RulError, OSError) as error:
             self._waits_since = self._waits_since or datetime.now(UTC)  # something may, from now on
             FAILURES.inc()
@@ -92,7 +101,7 @@ class LogBringer:
         return (datetime.now(UTC) - waits).total_seconds() if waits else 0.0
 
     def _bring(self, name: str) -> None:
-        noted = wal.read(self._local, name, self._keys)
+        noted = offsite.read_here(self._local, name, self._keys)
         self._waits_since = noted.note.sealed_at
         sent = offsite.bring_noted(self._local, self._remote, noted)
         if noted.note.reaches_at:

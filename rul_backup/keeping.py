@@ -34,7 +34,7 @@ from rul_backup.drill import Restored
 from rul_backup.golden import Golden
 from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
-from rul_backup.offsite import Brought
+from rul_backup.offsite import Brought, Spoilt
 from rul_backup.reading import (
     ESCROW,
     IDENTITY,
@@ -51,6 +51,7 @@ from rul_backup.reading import (
     reading_keys_of,
     remote_store_of,
 )
+from rul_backup.remote import RemoteStore
 from rul_backup.retention import Confirmed, Line, Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import Shelf
@@ -298,15 +299,25 @@ class Backups:
 
         Raises:
             SettingsError: Nobody has said where that is, or how it is reached.
+            Spoilt: Something is damaged here; all else was brought.
             StoreError: It refuses, or has another platform's backups.
             Unavailable: It does not answer.
         """
         remote, verify_keys = remote_store_of(self._settings), self._verify_keys()
-        brought = offsite.bring(self.store, remote, verify_keys)
-        # Those of before too: a copying that was killed at this point wrote nothing down.
-        every = runs.readable(self.store, runs.names(self.store), verify_keys)
-        backup_rows.record(self._engine, OFF_SITE, [one.known for one in every])
+        try:
+            brought = offsite.bring(self.store, remote, verify_keys)
+        except Spoilt:
+            self._write_down_beyond(remote)
+            raise
+        self._write_down_beyond(remote)
         return brought
+
+    def _write_down_beyond(self, remote: RemoteStore) -> None:
+        """Runs that are there, also of a copying that was killed before it wrote them down."""
+        there = {*runs.names(remote)}
+        both = [name for name in runs.names(self.store) if name in there]
+        every = runs.readable(self.store, both, self._verify_keys())
+        backup_rows.record(self._engine, OFF_SITE, [one.known for one in every])
 
     def there(self, store: str = LOCAL) -> list[Found]:
         """The runs that a store has, the oldest first.

@@ -27,6 +27,10 @@ from rul_backup.wal import Noted
 from rul_core.errors import StoreError, Unavailable
 
 
+class Spoilt(StoreError):
+    """What is here is not what was written, so it is not brought."""
+
+
 class Brought(NamedTuple):
     """What a copying came to."""
 
@@ -47,13 +51,14 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
         keys: Of our signatures.
 
     Raises:
-        StoreError: A manifest or note is damaged here; or the remote store has another platform's
-            backups, refuses, or gives back something else than was brought.
+        Spoilt: Something is damaged here; all else was brought before this is told.
+        StoreError: The remote store has another platform's backups, refuses, or gives back
+            something else than was brought.
         Unavailable: It does not answer.
     """
     here, there = local.sizes(), remote.sizes()
     refuse_another_line(local, remote)
-    sent, segments = _bring_log(local, remote, keys, here, there)
+    sent, segments, spoilt = _bring_log(local, remote, keys, here, there)
     promised: set[str] = set()
     new = 0
     for name in sorted(name for name in here if name.startswith(f"{MANIFESTS}/")):
@@ -61,21 +66,27 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
             sealed = runs.read(local, name, keys)
         except Unavailable:
             raise
-        except StoreError:
-            if name in there:  # it was brought while it was whole, and is restored from there
-                continue
-            raise
+        except StoreError as error:
+            if name not in there:  # else it was brought while it was whole
+                spoilt.append(str(error))
+            continue
         word = f"{GONE}/{sealed.manifest.number:08d}"
         is_gone = word in (there if name in there else here)
         if name not in there:
-            if is_gone:  # before it could be brought
-                sent += _bring(local, remote, word, here[word])
-            else:
-                sent += _bring_artefacts(local, remote, sealed, promised)
+            try:
+                if is_gone:  # before it could be brought
+                    sent += _bring(local, remote, word, here[word])
+                else:
+                    sent += _bring_artefacts(local, remote, sealed, promised)
+            except Spoilt as error:
+                spoilt.append(str(error))
+                continue
             sent += _bring(local, remote, name, here[name])
             new += 1
         if not is_gone:
             promised |= sealed.objects.keys()
+    if spoilt:
+        raise Spoilt("; ".join(spoilt))
     return Brought(new, sent, segments)
 
 
@@ -85,24 +96,42 @@ def _bring_log(
     keys: tuple[Ed25519PublicKey, ...],
     here: dict[str, int],
     there: Collection[str],
-) -> tuple[int, int]:
-    """Bring PostgreSQL's log, each segment before its note; give bytes and segments.
+) -> tuple[int, int, list[str]]:
+    """Bring PostgreSQL's log, each segment before its note; give bytes, segments, what is spoilt.
 
     A segment without a note is still being sealed. One whose note is there was read back before.
     """
     missing = sorted(
         name for name in here if name.endswith(wal.NOTE) and wal.is_name(name) and name not in there
     )
-    sent = 0
+    sent, spoilt = 0, []
     for name in missing:
-        sent += bring_noted(local, remote, wal.read(local, name, keys))
-    return sent, len(missing)
+        try:
+            sent += bring_noted(local, remote, read_here(local, name, keys))
+        except Spoilt as error:
+            spoilt.append(str(error))
+    return sent, len(missing) - len(spoilt), spoilt
+
+
+def read_here(local: Shelf, name: str, keys: tuple[Ed25519PublicKey, ...]) -> Noted:
+    """A note of the log.
+
+    Raises:
+        Spoilt: It is damaged.
+    """
+    try:
+        return wal.read(local, name, keys)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        raise Spoilt(str(error)) from error
 
 
 def bring_noted(local: Shelf, remote: RemoteStore, noted: Noted) -> int:
     """Bring a segment, or a timeline's history, and its note; give the bytes that were sent.
 
     Raises:
+        Spoilt: The segment is damaged here.
         StoreError: The remote store refuses, or gives back something else than was brought.
         Unavailable: It does not answer.
     """
@@ -158,6 +187,12 @@ def _bring_artefacts(
 
 
 def _bring_and_look(local: Shelf, remote: RemoteStore, name: str, sums: Sums) -> int:
+    try:
+        here = _sha256(local, name)
+    except (StoreError, OSError) as error:
+        raise Spoilt(f"{local}/{name} is not brought: {error}") from error
+    if here != sums.stored_sha256:
+        raise Spoilt(f"{local}/{name} is not what was written, so it is not brought")
     sent = _bring(local, remote, name, sums.stored_bytes)
     found = _sha256(remote, name)
     if found != sums.stored_sha256:

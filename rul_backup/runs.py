@@ -27,7 +27,7 @@ from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
 from rul_backup.retention import FUTURE
 from rul_backup.sealing import SUFFIX, seal
 from rul_backup.stores import Shelf, Store, each, each_or_why
-from rul_backup.streams import Pace, Paced, Readable
+from rul_backup.streams import Pace, Paced, Readable, sha256_of
 from rul_backup.telling import Tell
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
@@ -136,14 +136,18 @@ class Run:
         return artefact
 
     def may_take_over(self, artefact: Artefact, earlier: Sealed) -> bool:
-        """Whether what an earlier run promises is all there, and young enough to promise it again.
+        """Whether what an earlier run promises is whole, and young enough to promise it again.
 
         What was kept in the future, while the clock was wrong, is not young.
         """
         kept_at = started_at(artefact.run or earlier.manifest.run)
         if kept_at is None or not -FUTURE <= self.started_at - kept_at < TAKEN_OVER_FOR:
             return False
-        return self._has(earlier.object_of(artefact), artefact)
+        name = earlier.object_of(artefact)
+        if not self._has(name, artefact):
+            return False
+        with self._store.reading(name) as stored:
+            return sha256_of(Paced(stored, self.pace)) == artefact.sums.stored_sha256
 
     def take_over(self, artefact: Artefact, earlier: Sealed) -> Artefact:
         """Promise what an earlier run kept, since it has not changed."""

@@ -118,7 +118,7 @@ class Chunks:
         return data
 
 
-def sha256_of(stream: BinaryIO) -> str:
+def sha256_of(stream: Readable) -> str:
     """Of all that is left in a stream, hexadecimal."""
     digest = hashlib.sha256()
     while block := stream.read(BLOCK_BYTES):

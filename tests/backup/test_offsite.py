@@ -16,11 +16,11 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from rul_backup import bringing, keys, remote, runs, snapshots, wal
+from rul_backup import bringing, keys, offsite, remote, runs, snapshots, wal
 from rul_backup.bringing import LogBringer
 from rul_backup.keeping import Backups, maker_of
 from rul_backup.manifest import Kind
-from rul_backup.offsite import bring
+from rul_backup.offsite import Spoilt, bring
 from rul_backup.reading import VERIFY_KEY, BackupSettings
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
@@ -167,6 +167,42 @@ def test_what_does_not_come_back_as_it_was_brought_is_told_and_promised_by_nobod
             bring(local, far, plant.verify)
         assert runs.there(far, plant.verify) == []
         monkeypatch.setattr(obstore, "put", put)
+
+
+def test_what_is_damaged_here_is_named_and_all_else_is_brought(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
+):
+    sealed = [keep(local, plant, number) for number in range(5)]
+    log = archive(local, plant, tmp_path / "spool", 3)
+    segments = [wal.read(local, name, plant.verify) for name in wal.names(local)]
+    dump, gone = (one.object_of(one.manifest.artefacts[0]) for one in sealed[1:3])
+    flip(local, dump)
+    flip(local, segments[0].content)
+    flip(local, segments[1].object)
+    contents = {name: (local.root / name).read_bytes() for name in (gone, sealed[3].object)}
+    local.remove(gone)
+    flip(local, sealed[3].object)
+    with pytest.raises(Spoilt) as told:
+        bring(local, far, plant.verify)
+    damaged = [segments[0].content, segments[1].object, dump, gone, sealed[3].object]
+    assert [name for name in damaged if name in str(told.value)] == damaged
+    assert log.newest is not None
+    assert wal.names(far) == [log.newest.object]
+    assert runs.names(far) == [sealed[0].object, sealed[4].object]
+    assert {dump, gone}.isdisjoint(far.sizes())
+    for name in (dump, segments[0].content, segments[1].object):
+        flip(local, name)
+    for name, content in contents.items():
+        (local.root / name).parent.mkdir(exist_ok=True)
+        (local.root / name).write_bytes(content)
+    assert bring(local, far, plant.verify).runs == 3
+    assert look(far, plant) == []
+
+
+def flip(local: FolderStore, name: str) -> None:
+    path = local.root / name
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
 
 
 def test_something_else_under_the_name_is_never_written_over(
@@ -466,6 +502,30 @@ def test_the_log_follows_as_it_is_sealed_and_how_far_it_lags_is_told(
     assert asked == []  # what is there is kept in mind
 
 
+@pytest.mark.parametrize("spoilt", ["content", "object"])
+def test_a_segment_that_is_damaged_here_lags_and_those_after_it_are_brought(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, spoilt: str
+):
+    archive(local, plant, tmp_path / "spool", 3)
+    first, *others = (wal.read(local, name, plant.verify) for name in wal.names(local))
+    name = getattr(first, spoilt)
+    flip(local, name)
+    told: list[dict[str, Any]] = []
+    bringer = LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what))
+    failures = told_by("rul_wal_beyond_failures_total")
+    bringer.look()
+    assert name in told[-1]["error"]
+    assert wal.names(far) == [one.object for one in others]
+    lagged = told_by("rul_wal_beyond_lag_seconds")
+    bringer.look()
+    assert told_by("rul_wal_beyond_lag_seconds") > lagged > 0
+    assert told_by("rul_wal_beyond_failures_total") == failures + 2
+    flip(local, name)
+    bringer.look()
+    assert len(wal.names(far)) == 3
+    assert told_by("rul_wal_beyond_lag_seconds") == 0
+
+
 def test_a_store_that_cannot_even_be_listed_lags_from_then_on(
     local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, monkeypatch
 ):
@@ -534,6 +594,43 @@ def expire(backups: Backups, now: datetime) -> list[int]:
     plan = backups.plan_beyond(now)
     backups.let_expire(plan.drop)
     return list(plan.drop)
+
+
+def test_what_was_sealed_while_others_were_brought_is_not_said_to_be_beyond(
+    far_backups: Backups, monkeypatch: pytest.MonkeyPatch
+):
+    keep_on_days(far_backups, [0])
+    true = offsite.bring
+
+    def brings_and_another_is_sealed(*args: Any) -> Any:
+        brought = true(*args)
+        monkeypatch.setattr(offsite, "bring", true)
+        run = Run(far_backups.store, maker_of(far_backups.keys_folder), START)
+        run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"later"), {})
+        run.seal({}, keys.verify_keys(far_backups.keys_folder / VERIFY_KEY), START)
+        return brought
+
+    monkeypatch.setattr(offsite, "bring", brings_and_another_is_sealed)
+    far_backups.bring()
+    assert len(runs.names(far_backups.store)) == 2
+    assert [one.number for one in backup_rows.known(far_backups._engine, "off-site")] == [1]
+    far_backups.bring()
+    assert [one.number for one in backup_rows.known(far_backups._engine, "off-site")] == [1, 2]
+
+
+def test_what_is_damaged_here_is_no_reason_not_to_say_what_was_brought(far_backups: Backups):
+    keep_on_days(far_backups, [0])
+    for day in (1, 2):
+        now = START + timedelta(days=day)
+        run = Run(far_backups.store, maker_of(far_backups.keys_folder), now)
+        run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"%d" % day), {})
+        sealed = run.seal({}, keys.verify_keys(far_backups.keys_folder / VERIFY_KEY), now)
+        if day == 1:
+            (name,) = sealed.objects
+            far_backups.store.remove(name)
+    with pytest.raises(Spoilt, match=name):
+        far_backups.bring()
+    assert [one.number for one in backup_rows.known(far_backups._engine, "off-site")] == [1, 3]
 
 
 def test_runs_that_are_old_may_be_gone_from_beyond_by_our_word_and_others_may_not(
@@ -682,8 +779,11 @@ def test_what_is_not_there_as_it_was_written_is_kept_anew(
     path.write_bytes(path.read_bytes()[:-1])
     second = keep(2)
     assert second.objects.keys().isdisjoint(first.objects)
-    local.remove(next(iter(second.objects)))
-    assert keep(3).objects.keys().isdisjoint(second.objects)
+    flip(local, next(iter(second.objects)))
+    third = keep(3)
+    assert third.objects.keys().isdisjoint(second.objects)
+    local.remove(next(iter(third.objects)))
+    assert keep(4).objects.keys().isdisjoint(third.objects)
 
 
 def test_what_was_kept_while_the_clock_was_ahead_is_kept_anew(
