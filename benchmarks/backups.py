@@ -46,7 +46,7 @@ from rul_store.database import connect
 
 SCHEDULE_SECONDS = 1800.0
 """A backup is made every half hour."""
-LONGEST_TURN_SECONDS = 600.0
+LONGEST_TURN_SECONDS = 1200.0
 ARCHIVE_SECONDS = 60.0
 """The log is sealed every minute."""
 UNITS, CYCLES = 84, 200

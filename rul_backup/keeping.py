@@ -118,7 +118,7 @@ class Backups:
         pace: Pace | None = None,
     ) -> None:
         self._root, self._engine, self._redis_url = root, engine, redis_url
-        self._pace = pace
+        self._pace = pace or Pace()
         self.left_out: dict[Kind, str] = {}
         """What the run that was made last lacks of the container stack, and why."""
         self._settings = settings
@@ -157,14 +157,17 @@ class Backups:
             Unavailable: PostgreSQL or Redis does not answer.
         """
         run, self.left_out = self.begin(now, before_restore_of=before_restore_of), {}
-        for kind in self.kinds:
-            try:
-                self.keep(run, kind)
-            except StoreError as error:
-                if kind not in drill.OF_THE_STACK:
-                    raise
-                self.left_out[kind] = str(error)
-        return self.seal(run)
+        try:
+            for kind in self.kinds:
+                try:
+                    self.keep(run, kind)
+                except StoreError as error:
+                    if kind not in drill.OF_THE_STACK:
+                        raise
+                    self.left_out[kind] = str(error)
+            return self.seal(run)
+        finally:
+            run.discard()
 
     def begin(self, now: datetime, *, before_restore_of: str = "") -> Run:
         """A new run, for which there is room; see ``make``.
@@ -176,7 +179,7 @@ class Backups:
         """
         maker = self._maker()
         self._refuse_where_it_does_not_fit()
-        return Run(self.store, maker, now, self._pace, before_restore_of=before_restore_of)
+        return Run(self.store, maker, now, self._pace.anew(), before_restore_of=before_restore_of)
 
     def keep(self, run: Run, kind: Kind) -> Artefact:
         """Keep one thing.

@@ -14,6 +14,7 @@ removed, so that at no moment a manifest promises what is not there.
 
 import secrets
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -113,6 +114,7 @@ class Run:
         self.name = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self._artefacts: list[Artefact] = []
         self._sealed: Sealed | None = None
+        self._may_be_sealed = False
 
     def keep(self, name: str, kind: Kind, content: Readable, facts: dict[str, Any]) -> Artefact:
         """Seal one thing.
@@ -212,10 +214,19 @@ class Run:
                 )
             content = manifests.write(manifest, self._maker.signing_key)
             name = f"{MANIFESTS}/{manifest.number:08d}"
+            self._may_be_sealed = True  # whatever is raised from here on
             with self._store.putting(name) as stored:
                 stored.write(content)
         self._sealed = Sealed(name, manifests.sha256_of(content), manifest)
         return self._sealed
+
+    def discard(self) -> None:
+        """Remove what it kept, unless it was sealed: else runs that fail fill the store."""
+        if self._may_be_sealed:
+            return
+        with suppress(OSError, StoreError):  # what is left ``sweep`` removes a day later
+            for name in self._store.sizes(f"{RUNS}/{self.name}/"):
+                self._store.remove(name)
 
     def _has(self, name: str, artefact: Artefact) -> bool:
         return self._store.sizes(name).get(name) == artefact.sums.stored_bytes

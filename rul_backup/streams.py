@@ -32,7 +32,7 @@ class Pace:
 
     A program that gives a stream waits for whoever reads it; so a reader that rests lets
     PostgreSQL's own work for a base rest too, to which nothing else could give a low priority.
-    Once it has rested for ``MOST_REST_SECONDS`` in all it rests no more.
+    Once it has rested for ``MOST_REST_SECONDS`` in all it rests no more, so each run has its own.
 
     Args:
         share: Of the time, how much is worked, over 0 and up to 1; at 1 it never rests.
@@ -50,6 +50,10 @@ class Pace:
         self.share, self._clock, self._sleep = share, clock, sleep
         self._since: float | None = None
         self._hurries, self._left_seconds = False, MOST_REST_SECONDS
+
+    def anew(self) -> "Pace":
+        """The same for another run."""
+        return Pace(self.share, clock=self._clock, sleep=self._sleep)
 
     def rest(self) -> None:
         """For as long as the work since the last rest asks for."""

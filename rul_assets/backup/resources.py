@@ -52,8 +52,17 @@ class Underway:
             self._run = self._backups.begin(datetime.now(UTC))
         return self._run
 
+    def end(self) -> None:
+        """Leave nothing behind of a run that was not sealed."""
+        if self._run is not None:
+            self._run.discard()
+
 
 @dg.resource(required_resource_keys={"backups"})
-def underway(context: dg.InitResourceContext) -> Underway:
+def underway(context: dg.InitResourceContext) -> Generator[Underway]:
     """The run of backups that is being made."""
-    return Underway(context.resources.backups)
+    made = Underway(context.resources.backups)
+    try:
+        yield made
+    finally:
+        made.end()

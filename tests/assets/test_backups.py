@@ -1,6 +1,7 @@
 """Backups as assets, on a real PostgreSQL and Redis: made, looked at, proved, let go."""
 
 import errno
+import io
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from rul_assets import laptop
 from rul_assets.backup import assets, definitions, drill, schedules
 from rul_backup import fingerprints, golden
 from rul_backup.golden import Golden
-from rul_backup.keeping import Backups
+from rul_backup.keeping import Backups, maker_of
 from rul_backup.manifest import Kind
 from rul_backup.reading import BackupSettings
 from rul_backup.retention import Policy
@@ -360,8 +361,15 @@ def test_what_need_not_stay_goes_and_a_clock_that_jumped_lets_nothing_go(
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(days=3)
 
+    killed = Run(
+        keeper.backups.store,
+        maker_of(keeper.backups.keys_folder),
+        datetime.now(UTC) - timedelta(hours=25),
+    )
+    killed.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"half"), {})
     monkeypatch.setattr(schedules, "datetime", Later)
     assert "backups had stopped, or" in why(keeper.run("let_backups_go", fails=True))
+    assert not any(killed.name in name for name in keeper.backups.store.sizes())
     assert len(keeper.backups.there()) == 1
     with monkeypatch.context() as a_while:
         a_while.setattr("rul_assets.backup.resources.datetime", Later)
@@ -395,7 +403,11 @@ def test_a_snapshot_that_fails_leaves_no_run(keeper: Keeper, monkeypatch: pytest
     monkeypatch.setattr("rul_assets.failures.RETRIES", 0)
     assert "127.0.0.1:9 does not answer" in why(keeper.run("back_up", fails=True))
     assert keeper.backups.there() == []
-    assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+    assert keeper.backups.store.sizes() == {}
+    keeper.backups._redis_url = "redis://127.0.0.1:9"
+    with pytest.raises(Unavailable):
+        keeper.backups.make(datetime.now(UTC))
+    assert keeper.backups.store.sizes() == {}
 
 
 def test_a_run_without_a_dump_of_its_own_is_none_and_one_that_died_begins_at_the_dump(

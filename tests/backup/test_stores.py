@@ -1,14 +1,17 @@
 """A folder of objects: what is left in it by whoever was killed as one was put."""
 
 import errno
+import io
 import os
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from rul_backup import runs
+from rul_backup.manifest import Kind
 from rul_backup.stores import FolderStore
 from rul_core.errors import StoreError
 
@@ -76,3 +79,31 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
         runs.sweep(store, plant.verify, datetime.now(UTC))
     assert store.sizes("runs/").keys() == {"runs/20261101T000000Z-aaaaaa/a"}
     assert store.sizes("wal/") == {}  # nobody made it yet
+
+
+def test_what_a_run_kept_that_is_not_sealed_goes_and_what_may_be_promised_stays(
+    plant: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, now = FolderStore(tmp_path / "backups"), datetime.now(UTC)
+    run = runs.Run(store, plant.maker, now)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"dump"), {})
+    run.discard()
+    assert store.sizes() == {}
+    run.discard()
+    sealed = runs.Run(store, plant.maker, now)
+    sealed.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"dump"), {})
+    putting = store.putting
+
+    @contextmanager
+    def put_and_fail(name: str):
+        with putting(name) as file:
+            yield file
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(store, "putting", put_and_fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        sealed.seal({}, plant.verify, now)
+    sealed.discard()
+    monkeypatch.undo()
+    (promised,) = runs.there(store, plant.verify)
+    assert promised.objects.keys() <= store.sizes().keys()
