@@ -16,7 +16,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ _CLUSTER = re.compile(r"[0-9]{1,20}")
 _FOUR_GIB = 1 << 32
 _AT_ONCE = 64
 """Notes that are read together, although the last of them may not be asked for."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _AFTER_ALL = "~"
 """Sorted by name, after every segment."""
 
@@ -398,9 +399,7 @@ class ClusterLog:
             number=before.note.number + 1 if before else 1,
             sums=sums,
             sealed_at=now,
-            reaches_at=_later(
-                reaches_at, before.note.reaches_at if before and not begins else None
-            ),
+            reaches_at=reaches_at or (before.note.reaches_at if before and not begins else None),
             previous_sha256=before.sha256 if before else None,
             begins=begins,
         )
@@ -529,42 +528,58 @@ def way(
     """The segments that lead from a place in the log to a moment.
 
     Args:
-        notes: All of a cluster, in order; read no further than they lead.
+        notes: All of a cluster, in order: what comes after the moment tells whether the server's
+            clock was ahead of it before.
         start: Where a base begins.
         until: The moment; as far as they lead unless given.
 
     Returns:
-        Their notes, and why they do not lead to the moment, such as a note that is damaged; none
-        where they do.
+        Their notes, and why they do not lead to the moment, such as a note that is damaged, or a
+        clock that was set back to before it; none where they do.
 
     Raises:
         Unavailable: The store of the notes does not answer.
     """
     found: list[Noted] = []
+    problem = None
     try:
         for noted in notes:
             segment = noted.segment
             if segment is None or (not found and segment != start):
                 continue
             if found and noted.note.begins:
-                return found, f"{noted.note.segment} begins the log anew: {noted.note.begins}"
+                problem = f"{noted.note.segment} begins the log anew: {noted.note.begins}"
+                break
             found.append(noted)
-            if until and noted.note.reaches_at and noted.note.reaches_at >= until:
-                return found, None
     except Unavailable:
         raise
     except StoreError as error:
-        return found, str(error)
+        problem = str(error)
     if not found:
-        return found, f"the segment {start}, with which the base begins, is not archived"
+        return found, problem or f"the segment {start}, with which the base begins, is not archived"
     if until is None:
-        return found, None
-    return found, f"the newest archived segment is {found[-1].note.segment}"
+        return found, problem
+    reach = [one.note.reaches_at or _NEVER for one in found]
+    last = next((number for number, at in enumerate(reach) if at >= until), None)
+    if last is None:
+        return found, problem or f"the newest archived segment is {found[-1].note.segment}"
+    for one, at in zip(found[last:], reach[last:], strict=True):
+        if at < reach[last]:
+            return found[:last], (
+                f"the server's clock was set back by {one.note.segment}, from "
+                f"{reach[last].isoformat()} to {at.isoformat()}, so nobody can tell what was "
+                "committed until then; recover all (latest)"
+            )
+    return found[: last + 1], None
 
 
 def reached(notes: Iterable[Noted]) -> datetime | None:
-    """Until when all that was committed is in these segments; none where nobody knows."""
-    return max((one.note.reaches_at for one in notes if one.note.reaches_at), default=None)
+    """Until when all that was committed is in these segments; none where nobody knows.
+
+    By the newest that tells: an earlier one may be of a clock that was ahead.
+    """
+    told = [one.note.reaches_at for one in notes if one.note.reaches_at]
+    return told[-1] if told else None
 
 
 def plain_name(name: str) -> str:
@@ -575,10 +590,6 @@ def plain_name(name: str) -> str:
 def cluster_of(name: str) -> str:
     """Of which cluster an object is."""
     return name.split("/")[1]
-
-
-def _later(one: datetime | None, other: datetime | None) -> datetime | None:
-    return max((each for each in (one, other) if each is not None), default=None)
 
 
 class _Version(msgspec.Struct):

@@ -155,6 +155,34 @@ def test_no_moment_is_named_to_which_a_base_without_the_log_of_its_end_would_lea
     assert len(recovery.find(store, plant.verify, None).segments) == 2
 
 
+def test_moments_that_a_clock_that_was_ahead_makes_doubtful_are_refused_and_no_others(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    keep_base(store, plant, 1)
+    log = log_of(store, plant)
+    minutes = [1, 2, 1000, None, 4, 5]  # the third by a clock that was a day ahead
+    notes = [
+        log.take(
+            receive(tmp_path / "spool", number), now=NOW,
+            reaches_at=NOW + timedelta(minutes=minute) if minute else None,
+        )
+        for number, minute in enumerate(minutes, 1)
+    ]  # fmt: skip
+    told = [one.note.reaches_at and (one.note.reaches_at - NOW) / timedelta(minutes=1)
+            for one in notes]  # fmt: skip
+    assert told == [1, 2, 1000, 1000, 4, 5]
+    assert wal.reached(notes) == NOW + timedelta(minutes=5)
+    for minute, segments in ((1, 1), (2, 2)):
+        way = recovery.find(store, plant.verify, NOW + timedelta(minutes=minute))
+        assert way.segments == notes[:segments]
+    for minute in (2.5, 3, 4.5, 6):
+        with pytest.raises(StoreError, match=r"the server's clock was set back by 0.*5, from 2"):
+            recovery.find(store, plant.verify, NOW + timedelta(minutes=minute))
+    assert recovery.find(store, plant.verify, None).segments == notes
+    with pytest.raises(StoreError, match=r"the newest archived segment is"):
+        recovery.find(store, plant.verify, NOW + timedelta(minutes=1001))
+
+
 def test_a_damaged_manifest_of_another_run_does_not_stand_in_the_way_of_a_moment(
     store: FolderStore, plant: Keys, tmp_path: Path
 ):
