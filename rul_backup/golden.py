@@ -16,7 +16,9 @@ from rul_store.lake import Lake
 from rul_store.replay import Replayed, ReplayVerdict
 
 TRIED = 10
-"""Of a model's newest prognoses."""
+"""Of a model's newest prognoses that can be computed again."""
+LOOKED_AT = 200
+"""Of its newest, in which these are looked for."""
 
 
 class Golden(NamedTuple):
@@ -28,6 +30,8 @@ class Golden(NamedTuple):
     told: str
     compared: int = 0
     """Prognoses that were computed again."""
+    said: int = 0
+    """Prognoses that were looked at."""
 
 
 def check(engine: sa.Engine, root: Path, models_root: Path) -> list[Golden]:
@@ -52,10 +56,12 @@ def check(engine: sa.Engine, root: Path, models_root: Path) -> list[Golden]:
         except (RulError, OSError) as error:
             found.append(Golden(fleet, version, is_sound=False, told=str(error)))
             continue
-        said = [
-            replay.replay(engine, Lake(root), versions, entry)
-            for entry in ledger.newest(engine, fleet, version, limit=TRIED)
-        ]
+        said, compared = [], 0
+        for entry in ledger.newest(engine, fleet, version, limit=LOOKED_AT):
+            said.append(replay.replay(engine, Lake(root), versions, entry))
+            compared += said[-1].verdict is not ReplayVerdict.IMPOSSIBLE
+            if compared == TRIED:
+                break
         found.append(_of(fleet, version, said))
     return found
 
@@ -68,7 +74,8 @@ def _of(fleet: str, version: str, said: Sequence[Replayed]) -> Golden:
     compared = [one for one in said if one.verdict is not ReplayVerdict.IMPOSSIBLE]
     different = [one for one in compared if one.verdict is ReplayVerdict.DIFFERENT]
     told = _told((different or compared or said)[0])
-    return Golden(fleet, version, is_sound=not different, told=told, compared=len(compared))
+    is_sound = not different
+    return Golden(fleet, version, is_sound, told, compared=len(compared), said=len(said))
 
 
 def _told(again: Replayed) -> str:

@@ -140,7 +140,14 @@ def _whether(name: str, findings: Sequence[Finding]) -> dg.AssetCheckResult:
             "the place, that it had when it was kept; every fleet's champion computes its last "
             "prognoses again, bit for bit; a Redis starts from its copy; the log leads on to a "
             "server that has lost nothing.",
-        )
+        ),
+        dg.AssetCheckSpec(
+            "what_champions_said_could_be_computed_again",
+            asset="restore_drill",
+            description="Of each fleet's champion that has said anything at least one prognosis "
+            "was computed again. Those of readings that came in files cannot be: files are in no "
+            "backup.",
+        ),
     ],
     **_COMMON,
 )
@@ -160,6 +167,7 @@ def restore_drill(context: dg.AssetExecutionContext, backups: dg.ResourceParam[B
     store = OFF_SITE if backups.goes_off_site else LOCAL
     sealed, proof, champions, log_reaches_at = backups.prove(None, datetime.now(UTC), store, tell)
     began = sealed.manifest.started_at
+    silent = [one.fleet for one in champions if one.said and not one.compared]
     return dg.MaterializeResult(
         metadata={
             "run": sealed.manifest.run,
@@ -179,7 +187,13 @@ def restore_drill(context: dg.AssetExecutionContext, backups: dg.ResourceParam[B
                 check_name="what_is_restored_is_what_was_kept",
                 passed=not proof.differences,
                 metadata={"differences": list(proof.differences)},
-            )
+            ),
+            dg.AssetCheckResult(
+                check_name="what_champions_said_could_be_computed_again",
+                passed=not silent,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"fleets": silent},
+            ),
         ],
     )
 

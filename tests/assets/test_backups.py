@@ -181,11 +181,18 @@ def test_what_champions_say_in_the_drill_is_shown_and_counts(
 ):
     keeper.run("back_up")
     found = [
-        Golden("pumps", "v1", is_sound=True, told="equal", compared=3),
-        Golden("fans", "v2", is_sound=False, told="differs in rul_cycles", compared=4),
+        Golden("pumps", "v1", is_sound=True, told="equal", compared=3, said=3),
+        Golden("fans", "v2", is_sound=False, told="differs in rul_cycles", compared=4, said=10),
+        Golden("mills", "v3", is_sound=True, told="none can be computed again", said=200),
+        Golden("new", "v1", is_sound=True, told="it has said nothing yet"),
     ]
     monkeypatch.setattr(golden, "check", lambda *_: found)
-    told = checks(keeper.run("prove_backups"))["what_is_restored_is_what_was_kept"]
+    told = checks(keeper.run("prove_backups"))
+    doubtful = told["what_champions_said_could_be_computed_again"]
+    assert not doubtful.passed
+    assert doubtful.severity is dg.AssetCheckSeverity.WARN
+    assert doubtful.metadata["fleets"].value == ["mills"]
+    told = told["what_is_restored_is_what_was_kept"]
     assert not told.passed
     assert told.metadata["differences"].value == [
         "the champion of fleet fans, v2, does not answer as it did: differs in rul_cycles"

@@ -128,6 +128,20 @@ def test_what_cannot_be_computed_again_is_told_and_no_fault(served: Platform):
     assert "none of its last prognoses can be computed again" in found.told
 
 
+def test_behind_many_that_cannot_be_computed_again_others_are_found(served: Platform):
+    with begin(served.engine) as connection:
+        before = connection.execute(sa.text("SELECT count(*) FROM ledger")).scalar_one()
+    land(served, "first", unit_of(served)[:30])
+    with served.client() as client:
+        for cycle in range(30, 30 + golden.TRIED + 1):
+            send(client, body(served, unit_of(served)[cycle : cycle + 1]))
+    (served.root / "lake").rename(served.root / "lake that is lost")
+    (found,) = golden.check(served.engine, served.root, served.root)
+    assert found.compared == before > 0
+    assert found.said > golden.TRIED
+    assert found.told.endswith("is equal to the last bit")
+
+
 def test_a_prognosis_that_comes_out_otherwise_is_a_fault_and_a_silent_champion_is_none(
     served: Platform,
 ):
