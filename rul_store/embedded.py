@@ -239,6 +239,7 @@ class PostgresServer:
         Raises:
             StoreError: It does not run, or does not stop.
         """
+        _forget_reused_pid(self.data)
         self._run([self._programs / "pg_ctl", "stop", "-w", "-D", self.data, "-m", mode])
 
     def listens(self) -> bool:

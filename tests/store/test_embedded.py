@@ -147,6 +147,19 @@ def test_a_killed_server_recovers_at_the_next_start(tmp_path: Path):
         assert scalar(servers.database_url, "SELECT answer FROM kept") == 42
 
 
+def test_to_stop_a_server_that_was_killed_hurts_nobody_who_has_its_number_now(tmp_path: Path):
+    with EmbeddedServers(tmp_path, durable=False) as servers:
+        server = servers._postgres(embedded._postgres_programs())
+        pid_file = tmp_path / "postgres" / "data" / "postmaster.pid"
+        content = pid_file.read_text()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:
+        pid_file.write_text(re.sub(r"^\d+", str(bystander.pid), content))
+        with pytest.raises(StoreError, match=r"postmaster\.pid.* does not exist"):
+            server.stop("immediate")
+        assert bystander.poll() is None
+        bystander.kill()
+
+
 def test_databases_are_made_once_and_copied_from_a_template(tmp_path: Path):
     with EmbeddedServers(tmp_path, durable=False) as servers:
         url = create_database(servers.database_url, "a-b")
