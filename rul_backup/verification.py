@@ -20,6 +20,7 @@ elsewhere, in PostgreSQL and in the other store.
 import bisect
 import errno
 import itertools
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -300,7 +301,7 @@ def _gone(
     findings = []
     for name in sorted(name for name in sizes if name.startswith(f"{GONE}/")):
         number = name.rpartition("/")[2]
-        sealed = by_number.get(int(number)) if number.isdigit() else None
+        sealed = by_number.get(int(number)) if re.fullmatch(r"[0-9]{8}", number) else None
         try:
             with store.reading(name) as file:
                 sha256 = manifests.read_gone(file.read(), keys)

@@ -215,6 +215,17 @@ def test_a_store_as_it_once_was_is_whole_in_itself_and_found_out_by_who_knows_mo
     assert missing == {sealed.object for sealed in house.sealed[kept:]}
 
 
+@pytest.mark.parametrize("name", ["gone/2", "gone/000000002", "gone/two"])
+def test_a_word_under_another_name_is_none(house: House, name: str):
+    word = house.root / "gone" / "00000002"
+    assert word.exists()
+    (house.root / name).write_bytes(word.read_bytes())
+    (finding,) = house.look().findings
+    assert finding == (name, "is of another manifest than the one of that number")
+    word.unlink()
+    assert len(house.look().findings) > 1
+
+
 def test_two_manifests_in_each_other_s_place_are_found(house: House):
     first, second = (house.root / house.sealed[n].object for n in (2, 4))
     swap(first, random.Random(0), second)
