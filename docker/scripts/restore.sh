@@ -252,7 +252,7 @@ if [ -n "$beyond" ]; then
   if [ -n "$goes_on" ]; then
     fetch "[ ! -f $fetched ] || exit 0"
   else
-    fetch 'rm -f /backups/.from-beyond*'
+    fetch 'rm -f /backups/.from-beyond* /backups/..from-beyond*' # the second are halves
   fi
   set -- "$@" --store "$fetched"
 fi
@@ -375,7 +375,7 @@ if [ -z "$forget" ] && ! lived; then
 fi
 if [ -n "$beyond" ]; then
   docker run --rm --network none --user "$RESTORE_USER" --entrypoint sh --volume "$store:/backups" \
-    "$image" -c 'rm -f /backups/.from-beyond*' || say "$fetched stays in $store; remove it"
+    "$image" -c 'rm -f /backups/.from-beyond* /backups/..from-beyond*' || say "$fetched stays in $store; remove it"
 fi
 if [ -z "$forget" ]; then
   docker volume rm --force "$RESTORE_UNPACKED_VOLUME" >/dev/null
