@@ -186,6 +186,15 @@ def _prove(
     return Restored(time.monotonic() - started, tuple(told), tuple(tried))
 
 
+def try_champions(url: str, root: Path) -> list[Golden]:
+    """What the models of a restored folder say in the database that was restored with them."""
+    engine = connect(url)
+    try:
+        return golden.check(engine, root, root)
+    finally:
+        engine.dispose()
+
+
 def _try_champions(
     store: Shelf,
     run: Sealed,
@@ -225,6 +234,32 @@ def restore_database(
     """
     name = run.object_of(artefact)
     _restore_dump(url, name, lambda fed: bring(store, name, artefact.sums, fed, identities), owner)
+
+
+def refuse_otherwise(what: str, url: str, facts: dict[str, Any]) -> None:
+    """Refuse a restored database that has not exactly what was kept.
+
+    Args:
+        what: That was restored.
+        url: Of the database.
+        facts: Rows and sum of every table (``fingerprints``).
+
+    Raises:
+        StoreError: It has something else; says what.
+    """
+    if told := fingerprints.differences(facts, fingerprints.of_address(url)):
+        raise StoreError(f"{what} was restored otherwise than it was kept: {'; '.join(told)}")
+
+
+def migrate(url: str) -> None:
+    """Make a restored database one of this version."""
+    engine = connect(url)
+    try:
+        database.migrate(engine)
+        with begin(engine) as connection:
+            connection.execute(sa.text("ANALYZE"))
+    finally:
+        engine.dispose()
 
 
 def copy_database(source: str, target: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import redis
@@ -253,7 +253,7 @@ class LiveRestore:
                 self._timed("the dump restored and compared", lambda: self._fill(asked, url))
             else:
                 self._recover(asked, asked.moment, url)
-            self._timed("it migrated", lambda: _migrate(url))
+            self._timed("it migrated", lambda: drill.migrate(url))
             self._timed("models and fleets staged", lambda: self._stage(asked))
             for found in self._timed("champions tried", lambda: self._try_champions(url)):
                 self._tell(f"fleet {found.fleet}, {found.version}: {found.told}", None)
@@ -326,7 +326,7 @@ class LiveRestore:
     def _fill(self, asked: Asked, url: str) -> None:
         artefact = _dump_of(asked.run)
         drill.restore_database(asked.shelf, asked.run, artefact, url, asked.identities)
-        _compare(asked.run.manifest.run, url, artefact.facts)
+        drill.refuse_otherwise(asked.run.manifest.run, url, artefact.facts)
 
     def _recover(self, asked: Asked, moment: Moment, url: str) -> None:
         """Bring the database back by its log, and copy it: the live server's own log goes on."""
@@ -347,7 +347,8 @@ class LiveRestore:
                 database.refuse_newer(revision, "the database at that moment")
             facts = self._timed("its database copied", lambda: drill.copy_database(source, url))
         self._timed(
-            "the copy compared", lambda: _compare("the database at that moment", url, facts)
+            "the copy compared",
+            lambda: drill.refuse_otherwise("the database at that moment", url, facts),
         )
 
     def _stage(self, asked: Asked) -> None:
@@ -467,18 +468,6 @@ def _dump_of(run: Sealed) -> Artefact:
         if artefact.kind is Kind.POSTGRES and artefact.name == snapshots.DATABASE:
             return artefact
     raise StoreError(f"the run {run.manifest.run} has no {snapshots.DATABASE}; choose another")
-
-
-def _compare(what: str, url: str, facts: dict[str, Any]) -> None:
-    if told := fingerprints.differences(facts, fingerprints.of_address(url)):
-        raise StoreError(f"{what} was restored otherwise than it was kept: {'; '.join(told)}")
-
-
-def _migrate(url: str) -> None:
-    with engine_of(url) as engine:
-        database.migrate(engine)
-        with begin(engine) as connection:
-            connection.execute(sa.text("ANALYZE"))
 
 
 def _forget_states(url: str) -> int:

@@ -22,7 +22,7 @@ from rul_backup.recovery import Recovered
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore, Shelf
-from rul_backup.telling import Tell
+from rul_backup.telling import Tell, timed
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
@@ -215,10 +215,12 @@ class StoreReader:
     def restore(self, run: str | None, url: str, into: Path) -> Sealed:
         """Bring a run back: its database into an empty one, all else into a new folder.
 
+        The database is compared with what was kept, and migrated; then champions are tried.
+
         Raises:
             StoreError: There is no such run, it is of a newer version, a target is not empty, there
                 is too little room for the files, or the run is damaged. A database is restored
-                wholly or not at all.
+                wholly or not at all. Or all is restored, and a champion does not answer as it did.
         """
         sealed, identities = self.find(run, to_restore=True), self._keys.identities()
         self._tell(f"restores the run {_named(sealed)}", None)
@@ -231,12 +233,21 @@ class StoreReader:
                 if artefact.kind is Kind.POSTGRES:
                     started = time.monotonic()
                     drill.restore_database(self.shelf, sealed, artefact, url, identities)
-                    self._tell(f"{artefact.name} restored", time.monotonic() - started)
+                    drill.refuse_otherwise(sealed.manifest.run, url, artefact.facts)
+                    self._tell(f"{artefact.name} restored and compared", time.monotonic() - started)
 
         # In this order, so that damaged files leave the database as empty as it was.
         drill.restore_files(
             self.shelf, sealed, into, identities, then=restore_databases, tell=self._tell
         )
+        timed(self._tell, "it migrated", lambda: drill.migrate(url))
+        for found in timed(self._tell, "champions tried", lambda: drill.try_champions(url, into)):
+            self._tell(f"fleet {found.fleet}, {found.version}: {found.told}", None)
+            if not found.is_sound:
+                raise StoreError(
+                    f"the run {sealed.manifest.run} is restored, and the champion of fleet "
+                    f"{found.fleet} does not answer as it did: {found.told}; restore another run"
+                )
         return sealed
 
     def restore_stack(self, run: str | None, into: Path) -> Sealed | None:

@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
-from rul_backup import fingerprints, keeping, retention
+from rul_backup import fingerprints, golden, keeping, retention
+from rul_backup.golden import Golden
 from rul_backup.reading import BackupSettings
 from rul_backup.stores import FolderStore
 from rul_cli.backup import app
@@ -108,7 +109,11 @@ def test_it_is_kept_looked_at_proved_and_comes_back(
     assert [bool(each["proof"]) for each in listed] == [True, False]
     assert first["run"] in run("list").output
     back = with_keys / "back"
-    run("restore", "--run", first["run"], "--database", elsewhere, "--files", str(back))
+    told = run(
+        "restore", "--run", first["run"], "--database", elsewhere, "--files", str(back)
+    ).output
+    steps = ("platform.dump restored and compared", "it migrated", "champions tried")
+    assert [step for step in steps if step in told] == [*steps]
     kept = {path.relative_to(back).as_posix() for path in back.rglob("*") if path.is_file()}
     assert kept == {"models/pumps/v1/model.cbm", "fleets/pumps.toml"}
     assert (back / "models/pumps/v1/model.cbm").read_bytes() == bytes(range(256)) * 100
@@ -232,7 +237,7 @@ def test_redis_is_kept_where_there_is_one(
     told = run("restore", "--database", elsewhere, "--files", str(with_keys / "back")).output
     assert (with_keys / "back" / "redis.rdb").read_bytes().startswith(b"REDIS")
     assert f"restores the run {made['run']}, number 1, of " in told
-    for step in ("redis.rdb brought", "models.tar brought", "platform.dump restored"):
+    for step in ("redis.rdb brought", "models.tar brought", "platform.dump restored and compared"):
         assert f" s  {step}\n" in told
 
 
@@ -587,6 +592,29 @@ def test_the_log_is_archived_in_the_foreground_and_recovered_without_a_database(
     for text, problem in (("yesterday", "is no moment"), ("2026-01-01T00:00:00", "has no zone")):
         told = run("recover", "--to", text, "--into", str(tmp_path / "other"), code=2).output
         assert problem in told
+
+
+def test_what_is_restored_otherwise_than_it_was_kept_is_told_and_so_is_a_champion_that_errs(
+    with_keys: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+):
+    run("now")
+    into = ("--database", elsewhere, "--files", str(with_keys / "back"))
+    with monkeypatch.context() as otherwise:
+        otherwise.setattr(fingerprints, "differences", lambda *_: ["table units has one more"])
+        told = refused("restore", *into)
+    assert "was restored otherwise than it was kept: table units has one more" in told
+    assert not (with_keys / "back").exists()
+    engine = connect(elsewhere)
+    with begin(engine) as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    engine.dispose()
+    said = [Golden("pumps", "v1", is_sound=False, told="it says 4")]
+    monkeypatch.setattr(golden, "check", lambda *_: said)
+    told = refused("restore", *into)
+    assert (
+        "is restored, and the champion of fleet pumps does not answer as it did: it says 4" in told
+    )
+    assert (with_keys / "back" / "models").is_dir()
 
 
 class Archiving:
