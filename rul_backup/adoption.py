@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from rul_backup import runs, wal
 from rul_backup.runs import Sealed
-from rul_backup.stores import Shelf, Store
+from rul_backup.stores import FolderStore, Shelf, Store
 from rul_backup.streams import copied
 from rul_core.errors import StoreError
+from rul_store import files
 
 
 def adopt(
-    store: Store,
+    store: FolderStore,
     shelf: Shelf,
     run: Sealed,
     keys: Sequence[Ed25519PublicKey],
@@ -42,8 +43,8 @@ def adopt(
         How many manifests it has more.
 
     Raises:
-        StoreError: A manifest or an artefact is damaged, or cannot be written. Asked again it goes
-            on where it broke off.
+        StoreError: There is too little room, or a manifest or an artefact is damaged, or cannot be
+            written. Asked again it goes on where it broke off.
     """
     line, there = runs.every(shelf, keys), {one.object: one for one in runs.every(store, keys)}
     here = [one.sha256 for one in there.values()]
@@ -54,6 +55,9 @@ def adopt(
         raise StoreError(problem)
     stays = wal.leads_on(run, log)
     if stays:
+        wanted = {*run.objects, *(name for one in log for name in (one.content, one.object))}
+        lacks = [size for name, size in shelf.sizes().items() if name in wanted - {*store.sizes()}]
+        files.require_room(store.root, sum(lacks), "going on with that line of backups")
         for noted in log:
             _bring(store, shelf, noted.content, noted.note.sums.stored_sha256)
             _bring(store, shelf, noted.object, noted.sha256)
@@ -70,8 +74,12 @@ def adopt(
 def _bring(store: Store, shelf: Shelf, name: str, sha256: str) -> None:
     if name in store.sizes(name):
         return
-    with shelf.reading(name) as content, store.putting(name) as stored:
-        if copied(content, stored) != sha256:
-            raise StoreError(
-                f"{shelf}/{name} is not what was written: its checksum differs; choose another run"
-            )
+    try:
+        with shelf.reading(name) as content, store.putting(name) as stored:
+            if copied(content, stored) != sha256:
+                raise StoreError(
+                    f"{shelf}/{name} is not what was written: its checksum differs; choose another "
+                    "run"
+                )
+    except OSError as error:
+        raise StoreError(f"{store}/{name} cannot be written: {error}") from error

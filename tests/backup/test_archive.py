@@ -1,5 +1,6 @@
 """One file has all that a run needs to come back, and what is wrong with it is seen."""
 
+import errno
 import io
 import random
 import shutil
@@ -220,7 +221,7 @@ def line(tmp_path: Path, plant: Keys) -> House:
     return house_in(tmp_path / "line", plant, has_log=False)
 
 
-def adopted(house: House, shelf: Shelf, store: Store, number: int = 4) -> int:
+def adopted(house: House, shelf: Shelf, store: FolderStore, number: int = 4) -> int:
     key = house.plant.maker.signing_key
     return adopt(store, shelf, house.sealed[number], house.plant.verify, key)
 
@@ -337,6 +338,35 @@ def test_with_the_log_a_base_and_what_leads_on_from_it_come_along(house: House, 
                   identities=house.plant.identities)  # fmt: skip
     assert (told.runs, told.findings) == (1, ())
     assert log <= store.sizes().keys()
+
+
+def test_a_line_that_does_not_fit_is_refused_before_anything_of_it_is_written(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target, store = tmp_path / "a.tar", FolderStore(tmp_path / "new")
+    archive.export(house.store, house.sealed[BASED], house.plant.verify, target, with_log=True)
+    found = Archive(target)
+    free = sum(size for name, size in found.sizes().items() if name.startswith(("runs/", "wal/")))
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free - 1))
+        with pytest.raises(StoreError, match="MB free, and going on with that line of backups"):
+            adopted(house, found, store, BASED)
+    assert store.sizes() == {}
+    putting = store.putting
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+        @contextmanager
+        def no_space(name: str) -> Generator[BinaryIO]:
+            with putting(name) as file:
+                yield file
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr(store, "putting", no_space)
+        with pytest.raises(StoreError, match=r"cannot be written: .*No space left on device"):
+            adopted(house, found, store, BASED)
+    assert store.sizes() == {}
+    assert adopted(house, found, store, BASED) == len(house.sealed)
 
 
 def test_a_segment_that_is_spoilt_in_an_archive_with_the_log_is_found(house: House, tmp_path: Path):
