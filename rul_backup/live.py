@@ -102,6 +102,17 @@ class Asked(NamedTuple):
         until = self.moment.until
         return until.astimezone(UTC).isoformat() if until else LATEST
 
+    @property
+    def needed_bytes(self) -> int:
+        """What PostgreSQL needs for the database beside the one that lives, about.
+
+        Its tables, their indexes, and the log of writing both.
+        """
+        base = snapshots.base_of(self.run)
+        if self.moment is not None and base is not None:
+            return 2 * base.sums.plain_bytes
+        return 3 * _dump_of(self.run).sums.plain_bytes
+
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """How far a restore came."""

@@ -242,6 +242,29 @@ def which(
     typer.echo(reader.asked(run, moment).run.manifest.run)
 
 
+@app.command("needs")
+def needs(
+    run: RunName = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="for `restore --over-live --to`: its moment")
+    ] = None,
+    store: AnyStoreName = "local",
+    identity: IdentityFile = None,
+    verify_key: VerifyKeyFile = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """The bytes that `restore --over-live` would need where PostgreSQL's data are, about."""
+    from rul_backup import live
+
+    interrupted = live.interrupted(root)
+    if interrupted is not None and interrupted.is_ready:
+        typer.echo(0)  # it is there already
+        return
+    reader = _reader(root, store, identity, verify_key, [])  # scripts read the number alone
+    moment = None if to is None else reader.moment(_moment(to), None)
+    typer.echo(reader.asked(run, moment).needed_bytes)
+
+
 @app.command("verify")
 def verify(
     level: Annotated[

@@ -263,6 +263,18 @@ if [ -z "$forget$run" ]; then
 fi
 [ -n "$forget" ] || set -- --run "$run" "$@"
 
+# --- PostgreSQL has room for what is restored, beside what lives, or nothing is begun
+if [ -z "$forget$goes_on" ]; then
+  needs=$(contained "$opens $checks" --network none ${reads:+--volume "$reads:/data:ro"} \
+    "$image" sh -c "$unpack" restore rul backup needs ${moment:+--to "$moment"} "$@") ||
+    fail "nobody knows how much room it needs: why is above; nothing was changed"
+  free=$(docker compose exec -T postgres df -Pk /var/lib/postgresql/data </dev/null |
+    sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9]*% .*$/\1/p')
+  [ -n "$free" ] || fail "PostgreSQL's container does not say how much room its disk has; nothing was changed"
+  [ "$((free * 1024))" -ge "$needs" ] ||
+    fail "PostgreSQL's disk has $((free / 1024)) MiB free, and the restore needs about $((needs / 1048576)); make room; nothing was changed"
+fi
+
 # --- what writes is ended
 # What Compose does not stop: runs that Dagster made, and what people run.
 others() {

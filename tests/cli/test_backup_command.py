@@ -203,10 +203,17 @@ def test_the_run_that_a_restore_would_take_is_told_by_its_name_alone(
     assert run("which", "--run", "manifests/00000001").output == f"{first['run']}\n"
     assert run("which", "--to", first["started_at"]).output == f"{first['run']}\n"
     assert "has no run '3'" in refused("which", "--run", "3")
+    dump = first["artefacts"][0]["sums"]["plain_bytes"]
+    assert run("needs", "--run", "1").output == f"{3 * dump}\n"
+    assert run("needs", "--run", "1", "--to", first["started_at"]).output == f"{3 * dump}\n"
     # One that was interrupted goes on.
     (with_keys / ".restoring.json").write_text(json.dumps({"run": first["run"], "sha256": ""}))
     assert run("which").output == f"{first['run']}\n"
     assert run("which", "--run", "2").output == f"{second}\n"
+    assert run("needs", "--run", "1").output == f"{3 * dump}\n"
+    journal = {"run": first["run"], "sha256": "", "is_ready": True}
+    (with_keys / ".restoring.json").write_text(json.dumps(journal))
+    assert run("needs", "--run", "1").output == "0\n"
 
 
 def test_the_same_content_is_kept_as_the_same_bytes(with_keys: Path):

@@ -16,6 +16,7 @@ DOCKER = r"""#!/bin/sh
 printf '%s\n' "$(printf '%s' "$*" | tr '\n' ' ')" >>"$NOTES/calls"
 call=$(wc -l <"$NOTES/calls")
 volumes=$NOTES/volumes
+disk='/dev/vda 1000 900 100 90% /var/lib/postgresql/data'
 case "$1 $2" in
 "image inspect") exit "${IMAGE:-0}" ;;
 "compose config")
@@ -32,11 +33,12 @@ case "$1 $2" in
 "compose exec")
   case "$*" in
   *"FROM runs"*) printf '%s' "${LIVED-lived}" ;;
+  *df*) printf 'Filesystem 1024-blocks Used Available Capacity Mounted on\n%s\n' "${DISK-$disk}" ;;
   *) printf '%s' "${THERE-there}" ;;
   esac
   ;;
 "compose create" | "compose stop" | "compose up")
-  case "$*" in *"${MISSING:-nothing}"*) exit 1 ;; esac
+  case "$*" in *"${MISSING:-no call}"*) exit 1 ;; esac
   ;;
 "compose run") exit "${MIGRATE:-0}" ;;
 "volume create")
@@ -69,7 +71,8 @@ case "$1 $2" in
   *"--entrypoint find"*) printf '%s' "${UNPACKED:-}" ;;
   *"--entrypoint tar"*) printf 'settings' ;;
   esac
-  case "$*" in *"${FAILS:-nothing}"*) exit "${ENDS:-0}" ;; esac
+  case "$*" in *"${FAILS:-no call}"*) exit "${ENDS:-0}" ;; esac
+  case "$*" in *"rul backup needs"*) printf '%s\n' "${NEEDS:-102400}" ;; esac
   case "$*" in *"rul backup which"*) printf '%s\n' "${WHICH:-20261129T083000Z-abcdef}" ;; esac
   ;;
 esac
@@ -207,7 +210,9 @@ def test_the_newest_is_restored_with_all_else_stopped_and_the_keys_piped(machine
             "compose config --format json",
             "compose up --detach --wait --no-build --no-recreate postgres redis",
             "compose create --no-build --no-recreate wal-bringer dagster-drill",
-            "rul backup which", "compose config --services", "compose stop api nginx",
+            "rul backup which", f"rul backup needs --run {RUN}",
+            "compose exec -T postgres df -Pk /var/lib/postgresql/data",
+            "compose config --services", "compose stop api nginx",
             "ps --quiet --filter label=rul.stack=rul", "ps --quiet", "ps --quiet", "ps --quiet",
             "compose exec -T postgres psql", f"rul backup restore --over-live --run {RUN}",
             # Where Dagster has runs, what the stack has stays as it is.
@@ -233,6 +238,18 @@ def test_the_newest_is_restored_with_all_else_stopped_and_the_keys_piped(machine
         "backup_identity": "daily", "backup_verify_key": "known", "owner_url": "owner",
         "admin_url": "admin", "redis_url": "redis",
     }  # fmt: skip
+
+
+def test_where_postgresql_has_too_little_room_nothing_is_stopped(machine: Machine):
+    told = machine.run("--over-live", code=1, NEEDS=str(300 << 20))
+    assert "PostgreSQL's disk has 0 MiB free, and the restore needs about 300; make room" in told
+    told = machine.run("--over-live", code=1, NEEDS="102401")
+    assert "nothing was changed" in told
+    told = machine.run("--over-live", code=1, DISK="")
+    assert "does not say how much room its disk has" in told
+    told = machine.run("--over-live", code=1, FAILS="rul backup needs", ENDS="1")
+    assert "nobody knows how much room it needs" in told
+    assert not [call for call in machine.calls if "compose stop" in call]
 
 
 def test_what_compose_does_not_stop_is_ended_too(machine: Machine):
