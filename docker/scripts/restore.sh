@@ -217,7 +217,35 @@ lived() {
 say "starts PostgreSQL and Redis"
 docker compose up --detach --wait --no-build --no-recreate postgres redis ||
   fail "PostgreSQL or Redis does not start: why is above"
-[ -n "$forget$over_live" ] || ! lived || refuse "Dagster has runs here"
+
+# Into the volume of backups; it stays until all has ended well, and is fetched once.
+fetched=/backups/.from-beyond-$(printf '%s' "$asked" | cksum | cut -d ' ' -f 1).tar
+# Nothing stays but what lives.
+clean_up() {
+  if [ -n "$beyond" ]; then
+    docker run --rm --network none --user "$RESTORE_USER" --entrypoint sh \
+      --volume "$RESTORE_BACKUPS_VOLUME:/backups" "$image" \
+      -c 'rm -f /backups/.from-beyond* /backups/..from-beyond*' ||
+      say "$fetched stays in $RESTORE_BACKUPS_VOLUME; remove it"
+  fi
+  docker volume rm --force "$RESTORE_UNPACKED_VOLUME" >/dev/null
+  say "is done; look at it, then start the rest: make up"
+}
+# A program that looks at what was unpacked.
+looking() {
+  program=$1
+  shift
+  docker run --rm --network none --user "$RESTORE_USER" --entrypoint "$program" \
+    --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --volume "$RESTORE_UNPACKED_VOLUME:/restoring:ro" "$image" "$@"
+}
+if [ -z "$forget$over_live" ] && lived; then
+  if [ "$(label rul.asked)" = "$asked" ] && looking test -e /restoring/.last; then
+    clean_up # killed once the last thing was back
+    exit 0
+  fi
+  refuse "Dagster has runs here"
+fi
 
 # Whether the same command restored the platform, and broke off after that: the volume in which what
 # the stack had is unpacked says so, since it is made then and removed at the end.
@@ -233,8 +261,6 @@ if [ -z "$forget" ]; then
   fi
 fi
 
-# Into the volume of backups; it stays until all has ended well, and is fetched once.
-fetched=/backups/.from-beyond-$(printf '%s' "$asked" | cksum | cut -d ' ' -f 1).tar
 fetch() {
   wanted=${run:-$what}
   before=''
@@ -351,15 +377,6 @@ put() {
     "$image" -euc "$settle" settle "$1" "$5" || fail "$1 was not put back: why is above"
 }
 
-# A program that looks at what was unpacked.
-looking() {
-  program=$1
-  shift
-  docker run --rm --network none --user "$RESTORE_USER" --entrypoint "$program" \
-    --read-only --cap-drop ALL --security-opt no-new-privileges \
-    --volume "$RESTORE_UNPACKED_VOLUME:/restoring:ro" "$image" "$@"
-}
-
 if [ -z "$forget" ] && ! lived; then
   say "unpacks what the stack itself had"
   if [ -z "$goes_on" ]; then
@@ -380,16 +397,12 @@ if [ -z "$forget" ] && ! lived; then
       fail "restored-configuration.tar cannot be written: why is above"
     say "restored-configuration.tar has what the stack was set to; compare it with .env and the files here"
   fi
+  docker run --rm --network none --user "$RESTORE_USER" --entrypoint touch \
+    --volume "$RESTORE_UNPACKED_VOLUME:/restoring" "$image" /restoring/.last ||
+    fail "the volume $RESTORE_UNPACKED_VOLUME cannot be written: why is above; run this again"
   contained "$opens $checks admin_url" --network "$RESTORE_NETWORK" \
     --env RUL_DATABASE_ADMIN_URL_FILE=/tmp/keys/admin_url \
     "$image" sh -c "$unpack" restore rul backup restore-stack --dagster "$@" ||
     fail "Dagster's database was not put back: why is above; run this again"
 fi
-if [ -n "$beyond" ]; then
-  docker run --rm --network none --user "$RESTORE_USER" --entrypoint sh --volume "$store:/backups" \
-    "$image" -c 'rm -f /backups/.from-beyond* /backups/..from-beyond*' || say "$fetched stays in $store; remove it"
-fi
-if [ -z "$forget" ]; then
-  docker volume rm --force "$RESTORE_UNPACKED_VOLUME" >/dev/null
-  say "is done; look at it, then start the rest: make up"
-fi
+[ -n "$forget" ] || clean_up

@@ -68,6 +68,8 @@ case "$1 $2" in
 "run --rm")
   case "$*" in
   *--interactive*) mkdir -p "$NOTES/piped/$call" && tar -xf - -C "$NOTES/piped/$call" ;;
+  *"touch"*"/restoring/.last"*) : >"$NOTES/last" ;;
+  *"/restoring/.last"*) [ -e "$NOTES/last" ] || exit 1 ;;
   *"--entrypoint find"*) printf '%s' "${UNPACKED:-}" ;;
   *"--entrypoint tar"*) printf 'settings' ;;
   esac
@@ -304,6 +306,21 @@ def test_a_new_machine_that_somebody_started_before_the_restore_ended_is_lived_i
     assert not [call for call in machine.calls if "stop" in call]
 
 
+def test_one_that_was_killed_once_the_last_thing_was_back_has_nothing_left_to_do(
+    machine: Machine,
+):
+    machine.empty()
+    machine.run("run.tar", code=1, LIVED="", FAILS="restore-stack --into", ENDS="1")
+    for volume in LIVED_IN:
+        (machine.folder / "volumes" / volume).touch()
+    assert "add --over-live" in machine.run("run.tar", code=1)  # somebody started it before
+    machine.run("run.tar", code=1, LIVED="", FAILS="restore-stack --dagster", ENDS="1")
+    machine.forget_calls()
+    assert "is done" in machine.run("run.tar")
+    assert not [call for call in machine.calls if "rul backup restore" in call or "stop" in call]
+    assert "add --over-live" in machine.run("run.tar", code=1)
+
+
 def test_an_archive_and_what_is_in_the_safe_suffice_on_a_new_machine(machine: Machine):
     machine.empty()
     (machine.folder / "secrets/backup_identity").unlink()
@@ -537,7 +554,7 @@ def test_where_nobody_has_lived_what_the_stack_had_comes_back_dagster_s_database
             "--entrypoint find",
             "compose create --no-build prometheus", "prometheus_data:/volume",
             "compose create --no-build dagster-janitor", "dagster_logs:/volume",
-            "--entrypoint tar",
+            "--entrypoint tar", "--entrypoint touch",
             f"rul backup restore-stack --dagster --run {RUN} --store /restore/archive.tar",
             "volume rm --force rul_restoring",
         ),
@@ -546,7 +563,7 @@ def test_where_nobody_has_lived_what_the_stack_had_comes_back_dagster_s_database
     ):  # fmt: skip
         assert wanted in call
         assert archive in call or "rul backup" not in call
-    unpacks, puts, last = after[3], after[6], after[10]
+    unpacks, puts, last = after[3], after[6], after[11]
     assert "--network none" in unpacks
     assert "--network none --user 65534:65534 --group-add 10000" in puts
     assert "rul_restoring:/restoring:ro" in puts
