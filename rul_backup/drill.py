@@ -251,6 +251,16 @@ def refuse_otherwise(what: str, url: str, facts: dict[str, Any]) -> None:
         raise StoreError(f"{what} was restored otherwise than it was kept: {'; '.join(told)}")
 
 
+def is_back(run: Sealed, url: str) -> bool:
+    """Whether a database has exactly what a run kept of the platform's."""
+    found = fingerprints.of_address(url)
+    return all(
+        not fingerprints.differences(one.facts, found)
+        for one in run.manifest.artefacts
+        if one.kind is Kind.POSTGRES
+    )
+
+
 def migrate(url: str) -> None:
     """Make a restored database one of this version."""
     engine = connect(url)

@@ -5,6 +5,7 @@ a store has, by its files and keys alone. What does not: whatever is written dow
 database (``keeping``), restoring over what lives (``live``).
 """
 
+import shutil
 import time
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -25,6 +26,7 @@ from rul_backup.stores import FolderStore, Shelf
 from rul_backup.telling import Tell, timed
 from rul_backup.verification import Level, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
+from rul_store import files
 from rul_store.backup_rows import BackupRun
 from rul_store.settings import DatabaseUrl, Settings
 
@@ -215,7 +217,8 @@ class StoreReader:
     def restore(self, run: str | None, url: str, into: Path) -> Sealed:
         """Bring a run back: its database into an empty one, all else into a new folder.
 
-        The database is compared with what was kept, and migrated; then champions are tried.
+        The database is compared with what was kept, and migrated; then champions are tried. Asked
+        again after a kill it goes on where the database is back and the folder is not.
 
         Raises:
             StoreError: There is no such run, it is of a newer version, a target is not empty, there
@@ -226,9 +229,15 @@ class StoreReader:
         self._tell(f"restores the run {_named(sealed)}", None)
         drill.refuse_newer(sealed)
         drill.refuse_files(sealed, into)
-        drill.refuse_content(url)
+        halves = files.halves_of(into)  # else what has the run's content is no concern of ours
+        is_back = bool(halves) and drill.is_back(sealed, url)
+        if not is_back:
+            drill.refuse_content(url)
 
         def restore_databases() -> None:
+            if is_back:
+                self._tell("its database is back already", None)
+                return
             for artefact in sealed.manifest.artefacts:
                 if artefact.kind is Kind.POSTGRES:
                     started = time.monotonic()
@@ -240,6 +249,8 @@ class StoreReader:
         drill.restore_files(
             self.shelf, sealed, into, identities, then=restore_databases, tell=self._tell
         )
+        for half in halves if is_back else ():
+            shutil.rmtree(half)
         timed(self._tell, "it migrated", lambda: drill.migrate(url))
         for found in timed(self._tell, "champions tried", lambda: drill.try_champions(url, into)):
             self._tell(f"fleet {found.fleet}, {found.version}: {found.told}", None)

@@ -10,6 +10,7 @@ begins with a dot and ends in ``.tmp``. A killed process leaves it behind; ``swe
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -99,6 +100,11 @@ def publishing(target: Path) -> Generator[Path]:
         _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def halves_of(target: Path) -> list[Path]:
+    """What killed processes left of what they would have published or put there."""
+    return sorted(target.parent.glob(f".{glob.escape(target.name[:100])}.{'[0-9a-f]' * 32}.tmp"))
 
 
 def make_folder(folder: Path) -> None:

@@ -601,6 +601,27 @@ def test_the_log_is_archived_in_the_foreground_and_recovered_without_a_database(
         assert problem in told
 
 
+def test_a_restore_that_was_killed_before_its_folder_was_there_goes_on(
+    with_keys: Path, elsewhere: str
+):
+    run("now")
+    back = with_keys / "back"
+    into = ("--database", elsewhere, "--files", str(back))
+    run("restore", *into)
+    half = with_keys / f".back.{'0a' * 16}.tmp"
+    back.rename(half)  # as a kill leaves it
+    assert "its database is back already" in run("restore", *into).output
+    assert (back / "models").is_dir()
+    assert not half.exists()
+    back.rename(half)
+    engine = connect(elsewhere)
+    with begin(engine) as connection:
+        connection.execute(sa.text("INSERT INTO units (fleet, unit) VALUES ('pumps', 'new')"))
+    engine.dispose()
+    assert "is not empty" in refused("restore", *into)
+    assert half.exists()
+
+
 def test_what_is_restored_otherwise_than_it_was_kept_is_told_and_so_is_a_champion_that_errs(
     with_keys: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
 ):
