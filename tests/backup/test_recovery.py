@@ -1,5 +1,6 @@
 """What was archived brings PostgreSQL back to any moment, and nothing else."""
 
+import errno
 import io
 import random
 import signal
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -224,7 +225,7 @@ def test_a_base_whose_end_is_not_archived_is_not_needed_yet(
     rests: list[float] = []
     keep_slowly()
     assert not recovery.has_log(store, plant.verify)
-    with pytest.raises(StoreError, match=r"in which the base ended, is not archived yet$"):
+    with pytest.raises(StoreError, match=r"in which the base ended, is not archived$"):
         recovery.find(store, plant.verify, None)
     archive()
     assert recovery.has_log(store, plant.verify)
@@ -538,18 +539,21 @@ def segment_of(server: Server) -> str:
 def test_while_nothing_is_sealed_no_more_than_one_segment_is_ended(
     store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch
 ):
+    def is_full(_: str) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(archiving_module, "PATIENCE", timedelta(0))
-    root = tmp_path / "backups"
-    root.write_text("a folder no more")
+    putting = store.putting
+    monkeypatch.setattr(store, "putting", is_full)
     with archiving(store, plant, server, tmp_path / "spool", timeout_seconds=0.1) as seen:
         first = wal.Segment.named(segment_of(server), SEGMENT_BYTES)
         server.do("INSERT INTO told DEFAULT VALUES")
-        wait_for(lambda: any("backups" in one for one in seen.errors))
+        wait_for(lambda: any("No space left" in one for one in seen.errors))
         for _ in range(20):
             server.do("INSERT INTO told DEFAULT VALUES")
             time.sleep(0.1)
         assert segment_of(server) == str(first.next)
-        root.unlink()
+        monkeypatch.setattr(store, "putting", putting)
         wait_for(lambda: len(wal.names(store)) == 2)  # what came meanwhile is sealed too
 
 
