@@ -38,7 +38,7 @@ from rul_backup.streams import BLOCK_BYTES
 from rul_backup.telling import Tell, timed
 from rul_core.errors import StoreError, Unavailable
 from rul_store import database, files
-from rul_store.database import begin, connect
+from rul_store.database import begin, connect, engine_of
 
 ROOM = 2
 """How many times its bytes a thing needs to be restored: a database with the log of writing it,
@@ -188,11 +188,8 @@ def _prove(
 
 def try_champions(url: str, root: Path) -> list[Golden]:
     """What the models of a restored folder say in the database that was restored with them."""
-    engine = connect(url)
-    try:
+    with engine_of(url) as engine:
         return golden.check(engine, root, root)
-    finally:
-        engine.dispose()
 
 
 def _try_champions(
@@ -263,13 +260,10 @@ def is_back(run: Sealed, url: str) -> bool:
 
 def migrate(url: str) -> None:
     """Make a restored database one of this version."""
-    engine = connect(url)
-    try:
+    with engine_of(url) as engine:
         database.migrate(engine)
         with begin(engine) as connection:
             connection.execute(sa.text("ANALYZE"))
-    finally:
-        engine.dispose()
 
 
 def copy_database(source: str, target: str) -> dict[str, Any]:

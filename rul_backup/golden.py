@@ -30,7 +30,7 @@ class Golden(NamedTuple):
     told: str
     compared: int = 0
     """Prognoses that were computed again."""
-    said: int = 0
+    looked_at: int = 0
     """Prognoses that were looked at."""
 
 
@@ -75,7 +75,7 @@ def _of(fleet: str, version: str, said: Sequence[Replayed]) -> Golden:
     different = [one for one in compared if one.verdict is ReplayVerdict.DIFFERENT]
     told = _told((different or compared or said)[0])
     is_sound = not different
-    return Golden(fleet, version, is_sound, told, compared=len(compared), said=len(said))
+    return Golden(fleet, version, is_sound, told, compared=len(compared), looked_at=len(said))
 
 
 def _told(again: Replayed) -> str:

@@ -23,8 +23,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -39,14 +39,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
 from rul_backup import drill, fingerprints, golden, recovery, snapshots, swapping
-from rul_backup.manifest import Artefact, Kind
+from rul_backup.manifest import Kind
 from rul_backup.runs import Sealed
 from rul_backup.stores import Shelf
 from rul_backup.telling import Result, Tell, timed
 from rul_core.errors import RulError, StoreError
 from rul_store import champions, database, files, states
 from rul_store.cache import connect_redis
-from rul_store.database import VERSION_TABLE, begin, connect
+from rul_store.database import VERSION_TABLE, begin, engine_of
 from rul_store.provisioning import MAINTENANCE
 
 JOURNAL, LOCK = ".restoring.json", ".restoring.lock"
@@ -111,7 +111,7 @@ class Asked(NamedTuple):
         base = snapshots.base_of(self.run)
         if self.moment is not None and base is not None:
             return 2 * base.sums.plain_bytes
-        return 3 * _dump_of(self.run).sums.plain_bytes
+        return 3 * snapshots.dump_of(self.run).sums.plain_bytes
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,7 +243,7 @@ class LiveRestore:
                 f"{self._platform.system}; restore it into an empty database and a new folder"
             )
         drill.refuse_newer(asked.run)
-        _dump_of(asked.run)
+        snapshots.dump_of(asked.run)
         is_begun = journal is not None and journal.is_ready
         if not is_begun and self._before(told.run) in self._databases():
             raise StoreError(
@@ -335,7 +335,7 @@ class LiveRestore:
         ]
 
     def _fill(self, asked: Asked, url: str) -> None:
-        artefact = _dump_of(asked.run)
+        artefact = snapshots.dump_of(asked.run)
         drill.restore_database(asked.shelf, asked.run, artefact, url, asked.identities)
         drill.refuse_otherwise(asked.run.manifest.run, url, artefact.facts)
 
@@ -474,13 +474,6 @@ def _prefix_of(name: str) -> str:
     return f"{short}_{distinct}"
 
 
-def _dump_of(run: Sealed) -> Artefact:
-    for artefact in run.manifest.artefacts:
-        if artefact.kind is Kind.POSTGRES and artefact.name == snapshots.DATABASE:
-            return artefact
-    raise StoreError(f"the run {run.manifest.run} has no {snapshots.DATABASE}; choose another")
-
-
 def _forget_states(url: str) -> int:
     try:
         with connect_redis(url, timeout_seconds=_REDIS_SECONDS) as client:
@@ -506,19 +499,6 @@ def run_alone(admin: sa.Engine, statement: str) -> None:
             f"{admin.url.username!r} may not: {statement}: {error.orig}; name one who may by "
             "RUL_DATABASE_ADMIN_URL"
         ) from error
-
-
-@contextmanager
-def engine_of(url: str, name: str | None = None) -> Generator[sa.Engine]:
-    """A database by its URL, or another of its server by its name; closed afterwards."""
-    place = make_url(url)
-    engine = connect(
-        (place.set(database=name) if name else place).render_as_string(hide_password=False)
-    )
-    try:
-        yield engine
-    finally:
-        engine.dispose()
 
 
 _RIGHTS = """

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rul_backup import drill, fingerprints
-from rul_backup.live import Asked, engine_of, run_alone
+from rul_backup.live import Asked, run_alone
 from rul_backup.manifest import Kind
 from rul_core.errors import StoreError
-from rul_store.database import begin, create_database
+from rul_store.database import begin, create_database, engine_of
 from rul_store.provisioning import DAGSTER, DATABASES, MAINTENANCE, rights_on
 
 _BESIDE = f"{DAGSTER}_restoring"
@@ -52,10 +52,7 @@ def put_back_dagster(asked: Asked, admin_url: str) -> int | None:
         url = create_database(admin_url, _BESIDE)
         run_alone(admin, f"ALTER DATABASE {_quote(_BESIDE)} OWNER TO {_quote(owner)}")
         drill.restore_database(asked.shelf, asked.run, kept[0], url, asked.identities, owner)
-        if told := fingerprints.differences(kept[0].facts, fingerprints.of_address(url)):
-            raise StoreError(
-                f"{kept[0].name} was restored otherwise than it was kept: {'; '.join(told)}"
-            )
+        drill.refuse_otherwise(kept[0].name, url, kept[0].facts)
         with engine_of(url) as beside, begin(beside) as connection:
             connection.execute(sa.text(_FORGET_ASKED))
         run_alone(admin, f"DROP DATABASE IF EXISTS {_quote(DAGSTER)} WITH (FORCE)")

@@ -249,7 +249,7 @@ class StoreReader:
         drill.restore_files(
             self.shelf, sealed, into, identities, then=restore_databases, tell=self._tell
         )
-        for half in halves if is_back else ():
+        for half in halves:
             shutil.rmtree(half)
         timed(self._tell, "it migrated", lambda: drill.migrate(url))
         for found in timed(self._tell, "champions tried", lambda: drill.try_champions(url, into)):

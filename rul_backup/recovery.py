@@ -313,20 +313,15 @@ def prove(
     return Restored(time.monotonic() - started, tuple(told)), reaches_at
 
 
-def _dump_of(run: Sealed) -> Artefact:
-    (kept,) = [one for one in run.manifest.artefacts if one.name == snapshots.DATABASE]
-    return kept
-
-
 def _dumped_at(run: Sealed) -> datetime:
     """What was committed until then may be in a run's dump, and nothing from later."""
-    at = _dump_of(run).facts.get("taken_at")
+    at = snapshots.dump_of(run).facts.get("taken_at")
     return datetime.fromisoformat(at) if at else run.manifest.finished_at
 
 
 def _lost(run: Sealed, found: dict[str, Any]) -> list[str]:
     """Tables from which nobody may delete, and that have fewer rows than a run kept before."""
-    kept, told = _dump_of(run), []
+    kept, told = snapshots.dump_of(run), []
     for table, rights in RIGHTS.items():
         name = f"public.{table}"
         grows = not any("DELETE" in rights.of(group) for group in Group)

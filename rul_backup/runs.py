@@ -376,16 +376,16 @@ def left_behind(
         StoreError: A manifest is damaged or missing; until it is restored, nobody knows whose what
             is.
     """
-    line = whole_line(store, keys)
-    wanted = {name for sealed in there(store, keys) for name in sealed.objects}
+    line, stay = whole_line(store, keys), {*names_there(store)}
+    wanted = {name for sealed in line if sealed.object in stay for name in sealed.objects}
     promised = {name for sealed in line for name in sealed.objects}
     finished = {sealed.manifest.run for sealed in line}
-    kept = {name.split("/")[1] for name in store.sizes(f"{RUNS}/")}
-    for run in sorted(kept & {*known} - finished):
+    kept = store.sizes(f"{RUNS}/")
+    for run in sorted({name.split("/")[1] for name in kept} & {*known} - finished):
         raise StoreError(f"{store} has what {run} kept, and not its manifest; {_UNKNOWN}")
     left = [
         name
-        for name in sorted(store.sizes(f"{RUNS}/"))
+        for name in sorted(kept)
         if name not in wanted
         and (
             name in promised

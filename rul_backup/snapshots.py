@@ -157,6 +157,18 @@ def base_of(run: Sealed) -> Artefact | None:
     return bases[0] if bases else None
 
 
+def dump_of(run: Sealed) -> Artefact:
+    """The dump of the platform's database that a run promises.
+
+    Raises:
+        StoreError: There is none.
+    """
+    for artefact in run.manifest.artefacts:
+        if artefact.kind is Kind.POSTGRES and artefact.name == DATABASE:
+            return artefact
+    raise StoreError(f"the run {run.manifest.run} has no {DATABASE}; choose another")
+
+
 class _Headed:
     """A stream that gives its beginning to somebody at its end.
 

@@ -469,7 +469,7 @@ def _led_by(
     there: Collection[str],
     now: datetime,
 ) -> Iterator[Finding]:
-    """Whether every base has the segment with which it begins, and the newest leads to the end."""
+    """Whether every base has its first segment, and the newest leads on from its own end."""
     segments = [
         name for name in there if name.endswith(wal.NOTE) and wal.is_segment(wal.plain_name(name))
     ]

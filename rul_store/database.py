@@ -64,6 +64,19 @@ def connect(url: str, *, pool_size: int = 5, max_overflow: int = 10) -> sa.Engin
 
 
 @contextmanager
+def engine_of(url: str, name: str | None = None) -> Generator[sa.Engine]:
+    """A database by its URL, or another of its server by its name; closed afterwards."""
+    place = make_url(url)
+    engine = connect(
+        (place.set(database=name) if name else place).render_as_string(hide_password=False)
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
 def begin(engine: sa.Engine) -> Generator[sa.Connection]:
     """A transaction: committed at the end, rolled back after an error.
 

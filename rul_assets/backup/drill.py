@@ -167,7 +167,7 @@ def restore_drill(context: dg.AssetExecutionContext, backups: dg.ResourceParam[B
     store = OFF_SITE if backups.goes_off_site else LOCAL
     sealed, proof, champions, log_reaches_at = backups.prove(None, datetime.now(UTC), store, tell)
     began = sealed.manifest.started_at
-    silent = [one.fleet for one in champions if one.said and not one.compared]
+    silent = [one.fleet for one in champions if one.looked_at and not one.compared]
     return dg.MaterializeResult(
         metadata={
             "run": sealed.manifest.run,

@@ -181,9 +181,11 @@ def test_what_champions_say_in_the_drill_is_shown_and_counts(
 ):
     keeper.run("back_up")
     found = [
-        Golden("pumps", "v1", is_sound=True, told="equal", compared=3, said=3),
-        Golden("fans", "v2", is_sound=False, told="differs in rul_cycles", compared=4, said=10),
-        Golden("mills", "v3", is_sound=True, told="none can be computed again", said=200),
+        Golden("pumps", "v1", is_sound=True, told="equal", compared=3, looked_at=3),
+        Golden(
+            "fans", "v2", is_sound=False, told="differs in rul_cycles", compared=4, looked_at=10
+        ),
+        Golden("mills", "v3", is_sound=True, told="none can be computed again", looked_at=200),
         Golden("new", "v1", is_sound=True, told="it has said nothing yet"),
     ]
     monkeypatch.setattr(golden, "check", lambda *_: found)

@@ -87,6 +87,10 @@ def test_what_a_run_kept_that_is_not_sealed_goes_and_what_may_be_promised_stays(
     store, now = FolderStore(tmp_path / "backups"), datetime.now(UTC)
     run = runs.Run(store, plant.maker, now)
     run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"dump"), {})
+    with monkeypatch.context() as full:
+        full.setattr(store, "remove", lambda _: store.root.rmdir())  # it is not empty
+        run.discard()
+    assert len(store.sizes()) == 1
     run.discard()
     assert store.sizes() == {}
     run.discard()

@@ -287,14 +287,24 @@ def test_while_a_manifest_is_missing_nothing_is_removed(house: House, plant: Key
     assert runs.left_behind(house.store, plant.verify, NOW, known) == []
 
 
-def test_what_living_runs_promise_stays_also_where_its_own_run_is_of_another_line(
-    house: House, plant: Keys
+def test_while_a_manifest_is_in_the_place_of_another_nothing_is_removed(
+    house: House, plant: Keys, tmp_path: Path
 ):
-    """A manifest of the same number and another content is another line."""
+    other = FolderStore(tmp_path / "other")
+    for content in (b"a", b"b"):
+        run = Run(other, plant.maker, NOW)
+        run.keep("postgres.data", Kind.POSTGRES, io.BytesIO(content), {})
+        second_elsewhere = run.seal({}, plant.verify, NOW)
     second = house.root / house.sealed[1].object
-    second.write_bytes((house.root / house.sealed[0].object).read_bytes())
-    with pytest.raises(StoreError, match=r"manifests/00000002 is missing"):
-        runs.sweep(house.store, plant.verify, NOW)
+    for found, problem in (
+        (house.root / house.sealed[0].object, "is missing"),
+        (other.root / second_elsewhere.object, "does not follow the manifest before it"),
+    ):
+        second.write_bytes(found.read_bytes())
+        there = house.store.sizes()
+        with pytest.raises(StoreError, match=rf"manifests/00000002 {problem}; nobody knows"):
+            runs.sweep(house.store, plant.verify, NOW + timedelta(days=9))
+        assert house.store.sizes() == there
 
 
 def test_what_a_run_took_over_stays_until_the_last_that_promises_it_goes(house: House, plant: Keys):

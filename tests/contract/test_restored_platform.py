@@ -138,7 +138,7 @@ def test_behind_many_that_cannot_be_computed_again_others_are_found(served: Plat
     (served.root / "lake").rename(served.root / "lake that is lost")
     (found,) = golden.check(served.engine, served.root, served.root)
     assert found.compared == before > 0
-    assert found.said > golden.TRIED
+    assert found.looked_at > golden.TRIED
     assert found.told.endswith("is equal to the last bit")
 
 
