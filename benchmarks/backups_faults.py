@@ -6,7 +6,8 @@ What belongs here: each class of fault, injected into every kind of object. What
 A fault is found when every object that it spoilt is named:
 
     flip, truncate, lengthen    the object
-    delete                      the object; of our word that a run was let go, all that the run kept
+    delete                      the object; of our word that a run was let go, all that the run
+                                kept; of our word that a manifest is given up, that manifest
     swap                        both
     replay                      the newer of two, in whose place the older is put; that stays whole
     duplicate                   the copy
@@ -23,19 +24,19 @@ from typing import Any, NamedTuple
 
 from benchmarks.backups_stage import Keeping, now, rul
 from benchmarks.serving_stage import FLEET, Stage
-from rul_backup import runs, wal
+from rul_backup import mending, runs, wal
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore
 from rul_backup.verification import Level, verify
 from rul_store import champions
 
-RUNS, GOING = 7, 3
-"""How many are made, and how many of them are let go."""
+RUNS, GOING, LOST = 10, 3, 3
+"""How many are made, how many of them are let go, and of how many the manifests are lost."""
 SEALED_SECONDS = 2.0
 KINDS = {
     *(f"{name}.zst.age" for name in ("platform.dump", "redis.rdb", "models.tar", "base.tar")),
     *(f"{name}.zst.age" for name in ("dagster.dump", "stack.tar")),
-    runs.MANIFESTS, runs.GONE, "segments", "notes",
+    runs.MANIFESTS, runs.GONE, runs.LOST, "segments", "notes",
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def _filled(
     """Let there be every kind of object, three times or more.
 
     Returns:
-        Every run, and what is missing without our word that a run was let go.
+        Every run that ever was, and what is missing without one of our words.
     """
     backups, verify_keys = keeping.backups, keeping.keys.verify_keys()
     with keeping.archived(cores, SEALED_SECONDS):
@@ -113,11 +114,17 @@ def _filled(
         stage.promote(stage.versions[0])
     backups.make(now())  # its manifest knows how far the log is sealed
     backups.let_go(range(1, GOING + 1), now())
-    there, every = {*backups.store.sizes()}, runs.every(backups.store, verify_keys)
+    every = runs.every(backups.store, verify_keys)
+    lost = [one.manifest.number for one in every[GOING : GOING + LOST]]
+    for number in lost:
+        backups.store.remove(runs.manifest_of(number))
+    backups.mend(mending.plan(backups.store, verify_keys, [one.known for one in every]))
+    backups.let_go((), now() + runs.UNFINISHED)  # what their runs kept
+    there = {*backups.store.sizes()}
     promised = {
         f"{runs.GONE}/{one.manifest.number:08d}": one.objects.keys() - there for one in every
     }
-    return every, promised
+    return every, promised | {runs.lost_of(number): {runs.manifest_of(number)} for number in lost}
 
 
 def _found(keeping: Keeping, folder: Path, every: list[Sealed]) -> set[str]:

@@ -50,7 +50,8 @@ def adopt(
     here = [one.sha256 for one in there.values()]
     if here != [one.sha256 for one in line[: len(here)]] or len(here) >= len(line):
         return 0
-    log, problem = wal.from_base(shelf, keys, run)
+    words = runs.given_up(shelf, keys)
+    log, problem = wal.from_base(shelf, keys, [run])
     if problem:
         raise StoreError(problem)
     stays = wal.leads_on(run, log)
@@ -63,6 +64,9 @@ def adopt(
             _bring(store, shelf, noted.object, noted.sha256)
         for name, artefact in run.objects.items():
             _bring(store, shelf, name, artefact.sums.stored_sha256)
+    for word in words.values():
+        if runs.lost_of(word.number) not in store.sizes(f"{runs.LOST}/"):
+            runs.give_up(store, word, key)
     for one in line[len(here) :]:
         if one.sha256 != run.sha256 or not stays:
             runs.let_go(store, one, key)

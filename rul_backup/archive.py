@@ -5,13 +5,14 @@ What belongs here: writing such a file, and reading it as a store. What does not
 
     README.txt        how it is restored, also without the platform
     run               the name of the run that it is of
+    base              where the log begins before the run's own base: whose base it begins with
     manifests/…       every manifest of its store: the chain that the run stands in
-    gone/…            every word that a run was let go
-    runs/…            what the run promises, encrypted as it is stored
-    wal/…             where it was asked for, PostgreSQL's log from the run's base on
+    gone/…, lost/…    every word that a run was let go, or a manifest given up
+    runs/…            what the run promises, encrypted as it is stored; and that base
+    wal/…             where it was asked for, PostgreSQL's log from the run's base on, or that one
 
-It promises its run alone: of the others it has the manifests, so that the chain can be followed,
-and not what they kept.
+It promises its run alone, and that base: of the others it has the manifests, so that the chain can
+be followed, and not what they kept.
 """
 
 import hashlib
@@ -25,14 +26,15 @@ from typing import BinaryIO, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from rul_backup import runs, telling, wal
+from rul_backup.manifest import Kind
 from rul_backup.runs import GONE, Sealed
-from rul_backup.stores import Shelf
+from rul_backup.stores import Shelf, each_or_why
 from rul_backup.streams import BLOCK_BYTES
 from rul_backup.telling import Tell
 from rul_core.errors import StoreError
 from rul_store import files
 
-README, RUN = "README.txt", "run"
+README, RUN, BASE = "README.txt", "run", "base"
 _LONGEST_RUN_NAME = 200
 _END = 2 * tarfile.BLOCKSIZE
 _README = """\
@@ -67,6 +69,7 @@ def export(
     target: Path,
     *,
     with_log: bool = False,
+    since: Sealed | None = None,
     tell: Tell = telling.nobody,
 ) -> dict[str, int]:
     """Write a run and the chain that it stands in to a file, all of it or none.
@@ -80,6 +83,7 @@ def export(
         keys: Of our signatures.
         target: The new file.
         with_log: Also PostgreSQL's log from the run's base on, as far as it leads.
+        since: An earlier run, with whose base the log begins instead; that is taken along.
         tell: Told of damaged manifests, and why the log ends early.
 
     Returns:
@@ -92,18 +96,27 @@ def export(
     if target.exists():
         raise StoreError(f"{target} is there already; name a file that is not")
     line = runs.names(store)
-    known = runs.readable(store, line, keys, tell)
-    log, problem = wal.from_base(store, keys, sealed) if with_log else ([], None)
+    known, words = runs.readable(store, line, keys, tell), runs.names_lost(store)
+    for word in each_or_why(lambda name: runs.read_lost(store, name, keys), words):
+        if isinstance(word, StoreError):
+            tell(f"passed over: {word}", None)
+    based = [sealed] if since is None else [since, sealed]
+    log, problem = wal.from_base(store, keys, based) if with_log else ([], None)
     if problem:
         reached = wal.reached(log)
         until = f" (it leads until {reached.isoformat()})" if reached else ""
         tell(f"the log ends before what is damaged{until}: {problem}", None)
     sizes = store.sizes()
     told = {README: _readme(sealed).encode(), RUN: f"{sealed.manifest.run}\n".encode()}
+    artefacts = dict(sealed.objects)
+    if since is not None:
+        told[BASE] = f"{since.manifest.run}\n".encode()
+        artefacts |= since.of_kind(Kind.BASE)
     names = [
         *line,
         *(word for name in line if (word := f"{GONE}/{name.rpartition('/')[2]}") in sizes),
-        *sorted(sealed.objects),
+        *words,
+        *sorted(artefacts),
         *(name for noted in log for name in (noted.content, noted.object)),
     ]
     for name in names:
@@ -111,7 +124,7 @@ def export(
             raise StoreError(f"{store}/{name} is missing; export another run")
     content = {name: sizes[name] for name in names}
     _refuse_where_it_does_not_fit(target, [*map(len, told.values()), *content.values()])
-    expected = {name: kept.sums.stored_sha256 for name, kept in sealed.objects.items()}
+    expected = {name: kept.sums.stored_sha256 for name, kept in artefacts.items()}
     expected |= {one.object: one.sha256 for one in (*known, *log)}
     expected |= {noted.content: noted.note.sums.stored_sha256 for noted in log}
     with files.replacing(target) as temporary, temporary.open("wb") as file:
@@ -157,9 +170,10 @@ class Archive:
             ) from error
         if RUN not in self._places:
             raise StoreError(f"{path} does not say of which run it is; give an exported file")
-        with self.reading(RUN) as file:
-            self.run = file.read(_LONGEST_RUN_NAME).decode(errors="replace").strip()
-            """That it is of."""
+        self.run = self._named(RUN)
+        """That it is of."""
+        self.since = self._named(BASE) if BASE in self._places else None
+        """The run with whose base its log begins, where that is another."""
 
     def __str__(self) -> str:
         return str(self._path)
@@ -183,8 +197,12 @@ class Archive:
         return {
             name: size
             for name, (_, size) in sorted(self._places.items())
-            if name.startswith(below) and name not in {README, RUN}
+            if name.startswith(below) and name not in {README, RUN, BASE}
         }
+
+    def _named(self, marker: str) -> str:
+        with self.reading(marker) as file:
+            return file.read(_LONGEST_RUN_NAME).decode(errors="replace").strip()
 
 
 class _Part:

@@ -19,7 +19,9 @@ from rul_backup import (
     adoption,
     drill,
     keys,
+    mending,
     offsite,
+    programs,
     recovery,
     retention,
     runs,
@@ -34,6 +36,7 @@ from rul_backup.drill import Restored
 from rul_backup.golden import Golden
 from rul_backup.live import Asked
 from rul_backup.manifest import Artefact, Kind
+from rul_backup.mending import Mended
 from rul_backup.offsite import Brought, Spoilt
 from rul_backup.reading import (
     ESCROW,
@@ -54,13 +57,13 @@ from rul_backup.reading import (
 from rul_backup.remote import RemoteStore
 from rul_backup.retention import Confirmed, Line, Plan, Policy, There
 from rul_backup.runs import Maker, Run, Sealed
-from rul_backup.stores import Shelf
+from rul_backup.stores import FolderStore, Shelf
 from rul_backup.streams import Pace
 from rul_backup.telling import Tell
 from rul_backup.verification import Finding, Level, Reread, Verification
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows, database
-from rul_store.backup_rows import ClockConfirmed, RestoreProof
+from rul_store.backup_rows import BackupRun, ClockConfirmed, RestoreProof
 
 ROOM = 2.0
 """A store must have room for so many times what the newest run took."""
@@ -243,14 +246,23 @@ class Backups:
                 raise StoreError(f"the run {run.name} has no {kind} and neither had one before it")
             for artefact in known:
                 run.take_over(artefact, earlier)
-        schema = database.current_revision(self._engine)
-        versions = {"rul": version("rul-platform"), "schema": schema or "none"}
-        log = wal.heads(self.store, verify_keys)
-        sealed = run.seal(versions, verify_keys, _later(run.started_at), log)
+        log, ended = wal.heads(self.store, verify_keys), _later(run.started_at)
+        sealed = run.seal(self._versions(), verify_keys, ended, log, self._known())
         # Those of before too: a run that was killed at this point left its manifest behind.
         there = runs.readable(self.store, runs.names_there(self.store), verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in there])
         return sealed
+
+    def _versions(self) -> dict[str, str]:
+        with database.begin(self._engine) as connection:
+            postgresql = connection.execute(sa.text("SHOW server_version")).scalar_one()
+            server = programs.major_version(connection)
+        return {
+            "rul": version("rul-platform"),
+            "schema": database.current_revision(self._engine) or "none",
+            "postgresql": postgresql,
+            "pg_dump": programs.version_of("pg_dump", server),
+        }
 
     @property
     def system(self) -> str | None:
@@ -259,14 +271,14 @@ class Backups:
         return path.read_text().strip() if path.exists() else None
 
     def note(self) -> None:
-        """Write the runs that are here down, for a database that was restored knows of fewer.
+        """Write all runs that ever were here down, for a restored database knows of fewer.
 
         Raises:
             StoreError: A manifest is damaged.
             Unavailable: PostgreSQL does not answer.
         """
-        there = runs.there(self.store, self._verify_keys()) if self.store.sizes() else []
-        backup_rows.record(self._engine, LOCAL, [one.known for one in there])
+        line = runs.every(self.store, self._verify_keys()) if self.store.sizes() else []
+        backup_rows.record(self._engine, LOCAL, [one.known for one in line])
 
     def adopt(self, asked: Asked) -> int:
         """Go on here with the line of runs that one to be restored stands in; see ``adoption``.
@@ -283,6 +295,44 @@ class Backups:
         return adoption.adopt(
             self.store, asked.shelf, asked.run, self._verify_keys(), self._maker().signing_key
         )
+
+    def give_up_newer(self, asked: Asked) -> list[BackupRun]:
+        """Give up the runs after a line that was adopted: they were lost with their machine.
+
+        Where the line here is another than that of the store that was restored from, none is.
+
+        Raises:
+            StoreError: A manifest is damaged, or it cannot be written.
+            Unavailable: PostgreSQL does not answer.
+        """
+        keys, here = self._verify_keys(), self.store.root.resolve()
+        is_here = isinstance(asked.shelf, FolderStore) and asked.shelf.root.resolve() == here
+        if is_here or self.system != asked.run.manifest.system:
+            return []
+        newest, adopted = (runs.newest(one, keys) for one in (self.store, asked.shelf))
+        if newest is None or newest != adopted:
+            return []
+        key, beyond = self._maker().signing_key, backup_rows.known(self._engine, OFF_SITE)
+        return mending.give_up_newer(self.store, keys, self._known(), key, beyond)
+
+    def to_mend(self) -> list[Mended]:
+        """What becomes of manifests that cannot be read here; see ``mending``.
+
+        Raises:
+            StoreError: The store beyond the machine refuses.
+            Unavailable: That, or PostgreSQL, does not answer.
+        """
+        other = remote_store_of(self._settings) if self.goes_off_site else None
+        beyond = backup_rows.known(self._engine, OFF_SITE)
+        return mending.plan(self.store, self._verify_keys(), self._known(), other, beyond)
+
+    def mend(self, found: Collection[Mended]) -> None:
+        """Bring back and give up what ``to_mend`` gave.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        mending.mend(self.store, self._verify_keys(), found, self._maker().signing_key)
 
     @property
     def goes_off_site(self) -> bool:
@@ -337,7 +387,7 @@ class Backups:
     def verify(self, level: Level, now: datetime, store: str = LOCAL) -> Verification:
         """Look at every object of a store."""
         known = backup_rows.known(self._engine, store)
-        return self._reader(store).verify(level, now, known)
+        return self._reader(store).verify(level, now, known, self._settings.backup_scratch)
 
     def look_into_new(
         self, after: int, again: Collection[int] = (), seconds: float = math.inf
@@ -654,9 +704,9 @@ class Backups:
                 return run.take_over(artefact, earlier)
         return None
 
-    def _known(self) -> set[str]:
-        """The runs here, by name, of which the database knows that they were sealed."""
-        return {one.run for one in backup_rows.known(self._engine, LOCAL)}
+    def _known(self) -> list[BackupRun]:
+        """The runs here of which the database knows that they were sealed."""
+        return backup_rows.known(self._engine, LOCAL)
 
     @property
     def _url(self) -> str:

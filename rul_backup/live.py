@@ -18,6 +18,7 @@ has are of readings that the restored database may not have; what counts request
 """
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -57,6 +58,8 @@ _BEFORE, _BESIDE = "_before_", "_restoring"
 _PREFIX_LENGTH = _LONGEST_NAME - len(_BEFORE) - len("20260101t000000z-000000")
 _ENDING_SECONDS = 0.1
 _REDIS_SECONDS = 10.0
+# Which not everybody may see.
+_DATA_FOLDER = "SELECT setting FROM pg_settings WHERE name = 'data_directory'"
 _quote = postgresql.dialect().identifier_preparer.quote
 
 
@@ -251,6 +254,20 @@ class LiveRestore:
                 f"database {self._before(told.run)}; forget it first (`rul backup restore "
                 "--forget`)"
             )
+        if not is_begun:
+            self._require_room(asked)
+
+    def _require_room(self, asked: Asked) -> None:
+        """See that models and, where PostgreSQL's disk is this machine's, the database fit."""
+        models = asked.run.of_kind(Kind.MODELS).values()
+        needed = sum(3 * one.sums.plain_bytes for one in models)  # a file, staged, put in place
+        # Which may be a volume of its own.
+        files.require_room(self._root / "models", needed, "restoring models")
+        with engine_of(self._platform.admin_url, MAINTENANCE) as admin, begin(admin) as connection:
+            told = connection.execute(sa.text(_DATA_FOLDER)).scalar_one_or_none()
+        if told is not None and os.access(Path(told, "postmaster.pid"), os.F_OK):
+            what = "the database beside the one that lives"
+            files.require_room(Path(told), asked.needed_bytes, what)
 
     def _prepare(self, asked: Asked, *, despite_golden: bool) -> Journal:
         told = asked.run.manifest
@@ -365,9 +382,7 @@ class LiveRestore:
     def _stage(self, asked: Asked) -> None:
         for artefact in asked.run.manifest.artefacts:
             if artefact.kind is Kind.MODELS:
-                needed = 3 * artefact.sums.plain_bytes  # as a file, staged, and put in place
-                models = self._root / "models"  # which may be a volume of its own
-                files.require_room(models, needed, "restoring models")
+                models = self._root / "models"
                 with drill.opened(
                     asked.shelf, asked.run, artefact, asked.identities, models
                 ) as unpacked:

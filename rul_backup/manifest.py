@@ -26,7 +26,9 @@ from rul_core.errors import StoreError
 FORMAT = 4
 """1 knew no Redis, and every artefact lay in the folder of its manifest's run; 2 no base of
 PostgreSQL's files, which it would take for models; 3 nothing of the container stack."""
-_PURPOSE, _PURPOSE_GONE = b"rul backup manifest\n", b"rul backup let go\n"
+_PURPOSE, _PURPOSE_GONE, _PURPOSE_LOST = (
+    b"rul backup manifest\n", b"rul backup let go\n", b"rul backup manifest lost\n",
+)  # fmt: skip
 """Before what is signed, so that no signature of something else by the same key fits."""
 
 
@@ -82,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime
     finished_at: datetime
     versions: dict[str, str]
-    """Of the platform, its schema, and the programs that wrote the artefacts."""
+    """Of the platform, its schema, PostgreSQL, and ``pg_dump``."""
     recipients: tuple[str, ...]
     """Who can read it."""
     artefacts: tuple[Artefact, ...]
@@ -91,6 +93,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     made_before_restore_of: str = ""
     """The run that was about to take the place of what this one has; empty for ordinary ones. An
     older version reads over it."""
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """Our word that a manifest is nowhere any more, and what its run promised is given up."""
+
+    number: int
+    sha256: str
+    """Of the manifest, as the one after it or somebody else knows it."""
 
 
 def sha256_of(content: bytes) -> str:
@@ -134,6 +144,23 @@ def read_gone(content: bytes, keys: Sequence[Ed25519PublicKey]) -> str:
         StoreError: It is not signed by us, or not whole.
     """
     return unsigned(content, _PURPOSE_GONE, keys).decode()
+
+
+def write_lost(lost: Lost, key: Ed25519PrivateKey) -> bytes:
+    """The word that a manifest is given up."""
+    return signed(msgspec.json.encode(lost, order="sorted"), _PURPOSE_LOST, key)
+
+
+def read_lost(content: bytes, keys: Sequence[Ed25519PublicKey]) -> Lost:
+    """Which manifest is given up.
+
+    Raises:
+        StoreError: It is not signed by us, or not whole.
+    """
+    try:
+        return msgspec.json.decode(unsigned(content, _PURPOSE_LOST, keys), type=Lost)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"it is no word that a manifest is given up: {error}") from error
 
 
 def signed(told: bytes, purpose: bytes, key: Ed25519PrivateKey) -> bytes:

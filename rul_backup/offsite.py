@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup import manifest as manifests
 from rul_backup import runs, wal
 from rul_backup.remote import RemoteStore
-from rul_backup.runs import GONE, MANIFESTS, Sealed
+from rul_backup.runs import GONE, LOST, MANIFESTS, Sealed
 from rul_backup.sealing import Sums
 from rul_backup.stores import Shelf
 from rul_backup.streams import sha256_of
@@ -59,6 +59,14 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
     here, there = local.sizes(), remote.sizes()
     refuse_another_line(local, remote)
     sent, segments, spoilt = _bring_log(local, remote, keys, here, there)
+    for word in sorted(name for name in here if name.startswith(f"{LOST}/")):
+        if word not in there:
+            try:
+                runs.read_lost(local, word, keys)
+            except StoreError as error:
+                spoilt.append(str(error))
+            else:
+                sent += _bring(local, remote, word, here[word])
     promised: set[str] = set()
     new = 0
     for name in sorted(name for name in here if name.startswith(f"{MANIFESTS}/")):

@@ -44,6 +44,11 @@ def path_of(name: str, server: int) -> str:
     )
 
 
+def version_of(name: str, server: int) -> str:
+    """What a program says of itself, such as ``pg_dump (PostgreSQL) 15.14``; see ``path_of``."""
+    return _said_by(path_of(name, server)).decode(errors="replace").strip()
+
+
 def servers_folder(server: int) -> Path:
     """The folder of the programs that run a server of exactly this version.
 
@@ -68,9 +73,12 @@ def servers_folder(server: int) -> Path:
 
 
 def _version_of(path: str) -> int | None:
-    version = subprocess.run([path, "--version"], capture_output=True, check=True)  # noqa: S603
-    found = re.search(rb"\) (\d+)", version.stdout)
+    found = re.search(rb"\) (\d+)", _said_by(path))
     return int(found[1]) if found else None
+
+
+def _said_by(path: str) -> bytes:
+    return subprocess.run([path, "--version"], capture_output=True, check=True).stdout  # noqa: S603
 
 
 def _candidates(name: str) -> Iterator[str]:

@@ -126,6 +126,7 @@ class StoreReader:
     ) -> None:
         self.shelf, self._keys, self._tell = shelf, reading_keys, tell
         self._only = shelf.run if isinstance(shelf, Archive) else None
+        self._since = shelf.since if isinstance(shelf, Archive) else None
 
     def there(self) -> list[Sealed]:
         """The runs that it has, the oldest first; an archive has one.
@@ -179,7 +180,11 @@ class StoreReader:
         raise StoreError(f"{self.shelf} has no run {wanted!r}{newest}{damaged}")
 
     def verify(
-        self, level: Level, now: datetime, known: Collection[BackupRun] = ()
+        self,
+        level: Level,
+        now: datetime,
+        known: Collection[BackupRun] = (),
+        folder: Path | None = None,
     ) -> Verification:
         """Look at every object, and hold the chain against what is known elsewhere."""
         return checks.verify(
@@ -190,6 +195,8 @@ class StoreReader:
             known=known,
             identities=self._keys.identities() if level >= Level.CONTENT else (),
             only=self._only,
+            since=self._since,
+            folder=folder,
         )
 
     def asked(self, run: str | None, moment: Moment | None = None) -> Asked:
@@ -237,13 +244,13 @@ class StoreReader:
         def restore_databases() -> None:
             if is_back:
                 self._tell("its database is back already", None)
-                return
             for artefact in sealed.manifest.artefacts:
-                if artefact.kind is Kind.POSTGRES:
+                if artefact.kind is Kind.POSTGRES and not is_back:
                     started = time.monotonic()
                     drill.restore_database(self.shelf, sealed, artefact, url, identities)
                     drill.refuse_otherwise(sealed.manifest.run, url, artefact.facts)
                     self._tell(f"{artefact.name} restored and compared", time.monotonic() - started)
+            timed(self._tell, "it migrated", lambda: drill.migrate(url))
 
         # In this order, so that damaged files leave the database as empty as it was.
         drill.restore_files(
@@ -251,7 +258,6 @@ class StoreReader:
         )
         for half in halves:
             shutil.rmtree(half)
-        timed(self._tell, "it migrated", lambda: drill.migrate(url))
         for found in timed(self._tell, "champions tried", lambda: drill.try_champions(url, into)):
             self._tell(f"fleet {found.fleet}, {found.version}: {found.told}", None)
             if not found.is_sound:
@@ -302,22 +308,45 @@ class StoreReader:
             target: The file.
             with_log: Also PostgreSQL's log from the run's base on; unless a run is given, of the
                 newest for which it is there.
-            before: The base is of before this moment, so that the log leads to it.
+            before: The log begins with a base of before this moment, so that it leads there; the
+                run is the first after it, where there is one, for the models that were then.
 
         Raises:
             StoreError: There is no such run, the file is there, there is too little room, or
                 something is damaged; then there is no file.
         """
-        sealed = self._with_log(run, before) if with_log else self.find(run, to_restore=True)
+        since = self._with_log(run, before) if with_log else None
+        sealed = since or self.find(run, to_restore=True)
+        if since and run is None and before is not None:
+            sealed = self._first_after(before, since)
         archive.export(
             self.shelf,
             sealed,
             self._keys.verify_keys(),
             target,
             with_log=with_log,
+            since=None if since and wal.start_of(since) == wal.start_of(sealed) else since,
             tell=self._tell,
         )
         return sealed
+
+    def _first_after(self, moment: datetime, since: Sealed) -> Sealed:
+        """The first run after a moment, which has all models that there were; else a run before it.
+
+        As over what lives (``asked``); here it must also have its own part of the log.
+        """
+        after = next((one for one in self._readable() if one.manifest.started_at >= moment), None)
+        if after is None:
+            return since
+        log, _ = wal.from_base(self.shelf, self._keys.verify_keys(), [after])
+        if not wal.leads_on(after, log):
+            self._tell(
+                f"models and fleets come from {_named(since)}: of the next run, "
+                f"{after.manifest.run}, the log is not there yet",
+                None,
+            )
+            return since
+        return after
 
     def _readable(self) -> list[Sealed]:
         """The runs that it has, the oldest first, but for those whose manifests are damaged."""
@@ -337,7 +366,7 @@ class StoreReader:
             if run is None and self._passes_over(sealed):
                 continue
             if start not in logs:
-                logs[start] = wal.from_base(self.shelf, keys, sealed)
+                logs[start] = wal.from_base(self.shelf, keys, [sealed])
             log, problem = logs[start]
             # By its name it is meant also where the log does not lead as far as it knows of it.
             if wal.leads_on(sealed, log) or (

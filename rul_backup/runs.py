@@ -7,6 +7,7 @@ what is in them (``snapshots``), whether they are whole (``verification``), whic
     runs/<run>/<name>.zst.age     what a run kept, and later ones too while it does not change
     manifests/<number>            that it is complete; written last, and never removed
     gone/<number>                 our word that the run was let go
+    lost/<number>                 our word that the manifest is given up, in whose place it stands
 
 A run without a manifest was not finished, and is none. The word is given before anything is
 removed, so that at no moment a manifest promises what is not there.
@@ -24,7 +25,7 @@ from pyrage import x25519
 
 from rul_backup import manifest as manifests
 from rul_backup import telling
-from rul_backup.manifest import Artefact, Kind, LogHead, Manifest
+from rul_backup.manifest import Artefact, Kind, LogHead, Lost, Manifest
 from rul_backup.retention import FUTURE
 from rul_backup.sealing import SUFFIX, seal
 from rul_backup.stores import Shelf, Store, each, each_or_why
@@ -33,7 +34,7 @@ from rul_backup.telling import Tell
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
 
-RUNS, MANIFESTS, GONE = "runs", "manifests", "gone"
+RUNS, MANIFESTS, GONE, LOST = "runs", "manifests", "gone", "lost"
 UNFINISHED = timedelta(hours=24)
 """A run that is at work for longer was ended; what it left may be removed."""
 TAKEN_OVER_FOR = timedelta(days=7)
@@ -42,8 +43,8 @@ knows how much older than a run they may be."""
 
 
 _UNKNOWN = (
-    "nobody knows what the run promises, so nothing is removed; bring the manifest back from the "
-    "other store"
+    "nobody knows what the run promises, so nothing is removed; `rul backup mend` brings the "
+    "manifest back from beyond the machine, or gives it up"
 )
 
 
@@ -58,6 +59,10 @@ class Sealed(NamedTuple):
     def objects(self) -> dict[str, Artefact]:
         """What it promises, by where that lies."""
         return {self.object_of(one): one for one in self.manifest.artefacts}
+
+    def of_kind(self, kind: Kind) -> dict[str, Artefact]:
+        """What it promises of a kind, by where that lies."""
+        return {name: one for name, one in self.objects.items() if one.kind is kind}
 
     def object_of(self, artefact: Artefact) -> str:
         """Where one of its artefacts lies."""
@@ -168,14 +173,17 @@ class Run:
         keys: Sequence[Ed25519PublicKey],
         now: datetime,
         log: Sequence[LogHead] = (),
+        known: Collection[BackupRun] = (),
     ) -> Sealed:
         """Write the manifest: from now on the run is one. Asked again it says the same.
 
         Args:
-            versions: Of the platform, its schema, and the programs.
+            versions: See ``Manifest``.
             keys: Of our signatures.
             now: When it ended.
             log: How far PostgreSQL's log is archived.
+            known: What somebody else knows of the runs of this store: where the newest manifests
+                are not here, it is not taken for one of them.
 
         Raises:
             StoreError: The manifest before it is damaged, or it cannot be written; or what it takes
@@ -194,11 +202,12 @@ class Run:
                         f"{self.name} cannot promise it; make a new backup"
                     )
             before = newest(self._store, keys)
+            number, sha256 = _end_of_line(self._store, keys, before, known)
             manifest = Manifest(
                 system=self._maker.system,
                 run=self.name,
-                number=before.manifest.number + 1 if before else 1,
-                previous_sha256=before.sha256 if before else None,
+                number=number + 1,
+                previous_sha256=sha256,
                 started_at=self.started_at,
                 finished_at=now,
                 versions=versions,
@@ -213,7 +222,7 @@ class Run:
                     f"{manifest.system}; give this one a store of its own"
                 )
             content = manifests.write(manifest, self._maker.signing_key)
-            name = f"{MANIFESTS}/{manifest.number:08d}"
+            name = manifest_of(manifest.number)
             self._may_be_sealed = True  # whatever is raised from here on
             with self._store.putting(name) as stored:
                 stored.write(content)
@@ -235,6 +244,43 @@ class Run:
 def object_of(run: str, name: str) -> str:
     """Where a run's artefact lies."""
     return f"{RUNS}/{run}/{name}{SUFFIX}"
+
+
+def manifest_of(number: int) -> str:
+    """Where a manifest lies."""
+    return f"{MANIFESTS}/{number:08d}"
+
+
+def lost_of(number: int) -> str:
+    """Where our word lies that it is given up."""
+    return f"{LOST}/{number:08d}"
+
+
+def _end_of_line(
+    store: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    before: Sealed | None,
+    known: Collection[BackupRun],
+) -> tuple[int, str | None]:
+    """Number and checksum of the last manifest that anybody knows of, whether it is here or not.
+
+    Whoever knows another than the newest that is here knows another line.
+
+    Raises:
+        StoreError: The word in the place of the last is damaged.
+    """
+    here = (before.manifest.number, before.sha256) if before else (0, None)
+    names = names_lost(store)
+    words = each_or_why(lambda name: read_lost(store, name, keys), names)
+    given = [(one.number, one.sha256) for one in words if not isinstance(one, StoreError)]
+    elsewhere = {one.number: one.sha256 for one in known}
+    if before and elsewhere.get(here[0], here[1]) != here[1]:
+        elsewhere = {}
+    last = max([here, *given, *elsewhere.items()], key=lambda end: end[0])
+    for name, word in zip(names, words, strict=True):
+        if isinstance(word, StoreError) and name > lost_of(last[0]):
+            raise StoreError(f"{word}; `rul backup mend` says what becomes of it") from word
+    return last
 
 
 def newest(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
@@ -269,18 +315,33 @@ def every(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
 def whole_line(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     """The same, where none is missing up to the newest: whoever removes anything asks for these.
 
+    In the place of one that was given up stands our word.
+
     Raises:
         StoreError: A manifest is damaged or missing; names it.
     """
-    found, before = every(store, keys), None
-    for number, sealed in enumerate(found, start=1):
-        name = f"{MANIFESTS}/{number:08d}"
+    found, words = every(store, keys), given_up(store, keys)
+    number, before = 1, None
+    for sealed in found:
+        while number in words and manifest_of(number) < sealed.object:
+            number, before = number + 1, words[number].sha256
+        name = manifest_of(number)
         if (sealed.object, sealed.manifest.number) != (name, number):
             raise StoreError(f"{store}/{name} is missing; {_UNKNOWN}")
         if sealed.manifest.previous_sha256 != before:
             raise StoreError(f"{store}/{name} does not follow the manifest before it; {_UNKNOWN}")
-        before = sealed.sha256
+        number, before = number + 1, sealed.sha256
     return found
+
+
+def given_up(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> dict[int, Lost]:
+    """Manifests that are nowhere any more, by our word, by their numbers.
+
+    Raises:
+        StoreError: A word is damaged; names it.
+    """
+    words = each(lambda name: read_lost(store, name, keys), names_lost(store))
+    return {word.number: word for word in words}
 
 
 def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
@@ -323,6 +384,11 @@ def names(store: Shelf) -> list[str]:
     return sorted(store.sizes(f"{MANIFESTS}/"))
 
 
+def names_lost(store: Shelf) -> list[str]:
+    """All words that manifests are given up; read by nobody yet."""
+    return sorted(store.sizes(f"{LOST}/"))
+
+
 def names_there(store: Shelf) -> list[str]:
     """The manifests of runs that were not let go, the oldest first; read by nobody yet."""
     gone = {name.rpartition("/")[2] for name in store.sizes(f"{GONE}/")}
@@ -349,6 +415,29 @@ def read(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Sealed:
         raise StoreError(f"{store}/{name}: {error}") from error
 
 
+def read_lost(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Lost:
+    """A word that a manifest is given up.
+
+    Raises:
+        StoreError: It is damaged, or in the place of another; names it.
+    """
+    with store.reading(name) as file:
+        content = file.read()
+    try:
+        word = manifests.read_lost(content, keys)
+    except StoreError as error:
+        raise StoreError(f"{store}/{name}: {error}") from error
+    if name != lost_of(word.number):
+        raise StoreError(f"{store}/{name}: it is the word of number {word.number}")
+    return word
+
+
+def give_up(store: Store, lost: Lost, key: Ed25519PrivateKey) -> None:
+    """Say that a manifest is nowhere any more."""
+    with store.putting(lost_of(lost.number)) as file:
+        file.write(manifests.write_lost(lost, key))
+
+
 def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
     """Say of a run that it is let go on purpose; from now on what it alone kept is nobody's."""
     word = f"{GONE}/{run.manifest.number:08d}"
@@ -359,7 +448,7 @@ def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
 
 
 def left_behind(
-    store: Store, keys: Sequence[Ed25519PublicKey], now: datetime, known: Collection[str] = ()
+    store: Store, keys: Sequence[Ed25519PublicKey], now: datetime, known: Collection[BackupRun] = ()
 ) -> list[str]:
     """Objects that no run promises: of runs that were let go, or killed while they were made.
 
@@ -369,8 +458,8 @@ def left_behind(
         store: Has them.
         keys: Of our signatures.
         now: By this machine's clock.
-        known: Runs of which somebody else knows that they were sealed, by name: the newest
-            manifests can be missing without a gap.
+        known: Runs of which somebody else knows that they were sealed: the newest manifests can be
+            missing without a gap.
 
     Raises:
         StoreError: A manifest is damaged or missing; until it is restored, nobody knows whose what
@@ -381,7 +470,9 @@ def left_behind(
     promised = {name for sealed in line for name in sealed.objects}
     finished = {sealed.manifest.run for sealed in line}
     kept = store.sizes(f"{RUNS}/")
-    for run in sorted({name.split("/")[1] for name in kept} & {*known} - finished):
+    words = given_up(store, keys)
+    sealed_once = {one.run for one in known if one.number not in words}
+    for run in sorted({name.split("/")[1] for name in kept} & sealed_once - finished):
         raise StoreError(f"{store} has what {run} kept, and not its manifest; {_UNKNOWN}")
     left = [
         name
@@ -410,7 +501,7 @@ def started_at(run: str) -> datetime | None:
 
 
 def sweep(
-    store: Store, keys: Sequence[Ed25519PublicKey], now: datetime, known: Collection[str] = ()
+    store: Store, keys: Sequence[Ed25519PublicKey], now: datetime, known: Collection[BackupRun] = ()
 ) -> list[str]:
     """Remove what no run promises, and give the objects; see ``left_behind``."""
     with store.alone():  # so that no run takes over what is being removed

@@ -33,16 +33,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
 from rul_backup import manifest as manifests
-from rul_backup import structure, wal
-from rul_backup.manifest import Artefact
+from rul_backup import scratch, structure, wal
+from rul_backup.manifest import Artefact, Kind, Lost
 from rul_backup.runs import (
     GONE,
+    LOST,
     MANIFESTS,
     RUNS,
     Sealed,
     is_unfinished,
+    lost_of,
+    manifest_of,
     names_there,
     read,
+    read_lost,
     readable,
     started_at,
 )
@@ -55,6 +59,11 @@ from rul_store.backup_rows import BackupRun
 
 LATE = timedelta(hours=1)
 """A base whose first segment is not archived for so long will not be one."""
+
+
+_TAKE_BACK = (
+    "`rul backup mend` takes the word back; beyond the machine, remove it with a key that may"
+)
 
 
 class Level(IntEnum):
@@ -90,6 +99,8 @@ def verify(
     known: Collection[BackupRun] = (),
     identities: Sequence[x25519.Identity] = (),
     only: str | None = None,
+    since: str | None = None,
+    folder: Path | None = None,
 ) -> Verification:
     """Look at every object of a store.
 
@@ -101,31 +112,43 @@ def verify(
         known: What is known elsewhere of the runs of this store.
         identities: For what is within; needed from ``Level.CONTENT`` on.
         only: The run that the store promises, where it has the others' manifests and no more.
+        since: A run whose base it promises as well, with which its log begins.
+        folder: Where what is opened lies meanwhile; the system's for temporary files unless given.
 
     Returns:
         Every finding names its object; none is the good case.
 
     Raises:
         Unavailable: The store does not answer; that is no finding.
+        StoreError: The folder is not there, or too small.
     """
+    scratch.place(folder)
     sizes = store.sizes()
-    chain, findings = _chain(store, keys, sizes)
-    findings += _held_against(known, chain)
-    gone, more = _gone(store, keys, sizes, chain)
+    words, findings = _given_up(store, keys, sizes)
+    chain, more = _chain(store, keys, sizes, words)
+    findings += more
+    findings += _held_against(known, chain, words)
+    gone, more = _gone(store, keys, sizes, chain, words)
     findings += more
     promised = [
         sealed
         for sealed in chain
         if sealed.manifest.number not in gone and only in (None, sealed.manifest.run)
     ]
-    if only and not promised:
-        findings.append(Finding(f"{RUNS}/{only}", "is promised by no manifest that can be read"))
+    earlier = [sealed for sealed in chain if since == sealed.manifest.run]
+    for run, named in ((only, promised), (since, earlier)):
+        if run and not named:
+            findings.append(Finding(f"{RUNS}/{run}", "is promised by no manifest that can be read"))
     wanted = {name: artefact for sealed in promised for name, artefact in sealed.objects.items()}
+    for sealed in earlier:
+        wanted |= sealed.of_kind(Kind.BASE)
     findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
     for name, artefact in wanted.items():
-        findings += _looked_at(store, name, artefact.sums, sizes, level, identities, artefact)
+        sums = artefact.sums
+        findings += _looked_at(store, name, sums, sizes, level, identities, artefact, folder)
     if only is None or any(map(wal.is_name, sizes)):  # an archive may have no log
-        findings += _log(store, keys, sizes, chain, promised, level, now, identities)
+        based = [*earlier, *promised]
+        findings += _log(store, keys, sizes, chain, based, level, now, identities)
     return Verification(len(promised), len(sizes), tuple(findings))
 
 
@@ -155,8 +178,9 @@ def look_into(
 
     Raises:
         Unavailable: The store does not answer.
-        StoreError: The folder is too small.
+        StoreError: The folder is not there, or too small.
     """
+    scratch.place(folder)
     sizes = store.sizes(f"{RUNS}/{run.manifest.run}/")
     findings = [
         finding
@@ -240,39 +264,72 @@ def _still_written(
         yield from _looked_at(store, name, sums, sizes, Level.STORED, ())
 
 
-def _chain(
+def _given_up(
     store: Shelf, keys: Sequence[Ed25519PublicKey], sizes: Collection[str]
+) -> tuple[dict[int, Lost], list[Finding]]:
+    """Manifests that are given up by our word, by their numbers."""
+    words: dict[int, Lost] = {}
+    findings = []
+    names = sorted(name for name in sizes if name.startswith(f"{LOST}/"))
+    read_each = each_or_why(lambda name: read_lost(store, name, keys), names)
+    for name, word in zip(names, read_each, strict=True):
+        if isinstance(word, StoreError):
+            findings.append(_damaged(name, word))
+        else:
+            words[word.number] = word
+    return words, findings
+
+
+def _chain(
+    store: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    sizes: Collection[str],
+    words: dict[int, Lost],
 ) -> tuple[list[Sealed], list[Finding]]:
     """Every manifest that can be read, in order, and what is wrong with their order."""
     found: list[Sealed] = []
     findings: list[Finding] = []
     names = sorted(name for name in sizes if name.startswith(f"{MANIFESTS}/"))
-    expected, before = 1, None
+    expected, before = 1, None  # the number, and object and checksum of the one before it
     read_each = each_or_why(lambda name: read(store, name, keys), names)
     for name, sealed in zip(names, read_each, strict=True):
         if isinstance(sealed, StoreError):
             findings.append(_damaged(name, sealed))
-            expected, before = expected + 1, None
+            number = _number(name) or expected
+            findings += [
+                Finding(manifest_of(missing), "is missing")
+                for missing in range(expected, number)
+                if missing not in words
+            ]
+            expected, before = number + 1, None
             continue
         told = sealed.manifest
-        if name != f"{MANIFESTS}/{told.number:08d}":
+        if name != manifest_of(told.number):
             findings.append(Finding(name, f"is the manifest of number {told.number}"))
             continue
-        findings += [
-            Finding(f"{MANIFESTS}/{missing:08d}", "is missing")
-            for missing in range(expected, told.number)
-        ]
-        if told.number != expected:
-            before = None
+        for missing in range(expected, told.number):
+            word = words.get(missing)
+            before = (lost_of(missing), word.sha256) if word else None
+            findings += [] if word else [Finding(manifest_of(missing), "is missing")]
         if told.number == 1 and told.previous_sha256 is not None:
             findings.append(Finding(name, "is the first, and names one before it"))
-        if before is not None and told.previous_sha256 != before.sha256:
-            findings.append(Finding(name, f"does not follow {before.object}, which was changed"))
-        if before is not None and told.system != before.manifest.system:
+        if before is not None and told.previous_sha256 != before[1]:
+            findings.append(Finding(name, f"does not follow {before[0]}, which was changed"))
+        if before is not None and found and told.system != found[-1].manifest.system:
             findings.append(Finding(name, f"is of another platform, {told.system}"))
+        if told.number in words:
+            findings.append(
+                Finding(lost_of(told.number), f"gives up {name}, which is there: {_TAKE_BACK}")
+            )
         found.append(sealed)
-        expected, before = told.number + 1, sealed
+        expected, before = told.number + 1, (sealed.object, sealed.sha256)
     return found, findings
+
+
+def _number(name: str) -> int:
+    """That a manifest or a word of one is named by; 0 where it is by none."""
+    plain = name.rpartition("/")[2]
+    return int(plain) if re.fullmatch(r"[0-9]{8}", plain) else 0
 
 
 def _damaged(name: str, error: StoreError) -> Finding:
@@ -280,11 +337,16 @@ def _damaged(name: str, error: StoreError) -> Finding:
     return Finding(name, str(error).partition(": ")[2] or str(error))
 
 
-def _held_against(known: Collection[BackupRun], chain: Sequence[Sealed]) -> Iterator[Finding]:
+def _held_against(
+    known: Collection[BackupRun], chain: Sequence[Sealed], words: dict[int, Lost]
+) -> Iterator[Finding]:
     there = {sealed.manifest.number: sealed for sealed in chain}
     for one in sorted(known, key=lambda each: each.number):
-        name = f"{MANIFESTS}/{one.number:08d}"
-        if one.number not in there:
+        name, word = manifest_of(one.number), words.get(one.number)
+        if one.number not in there and word is not None:
+            if word.sha256 != one.sha256:
+                yield Finding(lost_of(one.number), f"is not of the manifest of {one.run}")
+        elif one.number not in there:
             yield Finding(
                 name, f"is known elsewhere, of the run {one.run}, and cannot be read here"
             )
@@ -293,15 +355,19 @@ def _held_against(known: Collection[BackupRun], chain: Sequence[Sealed]) -> Iter
 
 
 def _gone(
-    store: Shelf, keys: Sequence[Ed25519PublicKey], sizes: Collection[str], chain: Sequence[Sealed]
+    store: Shelf,
+    keys: Sequence[Ed25519PublicKey],
+    sizes: Collection[str],
+    chain: Sequence[Sealed],
+    words: dict[int, Lost],
 ) -> tuple[set[int], list[Finding]]:
     """The numbers of runs that were let go, by our word."""
-    by_number = {sealed.manifest.number: sealed for sealed in chain}
+    sha256_of = {number: word.sha256 for number, word in words.items()}
+    sha256_of |= {sealed.manifest.number: sealed.sha256 for sealed in chain}
     gone: set[int] = set()
     findings = []
     for name in sorted(name for name in sizes if name.startswith(f"{GONE}/")):
-        number = name.rpartition("/")[2]
-        sealed = by_number.get(int(number)) if re.fullmatch(r"[0-9]{8}", number) else None
+        number = _number(name)
         try:
             with store.reading(name) as file:
                 sha256 = manifests.read_gone(file.read(), keys)
@@ -310,10 +376,10 @@ def _gone(
         except StoreError as error:
             findings.append(Finding(name, str(error)))
             continue
-        if sealed is None or sealed.sha256 != sha256:
+        if sha256_of.get(number) != sha256:
             findings.append(Finding(name, "is of another manifest than the one of that number"))
         else:
-            gone.add(sealed.manifest.number)
+            gone.add(number)
     return gone, findings
 
 
@@ -329,7 +395,12 @@ def _belonging_to_nobody(
     for name in sorted(sizes):
         folder, _, rest = name.partition("/")
         run = rest.partition("/")[0]
-        if folder in {MANIFESTS, GONE} or name in wanted or name in going or wal.is_name(name):
+        if (
+            folder in {MANIFESTS, GONE, LOST}
+            or name in wanted
+            or name in going
+            or wal.is_name(name)
+        ):
             continue
         begun = started_at(run) if folder == RUNS and run not in finished else None
         if begun is None or begun > now:

@@ -252,9 +252,9 @@ def histories(
 
 
 def from_base(
-    store: Shelf, keys: Sequence[Ed25519PublicKey], run: Sealed
+    store: Shelf, keys: Sequence[Ed25519PublicKey], promised: Iterable[Sealed]
 ) -> tuple[list[Noted], str | None]:
-    """The notes that lead on from the base that a run promises, in order; none without a base.
+    """The notes that lead on from the bases that runs promise, in order; none without a base.
 
     Returns:
         As far as they lead, and why they end there: a note is damaged, or does not follow the one
@@ -266,7 +266,8 @@ def from_base(
     """
     found: dict[str, Noted] = {}
     problem = None
-    for start in starts([run]):
+    for _, of_it in itertools.groupby(starts(promised), key=lambda start: start.cluster):
+        start = next(of_it)  # on from the earliest, past the others
         for noted in histories(store, keys, start.cluster, start.segment.timeline):
             found[noted.object] = noted
         try:

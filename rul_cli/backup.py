@@ -281,6 +281,7 @@ def verify(
     The newest runs can be missing without a trace in a store; the platform's database knows of
     them, and is asked unless the store is a path, or a key is given.
     """
+    from rul_backup.reading import BackupSettings
     from rul_backup.verification import Level
 
     closely, now = Level(LEVELS.index(_one_of(LEVELS, level))), datetime.now(UTC)
@@ -290,7 +291,8 @@ def verify(
             where = str(backups.shelf(store))
     else:
         reader = _reader(root, store, identity, verify_key)
-        found, where = reader.verify(closely, now), str(reader.shelf)
+        found = reader.verify(closely, now, folder=BackupSettings().backup_scratch)
+        where = str(reader.shelf)
     if json:
         print_json(found._asdict())
     elif found.findings:
@@ -363,8 +365,9 @@ def export(
         str | None,
         typer.Option(
             "--before",
-            help="with the log: of the newest run whose base is from before a moment, such as "
-            "2026-11-29T08:30:00Z, so that it leads there; or latest",
+            help="with the log: from the newest base of before a moment on, such as "
+            "2026-11-29T08:30:00Z, so that it leads there, and with the models of the first run "
+            "after it; or latest",
         ),
     ] = None,
     store: AnyStoreName = "local",
@@ -538,6 +541,11 @@ def _restore_over_live(
         laptop.engine.dispose()
         try:
             backups.note()
+            for lost in backups.give_up_newer(asked):
+                console.print(
+                    f"{lost.run}, number {lost.number}, was lost with its machine: given up.",
+                    highlight=False,
+                )
         except StoreError as error:
             console.print(f"The runs here are not written down: {error}", highlight=False)
     before = f" What was there is the run {journal.safety_run} too." if journal.safety_run else ""
@@ -710,6 +718,32 @@ def _until_ended() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+@app.command("mend")
+def mend(
+    apply: Annotated[bool, typer.Option("--apply", help="do it; else it is only told")] = False,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Bring manifests that are damaged or missing back from beyond the machine, or give them up.
+
+    Until then nothing is let go, and after a damaged one no run is made. It ends with 1 where one
+    cannot be mended.
+    """
+    from rul_backup.mending import Fate
+
+    with _backups(root) as backups:
+        found = backups.to_mend()
+        if apply:
+            backups.mend(found)
+    for one in found:
+        console.print(str(one), highlight=False, soft_wrap=True)
+    if not found:
+        console.print("Every manifest is there and can be read.", highlight=False)
+    elif not apply:
+        console.print("Nothing was changed; --apply does it.", highlight=False)
+    if any(one.fate is Fate.STAYS for one in found):
+        raise typer.Exit(1)
 
 
 @app.command("prune")

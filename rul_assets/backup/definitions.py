@@ -29,6 +29,7 @@ def defs() -> dg.Definitions:
             schedules.back_up,
             schedules.look_at_backups,
             schedules.let_backups_go,
+            schedules.mend_backups,
         ],
         schedules=schedules.SCHEDULES,
         resources={"backups": resources.backups, "underway": resources.underway},

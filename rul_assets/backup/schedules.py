@@ -8,10 +8,12 @@ Each is a little away from the full hour, where everybody else begins.
 from datetime import UTC, datetime
 
 import dagster as dg
+from pydantic import Field
 
 from rul_assets.backup import assets
 from rul_assets.failures import explained
 from rul_backup.keeping import Backups
+from rul_backup.mending import Fate
 from rul_core.errors import StoreError
 
 back_up = dg.define_asset_job(
@@ -80,6 +82,44 @@ def let_go(context: dg.OpExecutionContext, backups: dg.ResourceParam[Backups]) -
             "expired": list(beyond.drop),
         }
     )
+
+
+class Mending(dg.Config):
+    """What somebody decided who launches it."""
+
+    give_up: bool = Field(
+        default=False, description="also give up what is nowhere, and what its runs kept"
+    )
+
+
+@dg.op
+@explained
+def mend(
+    context: dg.OpExecutionContext, config: Mending, backups: dg.ResourceParam[Backups]
+) -> None:
+    """Bring manifests that are damaged or missing back; what is nowhere is given up if asked."""
+    found = backups.to_mend()
+    lost = [one for one in found if one.fate is Fate.GIVEN_UP]
+    asked = [one for one in found if config.give_up or one not in lost]
+    backups.mend(asked)
+    for one in asked:
+        context.log.info("%s", one)
+    context.add_output_metadata(
+        {fate.name.lower(): [one.object for one in found if one.fate is fate] for fate in Fate}
+    )
+    if lost and not config.give_up:
+        raise StoreError(
+            f"{', '.join(one.object for one in lost)}: nowhere any more; launch this again with "
+            "`give_up: true` to give them up, and what their runs kept"
+        )
+    if stay := [str(one) for one in found if one.fate is Fate.STAYS]:
+        raise StoreError("; ".join(stay))
+
+
+@dg.job(description="Bring manifests of backups back, or give them up; nobody does but you.")
+def mend_backups() -> None:
+    """Make the line of manifests whole."""
+    mend()
 
 
 @dg.job(description="Let backups go that are older than they need to be.")

@@ -48,12 +48,18 @@ class Keeper:
         self._definitions = dg.Definitions.merge(definitions.defs(), drill.defs())
 
     def run(
-        self, job: str, *, fails: bool = False, only: Sequence[dg.AssetKey] | None = None
+        self,
+        job: str,
+        *,
+        fails: bool = False,
+        only: Sequence[dg.AssetKey] | None = None,
+        config: dict | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Run a job, or only some of its assets."""
         result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, raise_on_error=not fails, asset_selection=only
-        )
+            instance=self.instance, raise_on_error=not fails, asset_selection=only,
+            run_config=config,
+        )  # fmt: skip
         assert result.success is not fails
         return result
 
@@ -392,6 +398,27 @@ def test_what_need_not_stay_goes_and_a_clock_that_jumped_lets_nothing_go(
     assert len(keeper.backups.there()) == 1
 
 
+def test_a_manifest_comes_back_from_beyond_and_one_that_is_nowhere_is_given_up_by_whoever_says_so(
+    keeper: Keeper, s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE", "s3://backups/mending")
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE_OPTIONS", s3.options())
+    keeper.run("back_up")
+    monkeypatch.delenv("RUL_BACKUP_OFFSITE")
+    keeper.run("back_up")
+    keeper.run("back_up")
+    for number in (1, 2):
+        (keeper.backups.store.root / f"manifests/0000000{number}").unlink()
+    assert "manifests/00000001 is missing" in why(keeper.run("let_backups_go", fails=True))
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE", "s3://backups/mending")
+    told = why(keeper.run("mend_backups", fails=True))
+    assert "manifests/00000002: nowhere any more; launch this again with `give_up: true`" in told
+    assert [one.sealed.manifest.number for one in keeper.backups.there()] == [1, 3]
+    keeper.run("mend_backups", config={"ops": {"mend": {"config": {"give_up": True}}}})
+    assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+    keeper.run("let_backups_go")
+
+
 def test_without_redis_the_rest_is_kept(keeper: Keeper, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RUL_REDIS_URL")
     keeper.run("back_up")
@@ -455,7 +482,7 @@ def test_every_half_hour_is_half_an_hour_and_every_job_has_a_schedule():
         *schedules.SCHEDULES, drill.prove_backups_every_night, drill.look_into_backups_every_hour
     ]  # fmt: skip
     jobs = {schedule.job_name: schedule for schedule in every}
-    assert jobs.keys() == {job.name for job in found}
+    assert jobs.keys() | {"mend_backups"} == {job.name for job in found}  # that people launch
     assert {one.default_status for one in jobs.values()} == {dg.DefaultScheduleStatus.RUNNING}
     assert jobs["back_up"].cron_schedule == "7,37 * * * *"
     for asset in (assets.postgres_snapshot, assets.backup_manifest, drill.restore_drill):

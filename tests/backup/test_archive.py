@@ -55,8 +55,9 @@ def exported(house: House, target: Path, number: int = 3) -> Archive:
 
 def look(found: Archive, plant: Keys, level: Level = Level.CONTENT) -> tuple[Finding, ...]:
     return verify(
-        found, plant.verify, level, now=NOW, identities=plant.identities, only=found.run
-    ).findings
+        found, plant.verify, level, now=NOW, identities=plant.identities, only=found.run,
+        since=found.since,
+    ).findings  # fmt: skip
 
 
 def test_it_has_the_run_the_chain_and_no_other_s_content(house: House, tmp_path: Path):
@@ -371,7 +372,7 @@ def test_a_line_that_does_not_fit_is_refused_before_anything_of_it_is_written(
 
 def test_a_segment_that_is_spoilt_in_an_archive_with_the_log_is_found(house: House, tmp_path: Path):
     keys = house.plant.verify
-    noted, _ = wal.from_base(house.store, keys, house.sealed[BASED])
+    noted, _ = wal.from_base(house.store, keys, [house.sealed[BASED]])
     path = house.root / noted[-1].content
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match=rf"{noted[-1].content} is not what was written"):
@@ -472,7 +473,9 @@ def test_a_run_that_knew_of_more_log_than_leads_on_goes_along_where_it_is_named(
     assert not (tmp_path / "b.tar").exists()
 
 
-def test_before_a_moment_the_newest_base_that_leads_to_it_is_taken(based: House, tmp_path: Path):
+def test_to_a_moment_the_log_leads_from_the_base_before_and_the_models_are_of_the_run_after_it(
+    based: House, tmp_path: Path
+):
     told: list[str] = []
     reader = reader_of(based.store, based.plant, tmp_path, told)
     since = keep_base(based.store, based.plant, SEGMENTS[4], NOW + timedelta(hours=2), "another")
@@ -482,8 +485,15 @@ def test_before_a_moment_the_newest_base_that_leads_to_it_is_taken(based: House,
         moment = NOW + timedelta(hours=hours)
         return reader.export(run, target, with_log=True, before=moment)
 
-    for hours, number in ((0, 0), (0.5, 0), (1.5, 1), (2, 2), (9, 2)):
-        assert exported_before(hours) == based.sealed[number]
+    for hours, after, base in ((0, 0, 0), (0.5, 1, 0), (1.5, 2, 1), (2, 2, 2), (9, 2, 2)):
+        assert exported_before(hours) == based.sealed[after]
+        found = Archive(tmp_path / f"{hours}.tar")
+        assert found.run == based.sealed[after].manifest.run
+        assert found.since == (None if base == after else based.sealed[base].manifest.run)
+        wanted = {*based.sealed[after].objects, *based.sealed[base].objects}
+        assert found.sizes("runs/").keys() == wanted
+        assert min(wal.names(found)) == wal.note_of(CLUSTER, SEGMENTS[2 * base])
+        assert look(found, based.plant) == ()
     assert any(since.manifest.run in one and "passed over" in one for one in told)
     named = based.sealed[2].manifest.run
     earliest = rf"the earliest moment is {NOW.isoformat()}".replace("+", r"\+")
@@ -500,6 +510,67 @@ def test_before_a_moment_the_newest_base_that_leads_to_it_is_taken(based: House,
 
 
 NOT_THERE = str(wal.Segment.named(SEGMENTS[-1], SEGMENT_BYTES).next)
+
+
+def test_of_runs_that_share_a_base_the_first_after_the_moment_goes_along_and_no_other_base(
+    based: House, tmp_path: Path
+):
+    plant, before = based.plant, based.sealed[2]
+    for hours in (3, 4, 5):
+        run = Run(based.store, plant.maker, NOW + timedelta(hours=hours))
+        run.take_over(before.manifest.artefacts[0], before)
+        run.keep("models.tar", Kind.MODELS, io.BytesIO(b"models %d" % hours), {})
+        based.sealed.append(run.seal({}, plant.verify, run.started_at))
+    reader = reader_of(based.store, plant, tmp_path, [])
+    moment = NOW + timedelta(hours=3.5)
+    exported = reader.export(None, tmp_path / "a.tar", with_log=True, before=moment)
+    assert exported == based.sealed[4]
+    found = Archive(tmp_path / "a.tar")
+    assert (found.run, found.since) == (exported.manifest.run, None)
+    assert look(found, plant) == ()
+
+
+def test_a_base_with_which_the_log_of_an_archive_begins_is_missed_and_looked_into(
+    based: House, tmp_path: Path
+):
+    target, plant = tmp_path / "a.tar", based.plant
+    told: list[str] = []
+    reader = reader_of(based.store, plant, tmp_path, told)
+    reader.export(None, target, with_log=True, before=NOW + timedelta(hours=1.5))
+    (base,) = based.sealed[1].objects
+    content = target.read_bytes()
+    with tarfile.open(target) as opened:
+        at = opened.getmember(base).offset_data
+    target.write_bytes(content[:at] + b"x" + content[at + 1 :])
+    assert [name for name, _ in look(Archive(target), plant)] == [base]
+    target.write_bytes(content)
+
+    def found_without(name: str) -> tuple[Finding, ...]:
+        with tarfile.open(target) as opened, tarfile.open(tmp_path / "less.tar", "w") as made:
+            for member in opened:
+                if member.name != name:
+                    made.addfile(member, opened.extractfile(member))
+        return look(Archive(tmp_path / "less.tar"), plant)
+
+    assert found_without(base) == ((base, "is missing"),)
+    assert found_without("base") == ((base, "belongs to no run; nobody of us put it there"),)
+    found = Archive(target)
+    found.since = "another"
+    assert ("runs/another", "is promised by no manifest that can be read") in look(found, plant)
+
+
+def test_where_the_run_after_a_moment_has_no_log_yet_the_models_are_of_the_one_before(
+    based: House, tmp_path: Path
+):
+    at, told = NOW + timedelta(hours=3), list[str]()
+    newer = keep_base(based.store, based.plant, SEGMENTS[6], at, end=NOT_THERE)
+    reader = reader_of(based.store, based.plant, tmp_path, told)
+    moment = NOW + timedelta(hours=2.5)
+    exported = reader.export(None, tmp_path / "a.tar", with_log=True, before=moment)
+    assert exported == based.sealed[2]
+    (why,) = [one for one in told if newer.manifest.run in one]
+    assert why.startswith(f"models and fleets come from {exported.manifest.run}, number 3")
+    assert look(Archive(tmp_path / "a.tar"), based.plant) == ()
 
 
 def test_of_a_base_whose_end_is_not_archived_nothing_goes_along_with_the_log(

@@ -4,6 +4,7 @@ import errno
 import io
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -13,12 +14,17 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rul_backup import keys, manifest
-from rul_backup.runs import Sealed
+from rul_backup import drill, keys, manifest, runs
+from rul_backup.manifest import Kind
+from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.sealing import seal, unseal
+from rul_backup.stores import FolderStore
+from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError
 
 from .conftest import Keys, keys_in
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @given(st.binary(max_size=200_000))
@@ -131,10 +137,51 @@ def test_a_key_file_that_is_wrong_is_named_and_its_content_is_not(
     assert "hunter2" not in str(told.value)
 
 
-def test_a_second_public_key_stays_good_after_a_rotation(tmp_path: Path):
-    path = tmp_path / "verify"
-    path.write_text(keys.make().verify_key + keys.make().verify_key)
-    assert len(keys.verify_keys(path)) == 2
+def test_after_both_keys_were_replaced_the_line_goes_on_and_every_run_of_it_opens(
+    plant: Keys, tmp_path: Path
+):
+    made = [keys.make(), keys.make()]
+    folder, store = tmp_path / "keys", FolderStore(tmp_path / "backups")
+    folder.mkdir()
+
+    def write(**texts: str) -> None:
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+
+    def sealed(number: int) -> None:
+        maker = Maker("plant", keys.signing_key(folder / "signing"), keys.recipients(folder / "to"))
+        run = Run(store, maker, START + timedelta(hours=number))
+        content = io.BytesIO(b"of %d" % number)
+        run.keep("redis.rdb", Kind.REDIS, content, {})
+        run.seal({}, keys.verify_keys(folder / "verify"), run.started_at)
+
+    def findings() -> list[str]:
+        verify_keys, identities = (
+            keys.verify_keys(folder / "verify"), keys.identities(folder / "identity")
+        )  # fmt: skip
+        now = START + timedelta(hours=2)
+        found = verify(store, verify_keys, Level.CONTENT, now=now, identities=identities)
+        return [finding.object for finding in found.findings]
+
+    old, new = made
+    write(signing=old.signing_key, to=old.recipients, verify=old.verify_key, identity=old.identity)
+    sealed(0)
+    write(
+        signing=new.signing_key, to=new.recipients, verify=new.verify_key + old.verify_key,
+        identity=new.identity + old.identity,
+    )  # fmt: skip
+    sealed(1)
+    assert findings() == []
+    first, second = runs.every(store, keys.verify_keys(folder / "verify"))
+    assert second.manifest.previous_sha256 == first.sha256
+    for number, one in enumerate((first, second)):
+        back = tmp_path / f"back-{number}"
+        drill.restore_files(store, one, back, keys.identities(folder / "identity"))
+        assert (back / "redis.rdb").read_bytes() == b"of %d" % number
+    write(verify=new.verify_key, identity=new.identity)  # where the old ones did not stay
+    assert findings()[0] == first.object
+    write(verify=new.verify_key + old.verify_key)
+    assert findings() == [*first.objects]
 
 
 def test_a_manifest_of_a_newer_platform_is_told_apart_from_a_damaged_one(plant: Keys):

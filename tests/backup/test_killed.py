@@ -50,17 +50,30 @@ AT_EVERY_STEP = """
     def make(number):
         at = START + timedelta(minutes=number)
         run, before = Run(store, maker, at), runs.newest(store, ours)
+        if kill_at is None:
+            keep_base(run, number)
         run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"x" * 5000), {})
         if before is None or number % 2:
             run.keep("redis.rdb", Kind.REDIS, io.BytesIO(b"REDIS" * 300), {})
         else:
-            run.take_over(before.manifest.artefacts[1], before)
+            (taken,) = before.of_kind(Kind.REDIS).values()
+            run.take_over(taken, before)
         run.seal({}, ours, at)
+
+    def keep_base(run, number):
+        segment = Segment(1, number, 4096)
+        (folder / str(segment)).write_bytes(bytes(4096))
+        log = wal.ClusterLog(store, maker, ours, "8", 4096)
+        log.take(folder / str(segment), now=run.started_at)
+        facts = {"cluster": "8", "segment_bytes": 4096, "ended_at": f"{run.started_at}"}
+        facts |= {"start_segment": str(segment), "end_segment": str(segment)}
+        run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), facts)
 
     def let_go(_):
         for sealed in runs.there(store, ours)[:-2]:
             runs.let_go(store, sealed, maker.signing_key)
         runs.sweep(store, ours, START + timedelta(hours=1))
+        wal.sweep(store, ours)
 
     def restore(_):
         if not into.exists():
@@ -109,7 +122,8 @@ AT_EVERY_STEP = """
             "archive": in_the_archive() if tar.exists() else None,
             "sealed": [noted.note.sums.plain_sha256 for noted in wal.following(store, ours, "7")],
             "spool": sorted(path.name for path in spool.rglob("0*")),
-            "left": len(runs.left_behind(store, ours, now)),
+            "left": len(runs.left_behind(store, ours, now)) + len(wal.left_behind(store, ours)),
+            "log": len(wal.names(store, "8")),
         }), flush=True)
         if not killed:
             break
@@ -154,6 +168,9 @@ def test_letting_go_that_is_killed_at_any_step_takes_nothing_that_is_needed(tmp_
     assert all(set(state["runs"]) >= {7, 8} for state in states)
     assert states[-1]["runs"] == [7, 8]
     assert states[-1]["left"] == 0
+    # Of the log too, at every step all that the bases of runs that stay need.
+    assert all(state["log"] >= len(state["runs"]) for state in states)
+    assert states[-1]["log"] == 2
 
 
 def test_files_that_are_restored_are_there_as_a_whole_or_not_at_all(tmp_path: Path):

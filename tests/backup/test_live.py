@@ -361,6 +361,23 @@ def test_too_little_room_is_found_before_anything_is_unpacked(
     with pytest.raises(StoreError, match="MB free, and restoring models needs"):
         house.restore()
     assert house.is_as_it_was
+    assert house.told == []  # not even a backup of what lives was made
+
+
+def test_a_database_that_does_not_fit_where_the_server_is_here_is_found_before_anything_is_done(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    true, needed = live.files.shutil.disk_usage, house.asked(house.run).needed_bytes
+
+    def used(path: Path) -> object:
+        is_the_servers = (path / "postmaster.pid").exists()
+        return true(path)._replace(free=needed - 1) if is_the_servers else true(path)
+
+    monkeypatch.setattr(live.files.shutil, "disk_usage", used)
+    with pytest.raises(StoreError, match="MB free, and the database beside the one that lives"):
+        house.restore()
+    assert house.is_as_it_was
+    assert house.told == []
 
 
 def test_a_user_who_may_make_no_database_is_told(house: House):

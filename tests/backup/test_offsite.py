@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from rul_backup import bringing, keys, offsite, remote, runs, snapshots, wal
+from rul_backup.archive import export
 from rul_backup.bringing import LogBringer
 from rul_backup.keeping import Backups, maker_of
 from rul_backup.manifest import Kind
@@ -716,7 +717,12 @@ def test_all_that_is_done_there_needs_a_key_that_may_put_get_and_list_and_no_mor
     log.take(segment, now=START)
     LogBringer(far_backups.store, far, verify_keys).look()
     now = keep_on_days(far_backups, [13])
-    assert far_backups.verify(Level.STORED, now, "off-site").findings == ()
+    looked = len(s3.asked())
+    assert far_backups.verify(Level.CONTENT, now, "off-site").findings == ()
+    far_backups.read_again(1.0, "", ())
+    export(far, far_backups.find(None, "off-site"), verify_keys, tmp_path / "a.tar", with_log=True)
+    # Whoever only reads needs not even put: the drill's key is one that may not.
+    assert [told for told in s3.asked()[looked:] if told.startswith(s3_module.PUT)] == []
     assert expire(far_backups, now) == [1, 2]
     asked = s3.asked()[before:]
     for what in ("runs/", "wal/7/", "manifests/", "gone/"):

@@ -1,15 +1,24 @@
 """What is let go, and that no run of events lets go of what is needed."""
 
+import io
 import itertools
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rul_backup import retention
+from rul_backup import mending, retention, runs, wal
+from rul_backup.manifest import Kind
 from rul_backup.retention import SILENCE, Confirmed, Line, Plan, Policy, There
+from rul_backup.runs import Run, Sealed
+from rul_backup.stores import FolderStore
+from rul_backup.verification import Level, verify
 from rul_core.errors import StoreError
+
+from .conftest import Keys
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -130,7 +139,6 @@ EVENTS = st.lists(
         st.tuples(st.just("wait"), st.integers(1, 30)),
         st.tuples(st.just("run"), st.booleans()),
         st.tuples(st.just("half-hourly runs"), st.integers(1, 100)),
-        st.tuples(st.just("failed run"), st.none()),
         st.tuples(st.just("clock"), st.integers(-24 * 50, 24 * 50)),
         st.tuples(st.just("prune"), st.none()),
         st.tuples(st.just("confirm"), st.none()),
@@ -225,3 +233,153 @@ def test_no_sequence_of_runs_failures_and_clock_jumps_loses_what_must_stay(event
         assert {*proven[-2:]} <= plant.there.keys()
         if plant.ever:
             assert plant.ever[-1].number in plant.there
+
+
+SEGMENT_BYTES = 4096
+STORE_EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.integers(1, 40)),
+        st.tuples(st.just("clock"), st.integers(-24 * 50, 24 * 50)),
+        st.tuples(st.just("run"), st.booleans()),
+        st.tuples(st.just("killed run"), st.none()),
+        st.tuples(st.just("drill"), st.booleans()),
+        st.tuples(st.just("prune"), st.none()),
+        st.tuples(st.just("killed prune"), st.integers(0, 3)),
+        st.tuples(st.just("confirm"), st.none()),
+        st.tuples(st.just("lose a manifest"), st.integers(0, 5)),
+        st.tuples(st.just("mend"), st.none()),
+    ),
+    min_size=5,
+    max_size=40,
+)
+SHORT = Policy(all_for=6 * HOUR, daily_for=3 * DAY)
+
+
+class KeptStore:
+    """A real store of runs that take over what others kept, each with a base, and their log."""
+
+    def __init__(self, root: Path, plant: Keys) -> None:
+        self.store, self.plant, self.clock = FolderStore(root / "backups"), plant, NOW
+        self.spool, self.segment = root / "spool", wal.Segment(1, 1, SEGMENT_BYTES)
+        self.spool.mkdir()
+        self.ever: list[Sealed] = []
+        self.drilled: dict[int, bool] = {}
+        self.confirmed: Confirmed | None = None
+
+    @property
+    def there(self) -> list[Sealed]:
+        return runs.there(self.store, self.plant.verify)
+
+    @property
+    def lost(self) -> set[int]:
+        """Runs whose manifests are not there, given up or not."""
+        there = {*runs.names(self.store)}
+        return {one.manifest.number for one in self.ever if one.object not in there}
+
+    def archive(self) -> None:
+        log = wal.ClusterLog(self.store, self.plant.maker, self.plant.verify, "7", SEGMENT_BYTES)
+        path = self.spool / str(self.segment)
+        path.write_bytes(bytes(SEGMENT_BYTES))
+        log.take(path, now=self.clock)
+        self.segment = self.segment.next
+
+    def run(self, *, takes_over: bool, killed: bool = False) -> None:
+        self.clock += HOUR / 60  # two runs of one second would have one another's names
+        run = Run(self.store, self.plant.maker, self.clock)
+        run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"%d" % len(self.ever)), {})
+        if killed:
+            return
+        facts = {
+            "cluster": "7", "segment_bytes": SEGMENT_BYTES, "ended_at": self.clock.isoformat(),
+            "start_segment": str(self.segment), "end_segment": str(self.segment),
+        }  # fmt: skip
+        before = self.there[-1] if self.there else None
+        old = [] if before is None else [*before.of_kind(Kind.BASE).values()]
+        if before and old and takes_over and run.may_take_over(old[0], before):
+            run.take_over(old[0], before)
+        else:
+            run.keep("base.tar", Kind.BASE, io.BytesIO(b"base"), facts)
+        known = [one.known for one in self.ever]
+        self.ever.append(run.seal({}, self.plant.verify, self.clock, (), known))
+        self.archive()
+
+    def prune(self, killed_after: int | None = None) -> None:
+        keys, known = self.plant.verify, [one.known for one in self.ever]
+        ended = [(one.manifest.number, one.manifest.finished_at) for one in self.ever]
+        there = [
+            There(told.number, told.finished_at, proven=self.drilled.get(told.number, False))
+            for told in (one.manifest for one in self.there)
+        ]
+        line, drop = Line(ended, self.confirmed), ()
+        try:
+            runs.left_behind(self.store, keys, self.clock, known)
+            drop = retention.plan(there, SHORT, self.clock, line).drop
+        except StoreError as error:
+            if "manifests/" in str(error) or "not its manifest" in str(error):
+                assert self.lost
+                return
+        going = [one for one in self.there if one.manifest.number in drop]
+        for one in going[:killed_after]:
+            runs.let_go(self.store, one, self.plant.maker.signing_key)
+        if killed_after is None:
+            runs.sweep(self.store, keys, self.clock, known)
+            wal.sweep(self.store, keys)
+
+    def mend(self) -> None:
+        keys, known = self.plant.verify, [one.known for one in self.ever]
+        found = mending.plan(self.store, keys, known)
+        mending.mend(self.store, keys, found, self.plant.maker.signing_key)
+        runs.whole_line(self.store, keys)
+
+    def look(self) -> None:
+        """Nothing that is promised has gone, nor any of the log that a base needs."""
+        known = [one.known for one in self.ever]
+        found = verify(
+            self.store, self.plant.verify, Level.STORED, now=self.clock, known=known
+        ).findings
+        missing = {f"manifests/{number:08d}" for number in self.lost}
+        for name, problem in found:
+            begun = name.startswith("runs/") and name.split("/")[1] not in {
+                one.manifest.run for one in self.there
+            }
+            assert begun or name in missing or problem.startswith("does not follow"), (
+                name,
+                problem,
+            )
+            assert "missing" not in problem or name in missing, (name, problem)
+        proven = [one for one in self.ever if self.drilled.get(one.manifest.number)]
+        stay = [one for one in proven if one.manifest.number not in self.lost][-2:]
+        names = runs.names_there(self.store)
+        assert {one.object for one in stay} <= {*names}
+        if self.ever and self.ever[-1].manifest.number not in self.lost:
+            assert names[-1] == self.ever[-1].object
+
+
+@settings(max_examples=60)
+@given(STORE_EVENTS)
+def test_whatever_befalls_a_store_what_its_runs_promise_is_there(plant: Keys, events):
+    with tempfile.TemporaryDirectory() as name:
+        kept = KeptStore(Path(name), plant)
+        for event, value in events:
+            match event:
+                case "wait":
+                    kept.clock += value * HOUR
+                case "clock":
+                    kept.clock += value * HOUR
+                case "run":
+                    kept.run(takes_over=value)
+                case "killed run":
+                    kept.run(takes_over=False, killed=True)
+                case "drill" if kept.there:
+                    kept.drilled[kept.there[-1].manifest.number] = value
+                case "prune":
+                    kept.prune()
+                case "killed prune":
+                    kept.prune(value)
+                case "confirm" if kept.ever:
+                    kept.confirmed = Confirmed(kept.ever[-1].manifest.number, kept.clock)
+                case "lose a manifest" if names := runs.names(kept.store):
+                    kept.store.remove(names[value % len(names)])
+                case "mend":
+                    kept.mend()
+            kept.look()

@@ -269,13 +269,13 @@ def test_a_run_whose_going_was_cut_short_is_cleared_away_later(house: House, pla
 
 def test_while_a_manifest_is_missing_nothing_is_removed(house: House, plant: Keys):
     later, names = NOW + timedelta(days=9), runs.names(house.store)
-    known = [sealed.manifest.run for sealed in house.sealed]
+    known = [sealed.known for sealed in house.sealed]
     for missing in [[name] for name in names] + [names]:
         contents = {name: (house.root / name).read_bytes() for name in missing}
         for name in missing:
             house.store.remove(name)
         there = house.store.sizes()
-        with pytest.raises(StoreError, match=r"nothing is removed; bring the manifest back"):
+        with pytest.raises(StoreError, match=r"nothing is removed; `rul backup mend` brings"):
             runs.sweep(house.store, plant.verify, later, known)
         if missing not in ([names[-1]], names):
             with pytest.raises(StoreError, match=missing[0]):

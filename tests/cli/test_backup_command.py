@@ -100,7 +100,8 @@ def test_it_is_kept_looked_at_proved_and_comes_back(
     assert "number 2." in second
     assert [kept["name"] for kept in first["artefacts"]] == ["platform.dump", "models.tar"]
     assert first["artefacts"][1]["facts"]["files"] == 2
-    assert first["versions"].keys() == {"rul", "schema"}
+    assert first["versions"].keys() == {"rul", "schema", "postgresql", "pg_dump"}
+    assert first["versions"]["pg_dump"].startswith("pg_dump (PostgreSQL) ")
     assert "all as they were written" in run("verify", "--level", "structure").output
     told = run("drill", "--run", first["run"]).output
     assert "every table has what was kept" in told
@@ -371,6 +372,46 @@ def test_a_damaged_manifest_of_before_stops_neither_what_is_kept_nor_what_is_bro
     run("now")
     (with_keys / "backups" / "manifests" / "00000004").write_text("spoilt")
     assert "manifests/00000004" in refused("bring")  # nobody else has it
+
+
+def test_a_manifest_that_is_damaged_comes_back_or_is_given_up_when_it_is_said(
+    with_keys: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+):
+    run("now")
+    run("now")
+    assert "Every manifest is there and can be read." in run("mend").output
+    second = with_keys / "backups" / "manifests" / "00000002"
+    whole = second.read_bytes()
+    with monkeypatch.context() as beyond:
+        beyond.setenv("RUL_BACKUP_OFFSITE", "s3://backups/mended")
+        beyond.setenv("RUL_BACKUP_OFFSITE_OPTIONS", s3.options())
+        run("bring")
+        second.write_text("spoilt")
+        assert "manifests/00000002" in refused("now")
+        told = run("mend").output
+        assert told.startswith("manifests/00000002 (of ")
+        assert "comes back from beyond the machine" in told
+        assert second.read_text() == "spoilt"
+        assert "--apply" not in run("mend", "--apply").output
+        assert second.read_bytes() == whole
+    second.unlink()
+    assert "nobody has said where that is (RUL_BACKUP_OFFSITE)" in run("mend", code=1).output
+    assert not second.exists()
+    second.write_bytes(whole)
+    run("now")
+    (third := second.with_name("00000003")).unlink()
+    told = run("mend").output
+    assert "is nowhere: it is given up, and what its run kept" in told
+    assert "--apply does it" in told
+    assert "manifests/00000003" in run("verify", code=1).output
+    assert "number 4." in run("now").output  # nobody takes its number meanwhile
+    assert "`rul backup mend` brings the manifest back" in refused("prune")
+    run("mend", "--apply")
+    run("verify")
+    run("prune")
+    assert not third.exists()
+    (with_keys / "backups" / "lost" / "00000003").unlink()
+    assert "manifests/00000003: is missing" in run("verify", code=1).output
 
 
 def test_a_drill_that_finds_a_difference_ends_with_1(

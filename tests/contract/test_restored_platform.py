@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from rul_backup import golden, keeping, reading, recovery, runs, wal
+from rul_backup.live import LiveRestore
 from rul_backup.reading import LOCAL, BackupSettings
 from rul_cli.backup import app
 from rul_core.errors import RulError
 from rul_store import backup_rows, champions, ledger
-from rul_store.database import begin
+from rul_store.database import begin, connect, create_database, migrate
 from tests.serving.conftest import Platform
 from tests.serving.test_ledger import land
 from tests.serving.test_readings import body, life_of, send
@@ -291,8 +293,15 @@ def test_a_damaged_manifest_of_another_run_hinders_no_restore(served: Platform):
 def archived(
     served: Platform, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[Platform]:
-    """Its log is received; ends what holds it back."""
+    """Its log is received."""
     monkeypatch.setenv("RUL_BACKUP_REPLICATION_URL", database_url)
+    with receiving(served, database_url):
+        yield served
+
+
+@contextmanager
+def receiving(served: Platform, database_url: str) -> Generator[None]:
+    """Receive the log; ends what holds it back."""
     stop, settings = threading.Event(), BackupSettings()
     archiver = keeping.archiver_of(
         served.root, settings, database_url, served.root / "spool",
@@ -300,7 +309,7 @@ def archived(
     )  # fmt: skip
     thread = threading.Thread(target=archiver.run, args=(stop,), kwargs={"look_seconds": 0.2})
     thread.start()
-    yield served
+    yield
     stop.set()
     thread.join()
     with begin(served.engine) as connection:
@@ -447,3 +456,45 @@ def test_an_archive_with_the_log_brings_a_moment_to_another_machine(
     with begin(archived.engine) as connection:
         units = connection.execute(sa.text("SELECT unit FROM units")).scalars().all()
     assert units == ["unit-000001"]
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise OSError(28, "no space left")
+
+
+def test_a_run_that_was_lost_with_its_machine_and_is_known_by_the_log_is_given_up(
+    served: Platform, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RUL_BACKUP_REPLICATION_URL", database_url)
+    here, beyond = served.root / "backups", tmp_path / "beyond"
+    with receiving(served, database_url):
+        run("now")
+        shutil.copytree(here, beyond)
+        run("now")
+        wait_until_sealed(served, moment_of(served))
+    shutil.copytree(here / "wal", beyond / "wal", dirs_exist_ok=True)
+    lost = backup_rows.known(served.engine, LOCAL)[1].run
+    for folder in (here, served.root / "models", served.root / "fleets"):
+        shutil.rmtree(folder)
+    name = sa.make_url(database_url).database
+    other = sa.make_url(database_url).set(database="postgres").render_as_string(False)
+    admin = connect(other).execution_options(isolation_level="AUTOCOMMIT")
+    with begin(admin) as connection:
+        connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    admin.dispose()
+    create_database(other, str(name))
+    migrate(served.engine)
+    # Broken off once after the line has been brought: asked again it is given up all the same.
+    with monkeypatch.context() as broken:
+        broken.setattr(LiveRestore, "restore", interrupt)
+        with pytest.raises(OSError, match="no space left"):
+            CliRunner().invoke(
+                app, ["restore", "--over-live", "--to", "latest", "--store", str(beyond)],
+                catch_exceptions=False,
+            )  # fmt: skip
+    told = run("restore", "--over-live", "--to", "latest", "--store", str(beyond))
+    assert f"{lost}, number 2, was lost with its machine: given up." in told
+    assert "all as they were written" in run("verify")
+    assert "number 3." in run("now")
+    assert "all as they were written" in run("verify")
+    run("prune", "--apply")
