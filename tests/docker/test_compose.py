@@ -22,7 +22,7 @@ PROJECT = Path(__file__).parents[2]
 TEXT = (PROJECT / "compose.yaml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONE_SHOT = {"migrate", "run-secrets", "rul", "rul-backup"}
+ONE_SHOT = {"migrate", "run-secrets", "rul", "rul-backup", "rul-drill"}
 each_service = pytest.mark.parametrize("name", SERVICES)
 
 
@@ -189,13 +189,18 @@ def test_what_a_run_may_have_is_the_same_for_who_asks_and_for_the_guard():
 
 
 def test_who_makes_backups_cannot_read_them_and_nothing_that_stays_up_can(tmp_path):
-    holders = {
-        name
-        for name, service in SERVICES.items()
-        for secret in service.get("secrets", ())
-        if (secret["source"] if isinstance(secret, dict) else secret) == "backup_identity"
-    }
-    assert holders == {"run-secrets", "rul-backup"} <= ONE_SHOT
+    def holders(wanted: str) -> set[str]:
+        return {
+            name
+            for name, service in SERVICES.items()
+            for secret in service.get("secrets", ())
+            if (secret["source"] if isinstance(secret, dict) else secret) == wanted
+        }
+
+    assert holders("backup_identity") == {"run-secrets", "rul-drill"} <= ONE_SHOT
+    makers = holders("backup_signing_key")
+    assert makers == {"run-secrets", "rul-backup", "wal-archiver"}
+    assert makers & holders("backup_identity") == {"run-secrets"}  # which gives each run its own
     script = SERVICES["run-secrets"]["command"][-1].replace("$$", "$")
     source, to = tmp_path / "from", tmp_path / "to"
     source.mkdir()

@@ -513,10 +513,10 @@ def launch(stack: Stack, location: str, job: str) -> None:
     )  # fmt: skip
 
 
-def rul_backup(stack: Stack, *arguments: str) -> tuple[int, Any]:
+def rul_backup(stack: Stack, *arguments: str, service: str = "rul-backup") -> tuple[int, Any]:
     """The command for people; its status, and what it printed."""
     done = subprocess.run(
-        ["docker", "compose", "run", "--rm", "-T", "rul-backup", "backup", *arguments],
+        ["docker", "compose", "run", "--rm", "-T", service, "backup", *arguments],
         cwd=PROJECT, env=stack.environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done.returncode, _json_of(done.stdout) or done.stdout + done.stderr
@@ -644,8 +644,14 @@ def test_people_list_and_verify_backups_and_damage_is_named(stack: Stack):
     assert set(kept) >= {"platform.dump", "redis.rdb", "models.tar", "base.tar"}
     assert kept["platform.dump"]["facts"]["tables"]["public.champions"]["rows"] > 0
     assert kept["models.tar"]["facts"]["files"] > 0
-    status, found = rul_backup(stack, "verify", "--level", "content", "--json")
+    status, told = rul_backup(stack, "verify", "--level", "content")
+    assert status != 0
+    assert "backup_identity cannot be read" in told  # who makes them cannot read them
+    opening = {"service": "rul-drill"}
+    status, found = rul_backup(stack, "verify", "--level", "structure", "--json", **opening)
     assert (status, found["findings"]) == (0, [])
+    status, told = rul_backup(stack, "drill", "--json", **opening)
+    assert (status, told["proof"]["differences"]) == (0, [])
     run = kept["redis.rdb"]["run"] or listed[-1]["manifest"]["run"]
     place = f"/backups/runs/{run}/redis.rdb.zst.age"
     in_backups(stack, f"cp {place} /backups/.aside && printf x >> {place}")
