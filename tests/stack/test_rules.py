@@ -360,6 +360,14 @@ CASES = {
     "RestoreDrillSlow": Case(
         {DRILL_SECONDS: 901}, ({DRILL_SECONDS: 900},), 300, bears='store="local"'
     ),
+    "BackupsCompleted": Case(  # one at eight o'clock, told the next day
+        {NEWEST: "1x95 2x400"},
+        ({NEWEST: 1},),
+        30 * 3600,
+        3600,
+        'store="local"',
+        step_seconds=LONG_STEP_SECONDS,
+    ),
     "RestoreDrillPassed": Case(
         {PROVEN: f"{UNREAD * 80}1200x400"},
         ({PROVEN: f"{UNREAD * 80}300x400"},),
