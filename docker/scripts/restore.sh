@@ -34,7 +34,8 @@ The files that landed and the lake are in no backup and stay as they are.
 END
 }
 
-say() { printf '%s\n' "restore: $*" >&2; }
+begun=$(date +%s)
+say() { printf '%s\n' "restore, after $(($(date +%s) - begun)) s: $*" >&2; }
 fail() { say "$*"; exit 1; }
 # Secrets belong to the containers' users, so root may have to run this.
 readable() {
