@@ -141,7 +141,7 @@ def draw(times: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     mpl.rcParams["svg.hashsalt"] = "rul"
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
     names = [f"{each['scale']}×: {each['readings']:,} readings" for each in times]
     left = [0.0] * len(times)
@@ -153,7 +153,9 @@ def draw(times: list[dict[str, Any]], path: Path) -> None:
     axes.scatter(volumes, names, marker="|", s=500, color="black", label="the last volume is back")
     axes.set(xlabel="seconds from nothing to the first prognosis (900 are allowed)")
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(
+        frameon=False, fontsize="small", loc="outside lower center", ncols=3, markerscale=0.4
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
