@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rul_backup import runs, telling, wal
 from rul_backup.manifest import Kind
 from rul_backup.runs import GONE, Sealed
-from rul_backup.stores import Shelf, each_or_why
+from rul_backup.stores import Shelf
 from rul_backup.streams import BLOCK_BYTES
 from rul_backup.telling import Tell
 from rul_core.errors import StoreError
@@ -96,8 +96,8 @@ def export(
     if target.exists():
         raise StoreError(f"{target} is there already; name a file that is not")
     line = runs.names(store)
-    known, words = runs.readable(store, line, keys, tell), runs.names_lost(store)
-    for word in each_or_why(lambda name: runs.read_lost(store, name, keys), words):
+    known, words = runs.readable(store, line, keys, tell), runs.words_or_why(store, keys)
+    for word in words.values():
         if isinstance(word, StoreError):
             tell(f"passed over: {word}", None)
     based = [sealed] if since is None else [since, sealed]

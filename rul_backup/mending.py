@@ -9,7 +9,6 @@ checksum by which the manifest after it, or PostgreSQL, knows it: the line stays
 can take a manifest away unnoticed. What only cannot be read, or asked for, is not nowhere.
 """
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup import manifest as manifests
 from rul_backup import runs
 from rul_backup.manifest import Lost
-from rul_backup.runs import LOST, MANIFESTS, Sealed, lost_of, manifest_of
+from rul_backup.runs import Sealed, lost_of, manifest_of, number_of
 from rul_backup.stores import Shelf, Store, each, each_or_why
 from rul_core.errors import StoreError
 from rul_store.backup_rows import BackupRun
@@ -103,7 +102,7 @@ def mend(
     with store.alone():
         whole = _whole(store, keys)
         for one in found:
-            number = _number(one.object)
+            number = number_of(one.object)
             there = whole.get(number)
             if one.fate is Fate.WORD_GOES:
                 store.remove(one.object)
@@ -174,7 +173,7 @@ class _Plan:
 
     def found(self) -> list[Mended]:
         last = max(
-            [*self._known, *self._whole, *self._words, *map(_number, self._names)], default=0
+            [*self._known, *self._whole, *self._words, *map(number_of, self._names)], default=0
         )
         newer, number = [], last + 1
         while (one := self._comes_back(number, None)) is not None:  # the other store has more
@@ -294,16 +293,10 @@ def _whole(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> dict[int, Sealed]:
 
 def _words(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> tuple[dict[int, Lost], list[str]]:
     """Words that can be read, by their numbers, and the names of what is none."""
-    names = runs.names_lost(store)
-    read_each = each_or_why(lambda name: runs.read_lost(store, name, keys), names)
-    words = {word.number: word for word in read_each if not isinstance(word, StoreError)}
-    return words, [name for name in names if _number(name) not in words]
+    found = runs.words_or_why(store, keys)
+    words = {word.number: word for word in found.values() if isinstance(word, Lost)}
+    return words, [name for name in found if number_of(name) not in words]
 
 
 def _sealed(name: str, content: bytes, keys: Sequence[Ed25519PublicKey]) -> Sealed:
     return Sealed(name, manifests.sha256_of(content), manifests.read(content, keys))
-
-
-def _number(name: str) -> int:
-    """Of a manifest or a word, by its name; 0 where that is none."""
-    return int(name[-8:]) if re.fullmatch(rf"({MANIFESTS}|{LOST})/[0-9]{{8}}", name) else 0

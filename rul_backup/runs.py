@@ -13,6 +13,7 @@ A run without a manifest was not finished, and is none. The word is given before
 removed, so that at no moment a manifest promises what is not there.
 """
 
+import re
 import secrets
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -251,6 +252,12 @@ def manifest_of(number: int) -> str:
     return f"{MANIFESTS}/{number:08d}"
 
 
+def number_of(name: str) -> int:
+    """That a manifest, or a word of one, is named by; 0 where it is by none."""
+    plain = name.rpartition("/")[2]
+    return int(plain) if re.fullmatch(r"[0-9]{8}", plain) else 0
+
+
 def lost_of(number: int) -> str:
     """Where our word lies that it is given up."""
     return f"{LOST}/{number:08d}"
@@ -270,14 +277,13 @@ def _end_of_line(
         StoreError: The word in the place of the last is damaged.
     """
     here = (before.manifest.number, before.sha256) if before else (0, None)
-    names = names_lost(store)
-    words = each_or_why(lambda name: read_lost(store, name, keys), names)
-    given = [(one.number, one.sha256) for one in words if not isinstance(one, StoreError)]
+    words = words_or_why(store, keys)
+    given = [(one.number, one.sha256) for one in words.values() if isinstance(one, Lost)]
     elsewhere = {one.number: one.sha256 for one in known}
     if before and elsewhere.get(here[0], here[1]) != here[1]:
         elsewhere = {}
     last = max([here, *given, *elsewhere.items()], key=lambda end: end[0])
-    for name, word in zip(names, words, strict=True):
+    for name, word in words.items():
         if isinstance(word, StoreError) and name > lost_of(last[0]):
             raise StoreError(f"{word}; `rul backup mend` says what becomes of it") from word
     return last
@@ -340,8 +346,23 @@ def given_up(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> dict[int, Lost]:
     Raises:
         StoreError: A word is damaged; names it.
     """
-    words = each(lambda name: read_lost(store, name, keys), names_lost(store))
-    return {word.number: word for word in words}
+    found: dict[int, Lost] = {}
+    for word in words_or_why(store, keys).values():
+        if isinstance(word, StoreError):
+            raise word
+        found[word.number] = word
+    return found
+
+
+def words_or_why(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> dict[str, Lost | StoreError]:
+    """What stands under ``lost/``, by its objects: each word, or why it is none.
+
+    Raises:
+        Unavailable: The store does not answer.
+    """
+    names = sorted(store.sizes(f"{LOST}/"))
+    read_each = each_or_why(lambda name: read_lost(store, name, keys), names)
+    return dict(zip(names, read_each, strict=True))
 
 
 def there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
@@ -382,11 +403,6 @@ def readable(
 def names(store: Shelf) -> list[str]:
     """All manifests, the oldest first; read by nobody yet."""
     return sorted(store.sizes(f"{MANIFESTS}/"))
-
-
-def names_lost(store: Shelf) -> list[str]:
-    """All words that manifests are given up; read by nobody yet."""
-    return sorted(store.sizes(f"{LOST}/"))
 
 
 def names_there(store: Shelf) -> list[str]:

@@ -20,7 +20,6 @@ elsewhere, in PostgreSQL and in the other store.
 import bisect
 import errno
 import itertools
-import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -45,10 +44,11 @@ from rul_backup.runs import (
     lost_of,
     manifest_of,
     names_there,
+    number_of,
     read,
-    read_lost,
     readable,
     started_at,
+    words_or_why,
 )
 from rul_backup.sealing import Sums, unseal
 from rul_backup.stores import Shelf, each_or_why
@@ -124,7 +124,7 @@ def verify(
     """
     scratch.place(folder)
     sizes = store.sizes()
-    words, findings = _given_up(store, keys, sizes)
+    words, findings = _given_up(store, keys)
     chain, more = _chain(store, keys, sizes, words)
     findings += more
     findings += _held_against(known, chain, words)
@@ -265,14 +265,12 @@ def _still_written(
 
 
 def _given_up(
-    store: Shelf, keys: Sequence[Ed25519PublicKey], sizes: Collection[str]
+    store: Shelf, keys: Sequence[Ed25519PublicKey]
 ) -> tuple[dict[int, Lost], list[Finding]]:
     """Manifests that are given up by our word, by their numbers."""
     words: dict[int, Lost] = {}
     findings = []
-    names = sorted(name for name in sizes if name.startswith(f"{LOST}/"))
-    read_each = each_or_why(lambda name: read_lost(store, name, keys), names)
-    for name, word in zip(names, read_each, strict=True):
+    for name, word in words_or_why(store, keys).items():
         if isinstance(word, StoreError):
             findings.append(_damaged(name, word))
         else:
@@ -295,7 +293,7 @@ def _chain(
     for name, sealed in zip(names, read_each, strict=True):
         if isinstance(sealed, StoreError):
             findings.append(_damaged(name, sealed))
-            number = _number(name) or expected
+            number = number_of(name) or expected
             findings += [
                 Finding(manifest_of(missing), "is missing")
                 for missing in range(expected, number)
@@ -324,12 +322,6 @@ def _chain(
         found.append(sealed)
         expected, before = told.number + 1, (sealed.object, sealed.sha256)
     return found, findings
-
-
-def _number(name: str) -> int:
-    """That a manifest or a word of one is named by; 0 where it is by none."""
-    plain = name.rpartition("/")[2]
-    return int(plain) if re.fullmatch(r"[0-9]{8}", plain) else 0
 
 
 def _damaged(name: str, error: StoreError) -> Finding:
@@ -367,7 +359,7 @@ def _gone(
     gone: set[int] = set()
     findings = []
     for name in sorted(name for name in sizes if name.startswith(f"{GONE}/")):
-        number = _number(name)
+        number = number_of(name)
         try:
             with store.reading(name) as file:
                 sha256 = manifests.read_gone(file.read(), keys)
