@@ -56,6 +56,12 @@ def insert(connection: sa.Connection, unit: str) -> None:
     )
 
 
+def draw(connection: sa.Connection) -> int:
+    """The next number of a sequence, which no snapshot holds back."""
+    drawn = "SELECT nextval(pg_get_serial_sequence('readings', 'ingested_seq'))"
+    return connection.execute(sa.text(drawn)).scalar_one()
+
+
 def test_what_is_restored_is_what_was_there_while_others_went_on_writing(
     store: FolderStore, plant: Keys, engine: sa.Engine, database_url: str
 ):
@@ -66,6 +72,7 @@ def test_what_is_restored_is_what_was_there_while_others_went_on_writing(
         while not stop.is_set():
             with begin(engine) as connection:
                 insert(connection, f"unit-{number}")
+                draw(connection)
             number += 1
 
     writer = threading.Thread(target=write)
@@ -130,6 +137,39 @@ def test_a_row_more_or_less_or_another_is_told(
     restored.dispose()
     assert "table public.units is missing" in told
     assert "table public.another was not in the backup" in told
+
+
+def test_a_sequence_that_went_on_between_the_figures_and_the_dump_is_as_it_was_kept(
+    store: FolderStore, plant: Keys, engine: sa.Engine, database_url: str, monkeypatch
+):
+    true = programs.started
+
+    @contextmanager
+    def later(*arguments, **options):
+        with begin(engine) as connection:
+            draw(connection)
+        with true(*arguments, **options) as process:
+            yield process
+
+    with begin(engine) as connection:
+        stood = draw(connection)
+    monkeypatch.setattr(programs, "started", later)
+    run = kept(store, plant, database_url)
+    monkeypatch.undo()
+    sequences = run.manifest.artefacts[0].facts["sequences"]
+    assert sequences["public.readings_ingested_seq_seq"] == stood
+    assert prove(store, plant, run) == ()
+
+
+def test_a_sequence_that_is_behind_is_told():
+    def facts(stands: int | None) -> dict:
+        return {"tables": {}, "sequences": {"public.seq": stands}}
+
+    for before, after in ((None, None), (None, 1), (7, 7), (7, 9)):
+        assert fingerprints.differences(facts(before), facts(after)) == []
+    for before, after in ((7, 6), (7, None)):
+        (told,) = fingerprints.differences(facts(before), facts(after))
+        assert told == f"sequence public.seq has {after} where 7 was kept"
 
 
 def test_a_database_that_has_something_is_not_restored_over(

@@ -41,11 +41,11 @@ def of_dashboards() -> Iterator[Query]:
                 yield Query(f"{file.stem}: {panel['title']}", expr, told)
 
 
-def left_of_comparison(expr: str) -> str:
-    """What is compared: it has the labels of the alert, also while that does not fire."""
+def left_of_conditions(expr: str) -> str:
+    """What is held against them: it has the labels of the alert, also while that does not fire."""
     node = promql_parser.parse(expr)
-    comparisons = (">", "<", "==", "!=", ">=", "<=")
-    while isinstance(node, promql_parser.BinaryExpr) and str(node.op) in comparisons:
+    conditions = (">", "<", "==", "!=", ">=", "<=", "and", "unless")
+    while isinstance(node, promql_parser.BinaryExpr) and str(node.op) in conditions:
         node = node.lhs
     return node.prettify()
 

@@ -1172,7 +1172,7 @@ def test_every_metric_and_label_in_rules_and_dashboards_is_told_by_somebody(stac
         for rule in queries.of_rules()
         if rule.told
         and not any(
-            rule.told <= {*labels} for labels in stack.series(queries.left_of_comparison(rule.expr))
+            rule.told <= {*labels} for labels in stack.series(queries.left_of_conditions(rule.expr))
         )
     ]
     assert without == []
