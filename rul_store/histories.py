@@ -191,6 +191,7 @@ def _rows(lake: Lake, fleet: Fleet, run_prefix: str, rows: int) -> pl.LazyFrame:
     if counted != rows:
         raise StoreError(
             f"{rows} raw readings of fleet {fleet.name!r} had been seen, and the runs in the lake "
-            f"add up to {counted}; restore lake/{RAW}/{fleet.name} from a backup"
+            f"add up to {counted}; mount or copy back lake/{RAW}/{fleet.name}, "
+            "which is in no backup"
         )
     return lake.scan(RAW, fleet.name, of=runs.__contains__)

@@ -149,8 +149,8 @@ def readings_of(engine: sa.Engine, lake: Lake, fleet: Fleet, prognosis: Prognosi
             readings = histories.read(connection, lake, fleet, [life], known.seen)
     except pl.exceptions.PolarsError as error:
         raise ReplayError(
-            f"the raw readings of fleet {fleet.name!r} cannot be read: {error}; restore "
-            f"lake/{histories.RAW}/{fleet.name} from a backup"
+            f"the raw readings of fleet {fleet.name!r} cannot be read: {error}; mount or copy back "
+            f"lake/{histories.RAW}/{fleet.name}, which is in no backup"
         ) from error
     last = known.last_cycle
     return readings if last is None else readings.filter(pl.col(CYCLE) <= last)
