@@ -10,6 +10,7 @@ is known by its names, and read once all moments are over.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from threading import Event, Thread
 from typing import Any, BinaryIO, NamedTuple
@@ -55,7 +56,7 @@ def of_the_log(asked: Losses, stage: Stage, keeping: Keeping, cores: set[int]) -
         keeping.backups.bring()
         keeping.wait_until_base_leads()
         first = asked.cycle_seconds + LOG_BEGINS_SECONDS
-        acknowledged, left = _killed(asked, stage, keeping, first)
+        acknowledged, left = _killed(asked, stage, keeping, lambda: time.sleep(first))
     keys, database = keeping.keys, str(make_url(stage.servers.database_url).database)
     lost, seconds = [], []
     for one in left:
@@ -72,10 +73,18 @@ def of_dumps(asked: Losses, stage: Stage, keeping: Keeping, share: float) -> dic
     keeping.backups.bring()
     stop, took = Event(), []
     thread = Thread(target=_keep, args=(keeping.backups_at(share), asked.cycle_seconds, stop, took))
+
+    def wait_for_two() -> None:
+        """The second that is brought from now on was begun after now."""
+        brought = len(took)
+        while len(took) < brought + 2:
+            if not thread.is_alive():
+                raise RuntimeError("backups ended; why is above")
+            time.sleep(0.1)
+
     thread.start()
     try:
-        first = 2 * asked.cycle_seconds
-        acknowledged, left = _killed(asked, stage, keeping, first)
+        acknowledged, left = _killed(asked, stage, keeping, wait_for_two)
     finally:
         stop.set()
         thread.join()
@@ -104,9 +113,15 @@ def _keep(backups: Backups, cycle_seconds: float, stop: Event, took: list[float]
 
 
 def _killed(
-    asked: Losses, stage: Stage, keeping: Keeping, first_after: float
+    asked: Losses, stage: Stage, keeping: Keeping, wait_until_beyond: Callable[[], None]
 ) -> tuple[dict[str, float], list[Left]]:
     """Kill a writer at moments spread evenly over the cycles; another goes on at once.
+
+    Args:
+        asked: How often.
+        stage: Has the database that is written to.
+        keeping: Brings it beyond the machine.
+        wait_until_beyond: Until what has been written is there: the first moment.
 
     Returns:
         When each row was acknowledged, and what each moment left.
@@ -118,8 +133,8 @@ def _killed(
     left = []
     writer = Writer(url, "000")
     writer.write()
-    first = time.monotonic() + first_after
-    for number, moment in enumerate(spread_over(first, asked)):
+    wait_until_beyond()
+    for number, moment in enumerate(spread_over(time.monotonic(), asked)):
         following = Writer(url, f"{number + 1:03d}")
         time.sleep(max(0.0, moment - time.monotonic()))
         names = {*keeping.remote.sizes()}
