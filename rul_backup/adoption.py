@@ -19,6 +19,10 @@ from rul_core.errors import StoreError
 from rul_store import files
 
 
+class AnotherLine(StoreError):
+    """A store has runs of a line of its own."""
+
+
 def adopt(
     store: FolderStore,
     shelf: Shelf,
@@ -33,24 +37,33 @@ def adopt(
     everything anew.
 
     Args:
-        store: Goes on, where it has nothing or the beginning of the line; else it stays as it is.
+        store: Goes on, where it has nothing or the beginning of the line.
         shelf: Has the line.
         run: Whose artefacts are brought.
         keys: Of our signatures.
         key: Signs that the others are let go here.
 
     Returns:
-        How many manifests it has more.
+        How many manifests it has more; none where it has the newest of the line.
 
     Raises:
+        AnotherLine: It has.
         StoreError: There is too little room, or a manifest or an artefact is damaged, or cannot be
             written. Asked again it goes on where it broke off.
     """
-    line, there = runs.every(shelf, keys), {one.object: one for one in runs.every(store, keys)}
-    here = [one.sha256 for one in there.values()]
-    if here != [one.sha256 for one in line[: len(here)]] or len(here) >= len(line):
+    line, words = runs.every(shelf, keys), runs.given_up(shelf, keys)
+    here = {one.manifest.number: one for one in runs.every(store, keys)}
+    known = {number: word.sha256 for number, word in words.items()}
+    known |= {one.manifest.number: one.sha256 for one in line}
+    for number, one in here.items():
+        if known.get(number, one.sha256) != one.sha256:
+            raise AnotherLine(
+                f"{store}/{one.object}, of {one.manifest.run}, is another than {shelf} has"
+            )
+    last = max([*here, *runs.given_up(store, keys)], default=0)
+    newer = [one for one in line if one.manifest.number > last]
+    if not newer:
         return 0
-    words = runs.given_up(shelf, keys)
     log, problem = wal.from_base(shelf, keys, [run])
     if problem:
         raise StoreError(problem)
@@ -65,14 +78,15 @@ def adopt(
         for name, artefact in run.objects.items():
             _bring(store, shelf, name, artefact.sums.stored_sha256)
     for word in words.values():
-        if runs.lost_of(word.number) not in store.sizes(f"{runs.LOST}/"):
+        is_said = runs.lost_of(word.number) in store.sizes(f"{runs.LOST}/")
+        if not is_said and word.number not in here:
             runs.give_up(store, word, key)
-    for one in line[len(here) :]:
+    for one in newer:
         if one.sha256 != run.sha256 or not stays:
             runs.let_go(store, one, key)
         with store.alone():
             _bring(store, shelf, one.object, one.sha256)
-    return len(line) - len(here)
+    return len(newer)
 
 
 def _bring(store: Store, shelf: Shelf, name: str, sha256: str) -> None:

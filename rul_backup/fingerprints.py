@@ -78,7 +78,7 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     A sequence that is further on than it was is none; behind, it would give numbers twice.
     """
     told = []
-    is_as_kept = {"tables": operator.eq, "sequences": _is_no_further}
+    is_as_kept = {"tables": operator.eq, "sequences": _is_no_less}
     for what, holds in is_as_kept.items():
         before, after = expected[what], found[what]
         for name in sorted(before.keys() | after.keys()):
@@ -91,6 +91,6 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return told
 
 
-def _is_no_further(before: int | None, after: int | None) -> bool:
+def _is_no_less(before: int | None, after: int | None) -> bool:
     """Whether a sequence, none where nothing was drawn, is not behind what it was."""
     return before is None or (after is not None and before <= after)

@@ -6,6 +6,7 @@ not: how each is done (the other modules), what a store gives back where nothing
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from rul_backup import (
     runs,
     snapshots,
     stack,
+    swapping,
     telling,
     verification,
     wal,
@@ -56,7 +58,7 @@ from rul_backup.reading import (
 )
 from rul_backup.remote import RemoteStore
 from rul_backup.retention import Confirmed, Line, Plan, Policy, There
-from rul_backup.runs import Maker, Run, Sealed
+from rul_backup.runs import Maker, Run, Sealed, number_of
 from rul_backup.stores import FolderStore, Shelf
 from rul_backup.streams import Pace
 from rul_backup.telling import Tell
@@ -284,10 +286,10 @@ class Backups:
         """Go on here with the line of runs that one to be restored stands in; see ``adoption``.
 
         Returns:
-            How many manifests there are more; none where this platform is another, cannot sign, or
-            has a line of its own.
+            How many manifests there are more; none where this platform is another, or cannot sign.
 
         Raises:
+            AnotherLine: There is a line of its own here.
             StoreError: Something is damaged, or cannot be written.
         """
         if self.system != asked.run.manifest.system:
@@ -295,6 +297,27 @@ class Backups:
         return adoption.adopt(
             self.store, asked.shelf, asked.run, self._verify_keys(), self._maker().signing_key
         )
+
+    def make_way(self, asked: Asked) -> Path:
+        """Put all that is here aside, for the line of what was restored; give where it lies.
+
+        It stays until it is forgotten, as the database and the files that were live do.
+
+        Raises:
+            StoreError: It cannot be moved.
+        """
+        aside = f"{swapping.BEFORE}{asked.run.manifest.run}"
+        try:
+            return self.store.set_aside(aside, last=runs.MANIFESTS)
+        except OSError as error:
+            raise StoreError(f"{self.store} cannot be put aside: {error}") from error
+
+    def forget(self) -> list[Path]:
+        """Remove what was put aside; give the folders that are gone."""
+        aside = sorted(self.store.root.glob(f"{swapping.BEFORE}*"))
+        for folder in aside:
+            shutil.rmtree(folder)
+        return aside
 
     def give_up_newer(self, asked: Asked) -> list[BackupRun]:
         """Give up the runs after a line that was adopted: they were lost with their machine.
@@ -315,22 +338,28 @@ class Backups:
         key, beyond = self._maker().signing_key, backup_rows.known(self._engine, OFF_SITE)
         return mending.give_up_newer(self.store, keys, self._known(), key, beyond)
 
-    def to_mend(self) -> list[Mended]:
+    def to_mend(self, *, lost_beyond: bool = False) -> list[Mended]:
         """What becomes of manifests that cannot be read here; see ``mending``.
 
+        Args:
+            lost_beyond: Somebody says that what is not beyond the machine any more is lost.
+
         Raises:
-            StoreError: The store beyond the machine refuses.
+            StoreError: Here is another line than the one that is known; or the store beyond the
+                machine has another, or refuses.
             Unavailable: That, or PostgreSQL, does not answer.
         """
         other = remote_store_of(self._settings) if self.goes_off_site else None
         beyond = backup_rows.known(self._engine, OFF_SITE)
-        return mending.plan(self.store, self._verify_keys(), self._known(), other, beyond)
+        return mending.plan(
+            self.store, self._verify_keys(), self._known(), other, beyond, lost_beyond=lost_beyond
+        )
 
     def mend(self, found: Collection[Mended]) -> None:
         """Bring back and give up what ``to_mend`` gave.
 
         Raises:
-            StoreError: It cannot be written.
+            StoreError: It cannot be written, or something came there meanwhile.
         """
         mending.mend(self.store, self._verify_keys(), found, self._maker().signing_key)
 
@@ -547,9 +576,16 @@ class Backups:
         backup_rows.confirm_clock(self._engine, told)
 
     def _line(self, now: datetime, *, clock_is_right: bool = False) -> Line:
-        """When every run ended: their manifests stay, also of those that are beyond the machine."""
-        every = runs.readable(self.store, runs.names(self.store), self._verify_keys())
-        ended = [(told.number, told.finished_at) for told in (one.manifest for one in every)]
+        """When every run ended: their manifests stay, also of those that are beyond the machine.
+
+        Of one whose manifest was given up the database knows it.
+        """
+        keys = self._verify_keys()
+        every = runs.readable(self.store, runs.names(self.store), keys)
+        ended = {one.manifest.number: one.manifest.finished_at for one in every}
+        words = {number_of(name) for name in runs.words_or_why(self.store, keys)}
+        lost = {one.number: one.finished_at for one in self._known() if one.number in words}
+        ended = sorted((lost | ended).items())
         if clock_is_right and ended:
             return Line(ended, Confirmed(max(ended)[0], now))
         known = backup_rows.clock_confirmed(self._engine)

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup import manifest as manifests
 from rul_backup import runs, wal
 from rul_backup.remote import RemoteStore
-from rul_backup.runs import GONE, LOST, MANIFESTS, Sealed
+from rul_backup.runs import LOST, MANIFESTS, Sealed, gone_of, manifest_of, number_of
 from rul_backup.sealing import Sums
-from rul_backup.stores import Shelf
+from rul_backup.stores import Shelf, content_of
 from rul_backup.streams import sha256_of
 from rul_backup.wal import Noted
 from rul_core.errors import StoreError, Unavailable
@@ -60,7 +60,7 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
     refuse_another_line(local, remote)
     sent, segments, spoilt = _bring_log(local, remote, keys, here, there)
     for word in sorted(name for name in here if name.startswith(f"{LOST}/")):
-        if word not in there:
+        if word not in there and manifest_of(number_of(word)) not in there:
             try:
                 runs.read_lost(local, word, keys)
             except StoreError as error:
@@ -78,7 +78,7 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
             if name not in there:  # else it was brought while it was whole
                 spoilt.append(str(error))
             continue
-        word = f"{GONE}/{sealed.manifest.number:08d}"
+        word = gone_of(sealed.manifest.number)
         is_gone = word in (there if name in there else here)
         if name not in there:
             try:
@@ -144,8 +144,7 @@ def bring_noted(local: Shelf, remote: RemoteStore, noted: Noted) -> int:
         Unavailable: It does not answer.
     """
     sent = _bring_and_look(local, remote, noted.content, noted.note.sums)
-    with local.reading(noted.object) as file:
-        note = file.read()
+    note = content_of(local, noted.object)
     return sent + remote.bring(noted.object, io.BytesIO(note), len(note))
 
 
@@ -163,7 +162,7 @@ def let_expire(remote: RemoteStore, going: Collection[Sealed], key: Ed25519Priva
     """
     for run in going:
         word = manifests.write_gone(run.sha256, key)
-        remote.bring(f"{GONE}/{run.manifest.number:08d}", io.BytesIO(word), len(word))
+        remote.bring(gone_of(run.manifest.number), io.BytesIO(word), len(word))
 
 
 def refuse_another_line(local: Shelf, remote: RemoteStore) -> None:

@@ -15,8 +15,8 @@ removed, so that at no moment a manifest promises what is not there.
 
 import re
 import secrets
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -29,10 +29,10 @@ from rul_backup import telling
 from rul_backup.manifest import Artefact, Kind, LogHead, Lost, Manifest
 from rul_backup.retention import FUTURE
 from rul_backup.sealing import SUFFIX, seal
-from rul_backup.stores import Shelf, Store, each, each_or_why
+from rul_backup.stores import Shelf, Store, content_of, each, each_or_why
 from rul_backup.streams import Pace, Paced, Readable, sha256_of
 from rul_backup.telling import Tell
-from rul_core.errors import StoreError
+from rul_core.errors import StoreError, Unavailable
 from rul_store.backup_rows import BackupRun
 
 RUNS, MANIFESTS, GONE, LOST = "runs", "manifests", "gone", "lost"
@@ -43,10 +43,8 @@ TAKEN_OVER_FOR = timedelta(days=7)
 knows how much older than a run they may be."""
 
 
-_UNKNOWN = (
-    "nobody knows what the run promises, so nothing is removed; `rul backup mend` brings the "
-    "manifest back from beyond the machine, or gives it up"
-)
+_MEND = "`rul backup mend` says what becomes of it"
+_UNKNOWN = "nobody knows what the run promises, so nothing is removed"
 
 
 class Sealed(NamedTuple):
@@ -154,8 +152,13 @@ class Run:
         name = earlier.object_of(artefact)
         if not self._has(name, artefact):
             return False
-        with self._store.reading(name) as stored:
-            return sha256_of(Paced(stored, self.pace)) == artefact.sums.stored_sha256
+        try:
+            with self._store.reading(name) as stored:
+                return sha256_of(Paced(stored, self.pace)) == artefact.sums.stored_sha256
+        except Unavailable:
+            raise
+        except (StoreError, OSError):  # a sector that cannot be read is no reason to keep nothing
+            return False
 
     def take_over(self, artefact: Artefact, earlier: Sealed) -> Artefact:
         """Promise what an earlier run kept, since it has not changed."""
@@ -263,6 +266,22 @@ def lost_of(number: int) -> str:
     return f"{LOST}/{number:08d}"
 
 
+def gone_of(number: int) -> str:
+    """Where our word lies that its run was let go."""
+    return f"{GONE}/{number:08d}"
+
+
+@contextmanager
+def _mendable() -> Generator[None]:
+    """Name who says what becomes of a manifest that is damaged here, or of a word."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except StoreError as error:
+        raise StoreError(f"{error}; {_MEND}") from error
+
+
 def _end_of_line(
     store: Shelf,
     keys: Sequence[Ed25519PublicKey],
@@ -271,22 +290,25 @@ def _end_of_line(
 ) -> tuple[int, str | None]:
     """Number and checksum of the last manifest that anybody knows of, whether it is here or not.
 
-    Whoever knows another than the newest that is here knows another line.
+    Whoever knows another than the newest that is here knows another line, and what does not follow
+    number by number is of none.
 
     Raises:
         StoreError: The word in the place of the last is damaged.
     """
-    here = (before.manifest.number, before.sha256) if before else (0, None)
     words = words_or_why(store, keys)
-    given = [(one.number, one.sha256) for one in words.values() if isinstance(one, Lost)]
     elsewhere = {one.number: one.sha256 for one in known}
-    if before and elsewhere.get(here[0], here[1]) != here[1]:
+    if before and elsewhere.get(before.manifest.number, before.sha256) != before.sha256:
         elsewhere = {}
-    last = max([here, *given, *elsewhere.items()], key=lambda end: end[0])
+    elsewhere |= {one.number: one.sha256 for one in words.values() if isinstance(one, Lost)}
+    number = before.manifest.number if before else min(elsewhere, default=1) - 1
+    sha256 = before.sha256 if before else None
+    while number + 1 in elsewhere:
+        number, sha256 = number + 1, elsewhere[number + 1]
     for name, word in words.items():
-        if isinstance(word, StoreError) and name > lost_of(last[0]):
-            raise StoreError(f"{word}; `rul backup mend` says what becomes of it") from word
-    return last
+        if isinstance(word, StoreError) and name > lost_of(number):
+            raise StoreError(f"{word}; {_MEND}") from word
+    return number, sha256
 
 
 def newest(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
@@ -296,7 +318,8 @@ def newest(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
         StoreError: Its manifest is damaged.
     """
     last = max(store.sizes(f"{MANIFESTS}/"), default=None)
-    return None if last is None else read(store, last, keys)
+    with _mendable():
+        return None if last is None else read(store, last, keys)
 
 
 def newest_there(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:
@@ -326,18 +349,21 @@ def whole_line(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> list[Sealed]:
     Raises:
         StoreError: A manifest is damaged or missing; names it.
     """
-    found, words = every(store, keys), given_up(store, keys)
-    number, before = 1, None
-    for sealed in found:
-        while number in words and manifest_of(number) < sealed.object:
-            number, before = number + 1, words[number].sha256
-        name = manifest_of(number)
-        if (sealed.object, sealed.manifest.number) != (name, number):
-            raise StoreError(f"{store}/{name} is missing; {_UNKNOWN}")
-        if sealed.manifest.previous_sha256 != before:
-            raise StoreError(f"{store}/{name} does not follow the manifest before it; {_UNKNOWN}")
-        number, before = number + 1, sealed.sha256
-    return found
+    with _mendable():
+        found, words = every(store, keys), given_up(store, keys)
+        number, before = 1, None
+        for sealed in found:
+            while number in words and number < sealed.manifest.number:
+                number, before = number + 1, words[number].sha256
+            name = manifest_of(number)
+            if sealed.object != name:
+                raise StoreError(f"{store}/{name} is missing; {_UNKNOWN}")
+            if sealed.manifest.previous_sha256 != before:
+                raise StoreError(
+                    f"{store}/{name} does not follow the manifest before it; {_UNKNOWN}"
+                )
+            number, before = number + 1, sealed.sha256
+        return found
 
 
 def given_up(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> dict[int, Lost]:
@@ -421,14 +447,25 @@ def read(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Sealed:
     """A manifest.
 
     Raises:
-        StoreError: It is damaged; names it.
+        StoreError: It is damaged, or in the place of another; names it.
     """
-    with store.reading(name) as file:
-        content = file.read()
+    content = content_of(store, name)
     try:
-        return Sealed(name, manifests.sha256_of(content), manifests.read(content, keys))
+        return opened(name, content, keys)
     except StoreError as error:
         raise StoreError(f"{store}/{name}: {error}") from error
+
+
+def opened(name: str, content: bytes, keys: Sequence[Ed25519PublicKey]) -> Sealed:
+    """A manifest by what is in it.
+
+    Raises:
+        StoreError: It is damaged, or of another name.
+    """
+    sealed = Sealed(name, manifests.sha256_of(content), manifests.read(content, keys))
+    if name != manifest_of(sealed.manifest.number):
+        raise StoreError(f"is the manifest of number {sealed.manifest.number}")
+    return sealed
 
 
 def read_lost(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Lost:
@@ -437,8 +474,7 @@ def read_lost(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Lost
     Raises:
         StoreError: It is damaged, or in the place of another; names it.
     """
-    with store.reading(name) as file:
-        content = file.read()
+    content = content_of(store, name)
     try:
         word = manifests.read_lost(content, keys)
     except StoreError as error:
@@ -446,6 +482,15 @@ def read_lost(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Lost
     if name != lost_of(word.number):
         raise StoreError(f"{store}/{name}: it is the word of number {word.number}")
     return word
+
+
+def read_gone(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> str:
+    """A word that a run is let go: the checksum of its manifest.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    return manifests.read_gone(content_of(store, name), keys)
 
 
 def give_up(store: Store, lost: Lost, key: Ed25519PrivateKey) -> None:
@@ -456,11 +501,16 @@ def give_up(store: Store, lost: Lost, key: Ed25519PrivateKey) -> None:
 
 def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
     """Say of a run that it is let go on purpose; from now on what it alone kept is nobody's."""
-    word = f"{GONE}/{run.manifest.number:08d}"
     with store.alone():
-        if word not in store.sizes(f"{GONE}/"):
-            with store.putting(word) as file:
-                file.write(manifests.write_gone(run.sha256, key))
+        say_gone(store, run, key)
+
+
+def say_gone(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
+    """The same, by who holds the store alone."""
+    word = gone_of(run.manifest.number)
+    if word not in store.sizes(f"{GONE}/"):
+        with store.putting(word) as file:
+            file.write(manifests.write_gone(run.sha256, key))
 
 
 def left_behind(
@@ -489,7 +539,7 @@ def left_behind(
     words = given_up(store, keys)
     sealed_once = {one.run for one in known if one.number not in words}
     for run in sorted({name.split("/")[1] for name in kept} & sealed_once - finished):
-        raise StoreError(f"{store} has what {run} kept, and not its manifest; {_UNKNOWN}")
+        raise StoreError(f"{store} has what {run} kept, and not its manifest; {_UNKNOWN}; {_MEND}")
     left = [
         name
         for name in sorted(kept)

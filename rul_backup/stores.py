@@ -60,6 +60,19 @@ def each_or_why(read: Callable[[str], Read], names: Iterable[str]) -> list[Read 
     return each(attempted, names)
 
 
+def content_of(shelf: "Shelf", name: str) -> bytes:
+    """All of a small object.
+
+    Raises:
+        StoreError: It cannot be read; names it.
+    """
+    with shelf.reading(name) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise StoreError(f"{shelf}/{name} cannot be read: {error.strerror or error}") from error
+
+
 class Shelf(Protocol):
     """Objects by name, to read."""
 
@@ -170,6 +183,27 @@ class FolderStore:
         while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             folder = folder.parent
+
+    def set_aside(self, name: str, *, last: str) -> Path:
+        """Move all that it has into a folder within it that counts for nothing.
+
+        Args:
+            name: Of the folder; begins with a dot.
+            last: What goes last: until then it is what it was to whoever looks there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OSError: It cannot be moved.
+        """
+        aside = self.root / name
+        with self.alone():
+            files.make_folder(aside)
+            for path in sorted(self.root.iterdir(), key=lambda path: path.name == last):
+                if not path.name.startswith("."):
+                    path.rename(aside / path.name)
+        return aside
 
     def halves(self) -> list[str]:
         """See ``Store``."""

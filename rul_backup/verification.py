@@ -31,7 +31,6 @@ from typing import Any, NamedTuple, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pyrage import x25519
 
-from rul_backup import manifest as manifests
 from rul_backup import scratch, structure, wal
 from rul_backup.manifest import Artefact, Kind, Lost
 from rul_backup.runs import (
@@ -46,6 +45,7 @@ from rul_backup.runs import (
     names_there,
     number_of,
     read,
+    read_gone,
     readable,
     started_at,
     words_or_why,
@@ -61,6 +61,8 @@ LATE = timedelta(hours=1)
 """A base whose first segment is not archived for so long will not be one."""
 
 
+MISSING_TOLD = 1000
+"""So many manifests that are missing one after another are named each."""
 _TAKE_BACK = (
     "`rul backup mend` takes the word back; beyond the machine, remove it with a key that may"
 )
@@ -142,7 +144,8 @@ def verify(
     wanted = {name: artefact for sealed in promised for name, artefact in sealed.objects.items()}
     for sealed in earlier:
         wanted |= sealed.of_kind(Kind.BASE)
-    findings += _belonging_to_nobody(sizes, chain, gone, wanted, now)
+    sealed_once = {one.run for one in known if one.number not in words}
+    findings += _belonging_to_nobody(sizes, chain, gone, wanted, now, sealed_once)
     for name, artefact in wanted.items():
         sums = artefact.sums
         findings += _looked_at(store, name, sums, sizes, level, identities, artefact, folder)
@@ -294,21 +297,14 @@ def _chain(
         if isinstance(sealed, StoreError):
             findings.append(_damaged(name, sealed))
             number = number_of(name) or expected
-            findings += [
-                Finding(manifest_of(missing), "is missing")
-                for missing in range(expected, number)
-                if missing not in words
-            ]
+            findings += _missing(expected, number, words)
             expected, before = number + 1, None
             continue
         told = sealed.manifest
-        if name != manifest_of(told.number):
-            findings.append(Finding(name, f"is the manifest of number {told.number}"))
-            continue
-        for missing in range(expected, told.number):
-            word = words.get(missing)
-            before = (lost_of(missing), word.sha256) if word else None
-            findings += [] if word else [Finding(manifest_of(missing), "is missing")]
+        findings += _missing(expected, told.number, words)
+        if expected < told.number:
+            word = words.get(told.number - 1)
+            before = (lost_of(word.number), word.sha256) if word else None
         if told.number == 1 and told.previous_sha256 is not None:
             findings.append(Finding(name, "is the first, and names one before it"))
         if before is not None and told.previous_sha256 != before[1]:
@@ -322,6 +318,15 @@ def _chain(
         found.append(sealed)
         expected, before = told.number + 1, (sealed.object, sealed.sha256)
     return found, findings
+
+
+def _missing(begin: int, end: int, words: Collection[int]) -> Iterator[Finding]:
+    """Those before one that is there; after very many the rest at once, for names cost nothing."""
+    numbers = (number for number in range(begin, end) if number not in words)
+    for number in itertools.islice(numbers, MISSING_TOLD):
+        yield Finding(manifest_of(number), "is missing")
+    if (number := next(numbers, None)) is not None:
+        yield Finding(manifest_of(number), f"is missing, and more before {manifest_of(end)}")
 
 
 def _damaged(name: str, error: StoreError) -> Finding:
@@ -361,8 +366,7 @@ def _gone(
     for name in sorted(name for name in sizes if name.startswith(f"{GONE}/")):
         number = number_of(name)
         try:
-            with store.reading(name) as file:
-                sha256 = manifests.read_gone(file.read(), keys)
+            sha256 = read_gone(store, name, keys)
         except Unavailable:
             raise
         except StoreError as error:
@@ -381,6 +385,7 @@ def _belonging_to_nobody(
     gone: Collection[int],
     wanted: Collection[str],
     now: datetime,
+    sealed_once: Collection[str],
 ) -> Iterator[Finding]:
     finished = {sealed.manifest.run for sealed in chain}
     going = {name for sealed in chain if sealed.manifest.number in gone for name in sealed.objects}
@@ -397,6 +402,8 @@ def _belonging_to_nobody(
         begun = started_at(run) if folder == RUNS and run not in finished else None
         if begun is None or begun > now:
             yield Finding(name, "belongs to no run; nobody of us put it there")
+        elif run in sealed_once:
+            yield Finding(name, "is of a run whose manifest cannot be read here")
         elif is_unfinished(run, now):
             yield Finding(
                 name, "is of a run that was never finished; `rul backup prune` removes it"

@@ -27,7 +27,7 @@ from rul_backup import manifest as manifests
 from rul_backup.manifest import Kind, LogHead
 from rul_backup.runs import Maker, Sealed, there, whole_line
 from rul_backup.sealing import SUFFIX, Sums, seal
-from rul_backup.stores import Shelf, Store, each, each_or_why
+from rul_backup.stores import Shelf, Store, content_of, each, each_or_why
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 
@@ -181,8 +181,7 @@ def read(store: Shelf, name: str, keys: Sequence[Ed25519PublicKey]) -> Noted:
     Raises:
         StoreError: It is damaged, or of something else than its name says; names it.
     """
-    with store.reading(name) as file:
-        content = file.read()
+    content = content_of(store, name)
     try:
         told = manifests.unsigned(content, _PURPOSE, keys)
         version = msgspec.json.decode(told, type=_Version).format

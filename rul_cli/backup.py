@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from prometheus_client import CollectorRegistry
 
     from rul_backup.keeping import Backups
-    from rul_backup.live import LiveRestore
+    from rul_backup.live import Asked, LiveRestore
     from rul_backup.reading import StoreReader
     from rul_backup.runs import Sealed
     from rul_backup.telling import Tell
@@ -514,6 +514,7 @@ def _restore_over_live(
     root: Path, reader: "StoreReader", run: str | None, to: str | None, *, despite_golden: bool
 ) -> None:
     from rul_backup import live
+    from rul_backup.adoption import AnotherLine
     from rul_backup.reading import BackupSettings
     from rul_core.errors import StoreError
 
@@ -525,11 +526,11 @@ def _restore_over_live(
         if run is None and interrupted is not None:
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
-        asked = reader.asked(run, moment)
+        asked, makes_way = reader.asked(run, moment), False
         try:
-            if count := backups.adopt(asked):
-                told = f"Backups here go on after the {count} of that store."
-                console.print(told, highlight=False)
+            _adopt(backups, asked)
+        except AnotherLine:  # of this machine before; what lives yet is kept in it
+            makes_way = True
         except StoreError as error:  # that is no reason not to restore
             console.print(
                 f"Backups here do not go on with that line: {error}; give them a place of their "
@@ -540,6 +541,14 @@ def _restore_over_live(
         journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
         laptop.engine.dispose()
         try:
+            if makes_way:
+                aside = backups.make_way(asked)
+                console.print(
+                    f"Backups that were made here before are in {aside}.",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+                _adopt(backups, asked)
             backups.note()
             for lost in backups.give_up_newer(asked):
                 console.print(
@@ -557,9 +566,14 @@ def _restore_over_live(
     )
 
 
+def _adopt(backups: "Backups", asked: "Asked") -> None:
+    if count := backups.adopt(asked):
+        console.print(f"Backups here go on after the {count} of that store.", highlight=False)
+
+
 def _forget(root: Path) -> None:
     with opened(root, migrated=False) as laptop:
-        gone = _live_restore(laptop).forget()
+        gone = [*_live_restore(laptop).forget(), *map(str, backups_of(laptop).forget())]
     for name in gone:
         console.print(f"{name} is gone", highlight=False, soft_wrap=True)
     if not gone:
@@ -723,6 +737,10 @@ def _until_ended() -> threading.Event:
 @app.command("mend")
 def mend(
     apply: Annotated[bool, typer.Option("--apply", help="do it; else it is only told")] = False,
+    lost_beyond: Annotated[
+        bool,
+        typer.Option("--lost-beyond", help="what is not beyond the machine any more is lost there"),
+    ] = False,
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Bring manifests that are damaged or missing back from beyond the machine, or give them up.
@@ -733,11 +751,11 @@ def mend(
     from rul_backup.mending import Fate
 
     with _backups(root) as backups:
-        found = backups.to_mend()
+        found = backups.to_mend(lost_beyond=lost_beyond)
+        for one in found:
+            console.print(str(one), highlight=False, soft_wrap=True)
         if apply:
             backups.mend(found)
-    for one in found:
-        console.print(str(one), highlight=False, soft_wrap=True)
     if not found:
         console.print("Every manifest is there and can be read.", highlight=False)
     elif not apply:

@@ -90,6 +90,9 @@ class Mending(dg.Config):
     give_up: bool = Field(
         default=False, description="also give up what is nowhere, and what its runs kept"
     )
+    lost_beyond: bool = Field(
+        default=False, description="what is not beyond the machine any more is lost there"
+    )
 
 
 @dg.op
@@ -98,12 +101,12 @@ def mend(
     context: dg.OpExecutionContext, config: Mending, backups: dg.ResourceParam[Backups]
 ) -> None:
     """Bring manifests that are damaged or missing back; what is nowhere is given up if asked."""
-    found = backups.to_mend()
+    found = backups.to_mend(lost_beyond=config.lost_beyond)
     lost = [one for one in found if one.fate is Fate.GIVEN_UP]
     asked = [one for one in found if config.give_up or one not in lost]
-    backups.mend(asked)
     for one in asked:
         context.log.info("%s", one)
+    backups.mend(asked)
     context.add_output_metadata(
         {fate.name.lower(): [one.object for one in found if one.fate is fate] for fate in Fate}
     )

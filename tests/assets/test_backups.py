@@ -414,9 +414,38 @@ def test_a_manifest_comes_back_from_beyond_and_one_that_is_nowhere_is_given_up_b
     told = why(keeper.run("mend_backups", fails=True))
     assert "manifests/00000002: nowhere any more; launch this again with `give_up: true`" in told
     assert [one.sealed.manifest.number for one in keeper.backups.there()] == [1, 3]
-    keeper.run("mend_backups", config={"ops": {"mend": {"config": {"give_up": True}}}})
+    decided = {"give_up": True}
+    keeper.run("mend_backups", config={"ops": {"mend": {"config": decided}}})
     assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
     keeper.run("let_backups_go")
+    monkeypatch.setenv("RUL_BACKUP_OFFSITE", "s3://backups/mistyped")
+    (keeper.backups.store.root / "manifests/00000001").unlink()
+    told = why(
+        keeper.run("mend_backups", config={"ops": {"mend": {"config": decided}}}, fails=True)
+    )
+    assert "of the job, `lost_beyond: true`" in told
+    decided["lost_beyond"] = True
+    keeper.run("mend_backups", config={"ops": {"mend": {"config": decided}}})
+    assert keeper.backups.verify(Level.STORED, datetime.now(UTC)).findings == ()
+
+
+def test_runs_that_were_given_up_are_no_jump_of_the_clock(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+):
+    begin, backups = datetime.now(UTC) - timedelta(hours=45), keeper.backups
+    for hours in (0, 20, 40):
+        moment = begin + timedelta(hours=hours)
+
+        class Then(datetime):
+            @classmethod
+            def now(cls, tz=None, moment=moment):
+                return moment.astimezone(tz)
+
+        monkeypatch.setattr("rul_backup.keeping.datetime", Then)
+        backups.make(moment)
+    (backups.store.root / "manifests/00000002").unlink()
+    backups.mend(backups.to_mend())
+    assert backups.plan(backups.policy(), begin + timedelta(hours=45)).drop == ()
 
 
 def test_without_redis_the_rest_is_kept(keeper: Keeper, monkeypatch: pytest.MonkeyPatch):

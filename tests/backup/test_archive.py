@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pytest
 
 from rul_backup import archive, runs, wal
-from rul_backup.adoption import adopt
+from rul_backup.adoption import AnotherLine, adopt
 from rul_backup.archive import Archive
 from rul_backup.manifest import Kind
 from rul_backup.reading import ReadingKeys, StoreReader
@@ -258,10 +258,13 @@ def test_of_a_run_that_is_not_the_newest_the_line_is_whole_too(line: House, tmp_
 def test_a_store_with_a_line_of_its_own_or_a_longer_one_stays_as_it_is(line: House, tmp_path: Path):
     found = exported(line, tmp_path / "a.tar", 4)
     other = house_in(tmp_path / "other", line.plant, 2, has_log=False)
-    for one in (other, line):
-        before = one.store.sizes()
-        assert adopted(line, found, one.store) == 0
-        assert one.store.sizes() == before
+    before = [one.store.sizes() for one in (line, other)]
+    assert adopted(line, found, line.store) == 0
+    with pytest.raises(
+        AnotherLine, match=r"other/manifests/00000001, of .*, is another than .*tar"
+    ):
+        adopted(line, found, other.store)
+    assert [one.store.sizes() for one in (line, other)] == before
 
 
 def test_who_is_killed_while_he_adopts_goes_on(line: House, tmp_path: Path):

@@ -9,10 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import pytest
 
 from rul_backup import mending, offsite, runs, wal
-from rul_backup.adoption import adopt
+from rul_backup.adoption import AnotherLine, adopt
 from rul_backup.archive import Archive, export
 from rul_backup.manifest import Kind, Lost
 from rul_backup.mending import Fate
@@ -64,7 +65,10 @@ def spoil(house: House, number: int, how: str) -> bytes:
 def sealed_after(house: House, at_hours: int = 80) -> Sealed:
     run = Run(house.store, house.plant.maker, START + timedelta(hours=at_hours))
     run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"anew"), {})
-    return run.seal({}, house.plant.verify, run.started_at, known=known(house))
+    try:
+        return run.seal({}, house.plant.verify, run.started_at, known=known(house))
+    finally:
+        run.discard()
 
 
 @pytest.mark.parametrize("how", ["missing", "damaged"])
@@ -118,7 +122,7 @@ def test_what_nobody_knows_the_checksum_of_stays_and_the_others_are_given_up(
     (*_, last) = mending.plan(house.store, house.plant.verify)
     assert str(last) == (
         f"{manifest_of(stay[-1])} cannot be mended: neither the manifest after it nor the database "
-        "knows its checksum"
+        "knows its checksum; if it is none of this line, move it away"
     )
 
 
@@ -163,11 +167,164 @@ def test_what_is_known_to_be_beyond_is_not_given_up_where_nobody_asks_there(
     assert [(one.object, one.fate) for one in found] == [
         (manifest_of(4), Fate.GIVEN_UP), (manifest_of(3), Fate.STAYS),
     ]  # fmt: skip
-    assert "nobody has said where that is (RUL_BACKUP_OFFSITE)" in found[1].why
+    assert "beyond the machine, nobody has said where: see that RUL_BACKUP_OFFSITE" in found[1].why
     # Given up all the same by an older word, it comes back once that store is asked.
     mended(house)
     assert mended(house, other=whole.store) == dict.fromkeys(map(manifest_of, (4, 3)), Fate.BACK)
     assert house.store.sizes() == whole.store.sizes()
+    assert house.look().findings == ()
+
+
+def test_what_is_known_to_be_beyond_and_is_not_there_is_given_up_only_once_that_is_said(
+    house: House, tmp_path: Path
+):
+    keys, nothing = house.plant.verify, FolderStore(tmp_path / "mistyped")
+    spoil(house, 3, "missing")
+    for other in (nothing, None):
+        (found,) = mending.plan(house.store, keys, known(house), other, known(house))
+        assert found.fate is Fate.STAYS
+        assert "where it is lost there too, say so by `--lost-beyond`" in found.why
+        (found,) = mending.plan(
+            house.store, keys, known(house), other, known(house), lost_beyond=True
+        )
+        assert found.fate is Fate.GIVEN_UP
+    assert (
+        f"where {nothing} has it not"
+        in mending.plan(house.store, keys, known(house), nothing, known(house))[0].why
+    )
+
+
+def test_what_was_given_up_and_partly_removed_is_let_go_as_it_comes_back(
+    whole: House, house: House, tmp_path: Path
+):
+    far = FolderStore(tmp_path / "far")
+    shutil.copytree(whole.root, far.root)
+    keys, plant = house.plant.verify, house.plant
+    run = Run(house.store, plant.maker, START + timedelta(hours=80))
+    for artefact in house.sealed[4].manifest.artefacts:
+        if artefact.kind is Kind.POSTGRES:
+            run.keep(artefact.name, Kind.POSTGRES, io.BytesIO(b"anew"), {})
+        else:
+            run.take_over(artefact, house.sealed[4])
+    sixth = run.seal({}, keys, run.started_at)
+    knowing = house._replace(sealed=[*house.sealed, sixth])
+    spoil(house, 5, "missing")
+    mended(knowing)
+    assert runs.sweep(house.store, keys, NOW, known(knowing)) != []
+    assert mended(knowing, other=far) == {manifest_of(5): Fate.BACK_ALONE}
+    assert knowing.look(Level.STORED).findings == ()
+
+
+def test_a_run_that_is_sealed_while_it_is_looked_at_stays_and_nothing_is_changed(
+    whole: House, house: House
+):
+    keys, key = house.plant.verify, house.plant.maker.signing_key
+    few = house._replace(sealed=house.sealed[:3])
+    for number in (4, 5):
+        spoil(house, number, "missing")
+        shutil.rmtree(house.root / "runs" / house.sealed[number - 1].manifest.run)
+    found = mending.plan(house.store, keys, known(few), whole.store)
+    assert [one.fate for one in found] == [Fate.BACK_ALONE] * 2
+    sealed_after(few)
+    there = house.store.sizes()
+    with pytest.raises(StoreError, match=r"manifests/00000004 came there while it was looked at"):
+        mending.mend(house.store, keys, found, key)
+    assert house.store.sizes() == there
+
+
+def test_a_manifest_that_the_disk_does_not_give_is_named_and_stops_nothing_else(
+    whole: House, house: House, s3: S3
+):
+    keys, far = house.plant.verify, s3.store("sectors")
+    spoil(house, 3, "missing")
+    (house.root / manifest_of(3)).symlink_to("/proc/self/mem")  # reads as a sector that is gone
+    (found,) = mending.plan(house.store, keys, known(house))
+    assert (found.object, found.fate) == (manifest_of(3), Fate.STAYS)
+    assert found.why == f"{house.root / manifest_of(3)} cannot be read: Input/output error"
+    assert (manifest_of(3), "Input/output error") in house.look().findings
+    with pytest.raises(StoreError, match=r"manifests/00000003 cannot be read"):
+        runs.sweep(house.store, keys, NOW, known(house))
+    with pytest.raises(offsite.Spoilt, match=r"manifests/00000003 cannot be read"):
+        offsite.bring(house.store, far, keys)
+    assert {manifest_of(number) for number in (1, 2, 4, 5)} <= far.sizes().keys()
+    assert mended(house, other=whole.store) == {manifest_of(3): Fate.BACK}
+
+
+def test_what_a_word_alone_knows_is_given_up_by_that(house: House):
+    keys = house.plant.verify
+    for number in (2, 3):  # of the second, which was let go, there is a word
+        spoil(house, number, "missing")
+    assert mended(house, witnessed=False) == dict.fromkeys(map(manifest_of, (3, 2)), Fate.GIVEN_UP)
+    runs.sweep(house.store, keys, NOW, known(house))
+    assert house.look().findings == ()
+    spoil(house, 5, "missing")
+    mended(house)
+    (house.root / manifest_of(5)).write_bytes(b"spoilt")
+    few = house._replace(sealed=house.sealed[:4])
+    with pytest.raises(StoreError, match=r"manifests/00000005: .* says what becomes of it"):
+        sealed_after(few)
+    assert mended(few) == {manifest_of(5): Fate.GIVEN_UP}
+    assert sealed_after(few).manifest.number == 6
+    runs.sweep(house.store, keys, NOW, known(few))
+
+
+def test_what_is_no_manifest_and_what_lies_in_the_place_of_another_is_named(
+    whole: House, house: House
+):
+    keys = house.plant.verify
+    (house.root / "manifests" / "stray").write_bytes(b"x")
+    for number in (6, 300_000):
+        shutil.copy(house.root / manifest_of(3), house.root / manifest_of(number))
+    stay = [manifest_of(300_000), manifest_of(6), "manifests/stray"]
+    assert mended(house, other=whole.store) == dict.fromkeys(stay, Fate.STAYS)
+    found = house.look().findings
+    assert {*stay} <= {name for name, _ in found}
+    assert len(found) < 1100
+    for again in (lambda: sealed_after(house), lambda: runs.sweep(house.store, keys, NOW)):
+        with pytest.raises(StoreError, match="`rul backup mend` says what becomes of it"):
+            again()
+    for name in stay:
+        (house.root / name).unlink()
+    assert house.look().findings == ()
+    assert sealed_after(house).manifest.number == 6
+
+
+def test_a_number_that_nobody_can_have_come_to_is_not_gone_on_after(house: House):
+    far_ahead = msgspec.structs.replace(house.sealed[4].known, number=9, sha256="0" * 64)
+    run = Run(house.store, house.plant.maker, START + timedelta(hours=80))
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"anew"), {})
+    sealed = run.seal({}, house.plant.verify, run.started_at, known=[*known(house), far_ahead])
+    assert sealed.manifest.number == 6
+
+
+def test_where_one_was_given_up_here_the_line_goes_on_and_is_no_other(
+    whole: House, house: House, tmp_path: Path
+):
+    keys, key = house.plant.verify, house.plant.maker.signing_key
+    spoil(house, 3, "missing")
+    mended(house)
+    runs.sweep(house.store, keys, NOW, known(house))
+    new = FolderStore(tmp_path / "new")
+    shutil.copytree(house.root, new.root)
+    assert adopt(new, whole.store, whole.sealed[4], keys, key) == 0
+    few = house._replace(root=new.root, store=new)
+    for number in (4, 5):
+        spoil(few, number, "missing")
+    assert adopt(new, whole.store, whole.sealed[4], keys, key) == 2
+    assert few.look(Level.STORED).findings == ()
+    # The other way round: a word of the other store is not given beside what is here.
+    assert adopt(whole.store, house.store, whole.sealed[4], keys, key) == 0
+    assert whole.look().findings == ()
+
+
+def test_no_word_goes_beyond_where_the_manifest_is(house: House, s3: S3):
+    keys, far = house.plant.verify, s3.store("beside")
+    offsite.bring(house.store, far, keys)
+    spoil(house, 4, "missing")
+    mended(house)
+    offsite.bring(house.store, far, keys)
+    assert verify(far, keys, Level.STORED, now=NOW).findings == ()
+    assert mended(house, other=far) == {manifest_of(4): Fate.BACK}
     assert house.look().findings == ()
 
 
@@ -178,15 +335,51 @@ def test_where_the_other_store_has_more_the_line_goes_on_after_that(whole: House
     assert mending.plan(house.store, keys, known(few)) == []
     assert mended(few, other=whole.store) == dict.fromkeys(map(manifest_of, (5, 4)), Fate.BACK)
     assert sealed_after(few).manifest.number == 6
-    # What does not follow what is here is none of this line.
-    spoil(house, 5, "missing")
-    (house.root / manifest_of(6)).unlink()
-    forked = sealed_after(few, 81)
-    assert forked.manifest.number == 5
-    assert mending.plan(house.store, keys, known(few), whole.store) == []
 
 
-def test_one_that_the_next_does_not_follow_is_named_or_comes_back_as_it_was(
+def test_what_does_not_follow_what_is_here_is_none_of_this_line(whole: House, house: House):
+    keys, few = house.plant.verify, house._replace(sealed=house.sealed[:3])
+    for number in (4, 5):
+        spoil(house, number, "missing")
+    own = sealed_after(few)
+    assert own.manifest.number == 4
+    knowing = [*known(few), own.known]
+    for each in (knowing, known(few)):
+        with pytest.raises(StoreError, match=r"00000004 is another than the one here: it has the"):
+            mending.plan(house.store, keys, each, whole.store)
+    # Nor does it come back when its place is free: the database knows whose that is.
+    (house.root / own.object).unlink()
+    (found,) = mending.plan(house.store, keys, knowing, whole.store)
+    assert (found.object, found.fate) == (own.object, Fate.GIVEN_UP)
+    assert found.sha256 == own.sha256
+
+
+def test_a_line_of_its_own_is_not_written_over_whatever_the_database_or_the_other_store_has(
+    whole: House, tmp_path: Path
+):
+    store, keys = FolderStore(tmp_path / "own"), whole.plant.verify
+    own = whole._replace(root=store.root, store=store, sealed=[])
+    for number in range(3):
+        sealed_after(own, 100 + number)
+    with pytest.raises(AnotherLine, match=r"manifests/00000001, of .*, is another than .* has"):
+        adopt(store, whole.store, whole.sealed[4], keys, whole.plant.maker.signing_key)
+    (store.root / manifest_of(3)).write_bytes(b"spoilt")
+    there = store.sizes()
+    with pytest.raises(StoreError, match=r"manifests/00000001.* the one that the database knows"):
+        mending.plan(store, keys, known(whole))
+    with pytest.raises(
+        StoreError, match=r"another than the one here.*give this one a place of its"
+    ):
+        mending.plan(store, keys, (), whole.store)
+    assert store.sizes() == there
+    # In another folder the line of the database goes on, beside what comes back.
+    anew = whole._replace(root=tmp_path / "anew", store=FolderStore(tmp_path / "anew"))
+    assert sealed_after(anew).manifest.number == 6
+    mended(anew, other=whole.store)
+    assert anew.look().findings == ()
+
+
+def test_one_that_the_next_does_not_follow_is_named_and_comes_back_once_it_is_moved_away(
     whole: House, house: House
 ):
     run = Run(FolderStore(house.root.with_name("other")), house.plant.maker, START)
@@ -200,8 +393,10 @@ def test_one_that_the_next_does_not_follow_is_named_or_comes_back_as_it_was(
     (found,) = mending.plan(house.store, house.plant.verify, known(house))
     assert str(found) == (
         f"{manifest_of(3)} (of {forked.manifest.run}) cannot be mended: {manifest_of(4)}, which is "
-        "there, does not follow it"
+        "there, does not follow it, and it is signed by us; move it away, and mend again"
     )
+    assert mended(house, other=whole.store) == {manifest_of(3): Fate.STAYS}
+    third.unlink()
     assert mended(house, other=whole.store) == {manifest_of(3): Fate.BACK}
     assert third.read_bytes() == (whole.root / manifest_of(3)).read_bytes()
 

@@ -48,6 +48,32 @@ def test_what_a_killed_putting_left_goes_after_a_day_and_its_empty_folder_with_i
     assert runs.left_behind(store, plant.verify, now) == []
 
 
+def test_what_is_put_aside_counts_for_nothing_and_once_broken_off_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, aside = FolderStore(tmp_path / "backups"), tmp_path / "backups" / ".aside"
+    names = ["manifests/00000001", "runs/a/b.zst.age", "wal/7/c"]
+    for name in names:
+        with store.putting(name) as file:
+            file.write(name.encode())
+    rename = Path.rename
+
+    def rename_all_but(path: Path, target: Path) -> Path:
+        if path.name == "wal":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "rename", rename_all_but)
+        with pytest.raises(OSError, match="Input/output error"):
+            store.set_aside(".aside", last="manifests")
+    assert "manifests/00000001" in store.sizes()  # it is what it was until the end
+    assert store.set_aside(".aside", last="manifests") == aside
+    assert store.sizes() == {}
+    assert store.halves() == []
+    assert [*FolderStore(aside).sizes()] == names
+
+
 def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path):
     store = FolderStore(tmp_path / "backups")
     for name in ("../a", "/a", "a/../b", f"../.a.{HEX}.tmp", "a//b", ".lock"):

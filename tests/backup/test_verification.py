@@ -1,5 +1,6 @@
 """No damage of a store goes unnoticed, and each is named."""
 
+import errno
 import io
 import os
 import random
@@ -275,7 +276,7 @@ def test_while_a_manifest_is_missing_nothing_is_removed(house: House, plant: Key
         for name in missing:
             house.store.remove(name)
         there = house.store.sizes()
-        with pytest.raises(StoreError, match=r"nothing is removed; `rul backup mend` brings"):
+        with pytest.raises(StoreError, match=r"nothing is removed; `rul backup mend` says"):
             runs.sweep(house.store, plant.verify, later, known)
         if missing not in ([names[-1]], names):
             with pytest.raises(StoreError, match=missing[0]):
@@ -297,14 +298,33 @@ def test_while_a_manifest_is_in_the_place_of_another_nothing_is_removed(
         second_elsewhere = run.seal({}, plant.verify, NOW)
     second = house.root / house.sealed[1].object
     for found, problem in (
-        (house.root / house.sealed[0].object, "is missing"),
+        (house.root / house.sealed[0].object, "is the manifest of number 1"),
         (other.root / second_elsewhere.object, "does not follow the manifest before it"),
     ):
         second.write_bytes(found.read_bytes())
         there = house.store.sizes()
-        with pytest.raises(StoreError, match=rf"manifests/00000002 {problem}; nobody knows"):
+        with pytest.raises(
+            StoreError, match=rf"manifests/00000002:? {problem}; .*`rul backup mend`"
+        ):
             runs.sweep(house.store, plant.verify, NOW + timedelta(days=9))
         assert house.store.sizes() == there
+
+
+def test_what_the_disk_does_not_give_is_not_promised_again_and_hinders_no_run(
+    house: House, plant: Keys, monkeypatch: pytest.MonkeyPatch
+):
+    class BadSector(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, _) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    run, earlier = Run(house.store, plant.maker, START + timedelta(hours=80)), house.sealed[4]
+    (artefact, *_) = earlier.manifest.artefacts
+    assert run.may_take_over(artefact, earlier)
+    monkeypatch.setattr(house.store, "reading", lambda _: io.BufferedReader(BadSector()))
+    assert not run.may_take_over(artefact, earlier)
 
 
 def test_what_a_run_took_over_stays_until_the_last_that_promises_it_goes(house: House, plant: Keys):

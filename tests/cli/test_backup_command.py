@@ -395,7 +395,8 @@ def test_a_manifest_that_is_damaged_comes_back_or_is_given_up_when_it_is_said(
         assert "--apply" not in run("mend", "--apply").output
         assert second.read_bytes() == whole
     second.unlink()
-    assert "nobody has said where that is (RUL_BACKUP_OFFSITE)" in run("mend", code=1).output
+    assert "nobody has said where: see that RUL_BACKUP_OFFSITE" in run("mend", code=1).output
+    assert "is nowhere: it is given up" in run("mend", "--lost-beyond").output
     assert not second.exists()
     second.write_bytes(whole)
     run("now")
@@ -405,7 +406,7 @@ def test_a_manifest_that_is_damaged_comes_back_or_is_given_up_when_it_is_said(
     assert "--apply does it" in told
     assert "manifests/00000003" in run("verify", code=1).output
     assert "number 4." in run("now").output  # nobody takes its number meanwhile
-    assert "`rul backup mend` brings the manifest back" in refused("prune")
+    assert "`rul backup mend` says what becomes of it" in refused("prune")
     run("mend", "--apply")
     run("verify")
     run("prune")

@@ -21,7 +21,7 @@ from rul_backup.live import LiveRestore
 from rul_backup.reading import LOCAL, BackupSettings
 from rul_cli.backup import app
 from rul_core.errors import RulError
-from rul_store import backup_rows, champions, ledger
+from rul_store import backup_rows, champions, ledger, tables
 from rul_store.database import begin, connect, create_database, migrate
 from tests.serving.conftest import Platform
 from tests.serving.test_ledger import land
@@ -286,6 +286,55 @@ def test_a_damaged_manifest_of_another_run_hinders_no_restore(served: Platform):
     assert "Backups here do not go on with that line" in told
     assert "manifests/00000001" in told
     assert "is live." in told
+
+
+def test_backups_that_a_new_machine_made_before_it_was_restored_make_way_for_those_of_before(
+    served: Platform, tmp_path: Path
+):
+    run("now")
+    run("now")
+    here, beyond = served.root / "backups", tmp_path / "beyond"
+    here.rename(beyond)
+    with begin(served.engine) as connection:
+        connection.execute(sa.text("SET session_replication_role = replica"))
+        connection.execute(sa.text("DELETE FROM backup_runs"))
+    run("now")
+    told = run("restore", "--over-live", "--store", str(beyond))
+    (aside,) = here.glob(".rul_before_*")
+    assert f"Backups that were made here before are in {aside}." in told
+    assert "Backups here go on after the 2 of that store." in told
+    assert "all as they were written" in run("verify")
+    assert "number 3." in run("now")
+    assert "all as they were written" in run("verify")
+    own = json.loads(run("list", "--json", "--store", str(aside)))
+    assert [one["manifest"]["number"] for one in own] == [1, 2]
+    assert own[1]["manifest"]["made_before_restore_of"] in told
+    assert f"{aside} is gone" in run("restore", "--forget")
+    assert "all as they were written" in run("verify")
+
+
+def test_a_line_that_the_database_does_not_know_is_not_written_over_by_what_mends(
+    served: Platform, tmp_path: Path
+):
+    run("now")
+    here = served.root / "backups"
+    here.rename(tmp_path / "known")
+    with begin(served.engine) as connection:
+        connection.execute(sa.text("SET session_replication_role = replica"))
+        known = connection.execute(sa.text("DELETE FROM backup_runs RETURNING *")).mappings().one()
+    run("now")
+    with begin(served.engine) as connection:
+        connection.execute(sa.text("SET session_replication_role = replica"))
+        connection.execute(sa.text("DELETE FROM backup_runs"))
+        connection.execute(sa.insert(tables.backup_runs), [dict(known)])
+    assert "is another than the one that is known elsewhere" in run("verify", code=1)
+    there = [*here.rglob("*")]
+    assert "these backups are of another time of this platform" in refused("mend", "--apply")
+    assert [*here.rglob("*")] == there
+    here.rename(tmp_path / "own")
+    assert "manifests/00000001 (of " in run("mend", "--apply")
+    assert "number 2." in run("now")
+    assert "all as they were written" in run("verify")
 
 
 # --- a moment between two runs
