@@ -4,23 +4,118 @@ What belongs here: that. What does not: restoring what a run kept (``live``), br
 beyond the machine (``offsite``).
 
 After a loss the new machine's store is empty, and a line that began anew would be another's to
-whoever knows the old one.
+whoever knows the old one. Where the new machine has begun one all the same, the old one is made
+ready beside it, and takes its place once all else is restored.
 """
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from rul_backup import runs, wal
+from rul_backup import runs, swapping, wal
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore, Shelf, Store
 from rul_backup.streams import copied
 from rul_core.errors import StoreError
 from rul_store import files
 
+_KINDS = (wal.WAL, runs.RUNS, runs.GONE, runs.LOST, runs.MANIFESTS)
+"""In the order in which they move: what promises comes last."""
+
 
 class AnotherLine(StoreError):
     """A store has runs of a line of its own."""
+
+
+def adopt_or_stage(
+    store: FolderStore,
+    shelf: Shelf,
+    run: Sealed,
+    keys: Sequence[Ed25519PublicKey],
+    key: Ed25519PrivateKey,
+    *,
+    goes_on: bool = False,
+) -> int:
+    """Let a store go on with a line of manifests, or make that ready beside its own.
+
+    Args:
+        store: See ``adopt``; so are the others.
+        shelf: See there.
+        run: See there.
+        keys: See there.
+        key: See there.
+        goes_on: It was ready before, and the exchange may have begun.
+
+    Returns:
+        How many manifests there are more.
+
+    Raises:
+        StoreError: See ``adopt``; nothing is beside then.
+    """
+    try:
+        return adopt(store, shelf, run, keys, key)
+    except AnotherLine:
+        if goes_on and runs.names(_beside(store)):
+            return 0
+    unstage(store)  # it may be of another restore, that was given up
+    try:
+        return adopt(_beside(store), shelf, run, keys, key)
+    except BaseException:
+        unstage(store)
+        raise
+
+
+def exchange(store: FolderStore, run: str, keys: Sequence[Ed25519PublicKey]) -> Path | None:
+    """Put the line of a store aside, for the one beside it; asked again it goes on.
+
+    Of its own the newest manifests move first, of the other the oldest: at each moment what is
+    there is the beginning of one of the two.
+
+    Args:
+        store: Which.
+        run: By which the folder is called into which its own goes.
+        keys: Of our signatures.
+
+    Returns:
+        That folder; none where nothing is beside it.
+
+    Raises:
+        StoreError: It cannot be moved.
+    """
+    beside, aside = _beside(store), FolderStore(store.root / f"{swapping.BEFORE}{run}")
+    if not runs.names(beside):
+        return None
+    try:
+        with store.alone():
+            try:
+                refuse_another(store, beside, keys)
+            except AnotherLine:
+                for kind in _KINDS:
+                    for name in reversed(store.sizes(f"{kind}/")):
+                        store.move(name, aside)
+            for kind in _KINDS:
+                for name in beside.sizes(f"{kind}/"):
+                    beside.move(name, store)
+    except OSError as error:
+        raise StoreError(f"{store} cannot be put aside: {error}") from error
+    unstage(store)
+    return aside.root
+
+
+def unstage(store: FolderStore) -> None:
+    """Remove the line beside that of a store."""
+    shutil.rmtree(_beside(store).root, ignore_errors=True)
+
+
+def aside(store: FolderStore) -> list[Path]:
+    """Folders of lines in whose place others are now."""
+    return sorted(store.root.glob(f"{swapping.BEFORE}*"))
+
+
+def _beside(store: FolderStore) -> FolderStore:
+    return FolderStore(store.root / swapping.STAGED)
 
 
 def adopt(
@@ -51,16 +146,11 @@ def adopt(
         StoreError: There is too little room, or a manifest or an artefact is damaged, or cannot be
             written. Asked again it goes on where it broke off.
     """
+    refuse_another(store, shelf, keys)
     line, words = runs.every(shelf, keys), runs.given_up(shelf, keys)
-    here = {one.manifest.number: one for one in runs.every(store, keys)}
-    known = {number: word.sha256 for number, word in words.items()}
-    known |= {one.manifest.number: one.sha256 for one in line}
-    for number, one in here.items():
-        if known.get(number, one.sha256) != one.sha256:
-            raise AnotherLine(
-                f"{store}/{one.object}, of {one.manifest.run}, is another than {shelf} has"
-            )
-    last = max([*here, *runs.given_up(store, keys)], default=0)
+    here = [one.manifest.number for one in runs.every(store, keys)]
+    # The words of that line come before its manifests, also where it broke off then.
+    last = max([*here, *(runs.given_up(store, keys).keys() - words.keys())], default=0)
     newer = [one for one in line if one.manifest.number > last]
     if not newer:
         return 0
@@ -87,6 +177,27 @@ def adopt(
         with store.alone():
             _bring(store, shelf, one.object, one.sha256)
     return len(newer)
+
+
+def refuse_another(store: Shelf, shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> None:
+    """See that what two stores have of the same numbers is the same.
+
+    Raises:
+        AnotherLine: It is not.
+        StoreError: A manifest or a word is damaged.
+    """
+    here, elsewhere = _checksums(store, keys), _checksums(shelf, keys)
+    for number in sorted(here.keys() & elsewhere.keys()):
+        if here[number] != elsewhere[number]:
+            raise AnotherLine(f"number {number} of {store} is another than that of {shelf}")
+
+
+def _checksums(shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> dict[int, str]:
+    """Of every manifest, also of those that were given up, by their numbers."""
+    words = runs.given_up(shelf, keys)
+    return {number: word.sha256 for number, word in words.items()} | {
+        one.manifest.number: one.sha256 for one in runs.every(shelf, keys)
+    }
 
 
 def _bring(store: Store, shelf: Shelf, name: str, sha256: str) -> None:

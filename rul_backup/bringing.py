@@ -76,7 +76,7 @@ class LogBringer:
         """Bring what has been sealed since."""
         try:
             if self._there is None:
-                offsite.refuse_another_line(self._local, self._remote)
+                offsite.refuse_another_line(self._local, self._remote, self._keys)
                 self._there = set(wal.names(self._remote))
             waited, spoilt = self._waits_since, None
             for name in wal.names(self._local):

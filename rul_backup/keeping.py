@@ -6,7 +6,6 @@ not: how each is done (the other modules), what a store gives back where nothing
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
@@ -28,7 +27,6 @@ from rul_backup import (
     runs,
     snapshots,
     stack,
-    swapping,
     telling,
     verification,
     wal,
@@ -250,9 +248,7 @@ class Backups:
                 run.take_over(artefact, earlier)
         log, ended = wal.heads(self.store, verify_keys), _later(run.started_at)
         sealed = run.seal(self._versions(), verify_keys, ended, log, self._known())
-        # Those of before too: a run that was killed at this point left its manifest behind.
-        there = runs.readable(self.store, runs.names_there(self.store), verify_keys)
-        backup_rows.record(self._engine, LOCAL, [one.known for one in there])
+        self.note()  # those of before too: a run that was killed at this point left its manifest
         return sealed
 
     def _versions(self) -> dict[str, str]:
@@ -273,51 +269,67 @@ class Backups:
         return path.read_text().strip() if path.exists() else None
 
     def note(self) -> None:
-        """Write all runs that ever were here down, for a restored database knows of fewer.
+        """Write runs that are or were here down, and that the database does not know.
+
+        A restored one knows of fewer. Of a line that contradicts it none is written down.
 
         Raises:
-            StoreError: A manifest is damaged.
             Unavailable: PostgreSQL does not answer.
         """
-        line = runs.every(self.store, self._verify_keys()) if self.store.sizes() else []
+        names, verify_keys = runs.names(self.store), self._verify_keys()
+        known = {runs.manifest_of(one.number): one.sha256 for one in self._known()}
+        common = [name for name in names if name in known][-1:]
+        for newest in runs.readable(self.store, common, verify_keys):
+            if newest.sha256 != known[newest.object]:
+                return
+        fresh = [name for name in names if name not in known]
+        line = runs.readable(self.store, fresh, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in line])
 
-    def adopt(self, asked: Asked) -> int:
+    def adopt(self, asked: Asked, *, goes_on: bool = False) -> int:
         """Go on here with the line of runs that one to be restored stands in; see ``adoption``.
+
+        Where there is a line of its own here, that is done beside it, until they are exchanged.
+
+        Args:
+            asked: The one to be restored.
+            goes_on: It was interrupted once that had been done.
 
         Returns:
             How many manifests there are more; none where this platform is another, or cannot sign.
 
         Raises:
-            AnotherLine: There is a line of its own here.
             StoreError: Something is damaged, or cannot be written.
         """
         if self.system != asked.run.manifest.system:
             return 0
-        return adoption.adopt(
-            self.store, asked.shelf, asked.run, self._verify_keys(), self._maker().signing_key
+        keys, key = self._verify_keys(), self._maker().signing_key
+        return adoption.adopt_or_stage(
+            self.store, asked.shelf, asked.run, keys, key, goes_on=goes_on
         )
 
-    def make_way(self, asked: Asked) -> Path:
-        """Put all that is here aside, for the line of what was restored; give where it lies.
+    def exchange(self, run: str) -> Path | None:
+        """Let the line that was made ready beside the one here take its place.
 
-        It stays until it is forgotten, as the database and the files that were live do.
+        Args:
+            run: By which the folder is called into which the one here goes.
+
+        Returns:
+            That folder; none where no line was made ready.
 
         Raises:
             StoreError: It cannot be moved.
         """
-        aside = f"{swapping.BEFORE}{asked.run.manifest.run}"
-        try:
-            return self.store.set_aside(aside, last=runs.MANIFESTS)
-        except OSError as error:
-            raise StoreError(f"{self.store} cannot be put aside: {error}") from error
+        return adoption.exchange(self.store, run, self._verify_keys())
 
-    def forget(self) -> list[Path]:
-        """Remove what was put aside; give the folders that are gone."""
-        aside = sorted(self.store.root.glob(f"{swapping.BEFORE}*"))
-        for folder in aside:
-            shutil.rmtree(folder)
-        return aside
+    def unstage(self) -> None:
+        """Remove the line beside the one here."""
+        adoption.unstage(self.store)
+
+    @property
+    def aside(self) -> list[Path]:
+        """Lines whose place another took: nobody but a person removes them."""
+        return adoption.aside(self.store)
 
     def give_up_newer(self, asked: Asked) -> list[BackupRun]:
         """Give up the runs after a line that was adopted: they were lost with their machine.

@@ -176,12 +176,19 @@ class LiveRestore:
         self._beside = f"{self._prefix}{_BESIDE}"
         self._before_pattern = rf"{re.escape(self._prefix + _BEFORE)}{_RUN}"
 
-    def restore(self, asked: Asked, *, despite_golden: bool = False) -> Journal:
+    def restore(
+        self,
+        asked: Asked,
+        *,
+        despite_golden: bool = False,
+        at_last: Callable[[Journal], None] = lambda _: None,
+    ) -> Journal:
         """Restore a run, or go on where it broke off.
 
         Args:
             asked: The run.
             despite_golden: Also where a champion does not answer as it did.
+            at_last: What else is to be done once it is live; done again after a kill.
 
         Returns:
             The journal as it was at the end.
@@ -198,6 +205,7 @@ class LiveRestore:
             if journal is None or not journal.is_ready:
                 journal = self._prepare(asked, despite_golden=despite_golden)
             self._change(journal)
+            at_last(journal)
             (self._root / JOURNAL).unlink()
             return journal
 

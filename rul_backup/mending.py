@@ -337,7 +337,7 @@ class _Plan:
             try:
                 contents.append(content_of(self._store, name))
             except StoreError as error:
-                return str(error)
+                return f"{error}; once it is sure that nobody can read it any more, move it away"
         for content in contents:
             if manifests.sha256_of(content) == expected:
                 try:

@@ -57,7 +57,7 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
         Unavailable: It does not answer.
     """
     here, there = local.sizes(), remote.sizes()
-    refuse_another_line(local, remote)
+    refuse_another_line(local, remote, keys)
     sent, segments, spoilt = _bring_log(local, remote, keys, here, there)
     for word in sorted(name for name in here if name.startswith(f"{LOST}/")):
         if word not in there and manifest_of(number_of(word)) not in there:
@@ -165,21 +165,31 @@ def let_expire(remote: RemoteStore, going: Collection[Sealed], key: Ed25519Priva
         remote.bring(gone_of(run.manifest.number), io.BytesIO(word), len(word))
 
 
-def refuse_another_line(local: Shelf, remote: RemoteStore) -> None:
+def refuse_another_line(
+    local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...]
+) -> None:
     """See that a remote store is this platform's: the newest manifest of both is the same.
+
+    One that is damaged here tells nothing of that.
 
     Raises:
         StoreError: It is another.
         Unavailable: The store does not answer.
     """
     there = remote.sizes(f"{MANIFESTS}/")
-    common = [name for name in local.sizes(f"{MANIFESTS}/") if name in there]
-    newest = max(common, default=None)
-    if newest is not None and _sha256(local, newest) != _sha256(remote, newest):
-        raise StoreError(
-            f"{remote}/{newest} is another than the one here: it has the backups of another "
-            "platform, or of another time of this one; give this one a place of its own"
-        )
+    for name in sorted((name for name in runs.names(local) if name in there), reverse=True):
+        try:
+            newest = runs.read(local, name, keys)
+        except Unavailable:
+            raise
+        except StoreError:
+            continue
+        if newest.sha256 != _sha256(remote, name):
+            raise StoreError(
+                f"{remote}/{name} is another than the one here: it has the backups of another "
+                "platform, or of another time of this one; give this one a place of its own"
+            )
+        return
 
 
 def _bring_artefacts(

@@ -290,25 +290,22 @@ def _end_of_line(
 ) -> tuple[int, str | None]:
     """Number and checksum of the last manifest that anybody knows of, whether it is here or not.
 
-    Whoever knows another than the newest that is here knows another line, and what does not follow
-    number by number is of none.
+    Whoever knows another than the newest that is here knows another line.
 
     Raises:
         StoreError: The word in the place of the last is damaged.
     """
+    here = (before.manifest.number, before.sha256) if before else (0, None)
     words = words_or_why(store, keys)
+    given = [(one.number, one.sha256) for one in words.values() if isinstance(one, Lost)]
     elsewhere = {one.number: one.sha256 for one in known}
-    if before and elsewhere.get(before.manifest.number, before.sha256) != before.sha256:
+    if before and elsewhere.get(here[0], here[1]) != here[1]:
         elsewhere = {}
-    elsewhere |= {one.number: one.sha256 for one in words.values() if isinstance(one, Lost)}
-    number = before.manifest.number if before else min(elsewhere, default=1) - 1
-    sha256 = before.sha256 if before else None
-    while number + 1 in elsewhere:
-        number, sha256 = number + 1, elsewhere[number + 1]
+    last = max([here, *given, *elsewhere.items()], key=lambda end: end[0])
     for name, word in words.items():
-        if isinstance(word, StoreError) and name > lost_of(number):
+        if isinstance(word, StoreError) and name > lost_of(last[0]):
             raise StoreError(f"{word}; {_MEND}") from word
-    return number, sha256
+    return last
 
 
 def newest(store: Shelf, keys: Sequence[Ed25519PublicKey]) -> Sealed | None:

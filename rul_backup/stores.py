@@ -4,6 +4,7 @@ What belongs here: what a store does, and folders. What does not: stores beyond 
 (``remote``), which objects there are (``runs``).
 """
 
+import errno
 import os
 import re
 import shutil
@@ -180,30 +181,23 @@ class FolderStore:
         path = self.root / name if _HALF.fullmatch(name) else self._path(name)
         path.unlink(missing_ok=True)
         folder = path.parent
-        while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        # Not looked into first: PostgreSQL's log has so many in one that each look takes its time.
+        while folder != self.root and _is_removed(folder):
             folder = folder.parent
 
-    def set_aside(self, name: str, *, last: str) -> Path:
-        """Move all that it has into a folder within it that counts for nothing.
-
-        Args:
-            name: Of the folder; begins with a dot.
-            last: What goes last: until then it is what it was to whoever looks there.
-
-        Returns:
-            The folder.
+    def move(self, name: str, target: "FolderStore") -> None:
+        """Let another on the same disk have an object, in the same place; it may have it already.
 
         Raises:
-            OSError: It cannot be moved.
+            OSError: It cannot be moved, or the other has another.
         """
-        aside = self.root / name
-        with self.alone():
-            files.make_folder(aside)
-            for path in sorted(self.root.iterdir(), key=lambda path: path.name == last):
-                if not path.name.startswith("."):
-                    path.rename(aside / path.name)
-        return aside
+        here, there = self._path(name), target._path(name)
+        files.make_folder(there.parent)
+        if not there.exists():
+            here.rename(there)
+        elif there.stat().st_size != here.stat().st_size:
+            raise FileExistsError(errno.EEXIST, "there is another", str(there))
+        self.remove(name)
 
     def halves(self) -> list[str]:
         """See ``Store``."""
@@ -231,6 +225,17 @@ class FolderStore:
         if not _NAME.fullmatch(name):
             raise StoreError(f"{name!r} is no name of an object in a backup")
         return self.root / name
+
+
+def _is_removed(folder: Path) -> bool:
+    """Remove a folder that is empty; whether it was."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+        return False
+    return True
 
 
 def _unless_missing(error: OSError) -> None:

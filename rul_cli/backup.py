@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # they take a second, which ``rul --help`` does without
     from prometheus_client import CollectorRegistry
 
     from rul_backup.keeping import Backups
-    from rul_backup.live import Asked, LiveRestore
+    from rul_backup.live import Asked, Journal, LiveRestore
     from rul_backup.reading import StoreReader
     from rul_backup.runs import Sealed
     from rul_backup.telling import Tell
@@ -514,7 +514,6 @@ def _restore_over_live(
     root: Path, reader: "StoreReader", run: str | None, to: str | None, *, despite_golden: bool
 ) -> None:
     from rul_backup import live
-    from rul_backup.adoption import AnotherLine
     from rul_backup.reading import BackupSettings
     from rul_core.errors import StoreError
 
@@ -526,11 +525,12 @@ def _restore_over_live(
         if run is None and interrupted is not None:
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
-        asked, makes_way = reader.asked(run, moment), False
+        asked = reader.asked(run, moment)
         try:
-            _adopt(backups, asked)
-        except AnotherLine:  # of this machine before; what lives yet is kept in it
-            makes_way = True
+            goes_on = interrupted is not None and interrupted.is_ready
+            if count := backups.adopt(asked, goes_on=goes_on):
+                told = f"Backups here go on after the {count} of that store."
+                console.print(told, highlight=False)
         except StoreError as error:  # that is no reason not to restore
             console.print(
                 f"Backups here do not go on with that line: {error}; give them a place of their "
@@ -538,25 +538,17 @@ def _restore_over_live(
                 highlight=False,
                 soft_wrap=True,
             )
-        journal = _live_restore(laptop).restore(asked, despite_golden=despite_golden)
-        laptop.engine.dispose()
+        live_restore = _live_restore(laptop)
         try:
-            if makes_way:
-                aside = backups.make_way(asked)
-                console.print(
-                    f"Backups that were made here before are in {aside}.",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-                _adopt(backups, asked)
-            backups.note()
-            for lost in backups.give_up_newer(asked):
-                console.print(
-                    f"{lost.run}, number {lost.number}, was lost with its machine: given up.",
-                    highlight=False,
-                )
-        except StoreError as error:
-            console.print(f"The runs here are not written down: {error}", highlight=False)
+            journal = live_restore.restore(
+                asked,
+                despite_golden=despite_golden,
+                at_last=lambda journal: _settle_line(laptop, backups, asked, journal),
+            )
+        except BaseException:
+            if live.interrupted(laptop.root) is None:
+                backups.unstage()
+            raise
     before = f" What was there is the run {journal.safety_run} too." if journal.safety_run else ""
     console.print(
         f"{journal.run} is live. Start the web service and Dagster anew. What was there before "
@@ -566,18 +558,46 @@ def _restore_over_live(
     )
 
 
-def _adopt(backups: "Backups", asked: "Asked") -> None:
-    if count := backups.adopt(asked):
-        console.print(f"Backups here go on after the {count} of that store.", highlight=False)
+def _settle_line(laptop: Laptop, backups: "Backups", asked: "Asked", journal: "Journal") -> None:
+    """Let backups be of the line of what was restored; all is live already."""
+    from rul_core.errors import StoreError
+
+    laptop.engine.dispose()
+    try:
+        if aside := backups.exchange(journal.safety_run or journal.run):
+            console.print(
+                f"Backups that were made here before, that of now too, are in {aside}.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        backups.note()
+        for lost in backups.give_up_newer(asked):
+            console.print(
+                f"{lost.run}, number {lost.number}, was lost with its machine: given up.",
+                highlight=False,
+            )
+    except StoreError as error:
+        console.print(
+            f"Backups here are not settled: {error}; `rul backup verify` says how it stands",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _forget(root: Path) -> None:
     with opened(root, migrated=False) as laptop:
-        gone = [*_live_restore(laptop).forget(), *map(str, backups_of(laptop).forget())]
+        gone, backups = _live_restore(laptop).forget(), backups_of(laptop)
+        backups.unstage()
     for name in gone:
         console.print(f"{name} is gone", highlight=False, soft_wrap=True)
     if not gone:
         console.print("Nothing was there before a restore.")
+    for folder in backups.aside:
+        console.print(
+            f"{folder} has backups that were made here before; remove it once nobody needs them",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _live_restore(laptop: Laptop) -> "LiveRestore":

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pytest
 
 from rul_backup import archive, runs, wal
-from rul_backup.adoption import AnotherLine, adopt
+from rul_backup.adoption import AnotherLine, adopt, adopt_or_stage, aside, exchange
 from rul_backup.archive import Archive
 from rul_backup.manifest import Kind
 from rul_backup.reading import ReadingKeys, StoreReader
@@ -260,11 +260,77 @@ def test_a_store_with_a_line_of_its_own_or_a_longer_one_stays_as_it_is(line: Hou
     other = house_in(tmp_path / "other", line.plant, 2, has_log=False)
     before = [one.store.sizes() for one in (line, other)]
     assert adopted(line, found, line.store) == 0
-    with pytest.raises(
-        AnotherLine, match=r"other/manifests/00000001, of .*, is another than .*tar"
-    ):
+    with pytest.raises(AnotherLine, match=r"number 1 of .*other is another than that of .*tar"):
         adopted(line, found, other.store)
     assert [one.store.sizes() for one in (line, other)] == before
+
+
+def test_killed_at_any_move_the_exchange_of_two_lines_goes_on_and_nothing_is_lost(
+    line: House, tmp_path: Path
+):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    house_in(tmp_path / "own", line.plant, 6)
+    own = FolderStore(tmp_path / "own")
+    before = {name: (own.root / name).read_bytes() for name in own.sizes()}
+    names = sorted({f"manifests/{number:08d}" for number in range(1, 6)})
+
+    class Killed(BaseException):
+        pass
+
+    class Mortal(FolderStore):
+        left = 0
+
+        def move(self, name: str, target: FolderStore) -> None:
+            if not Mortal.left:
+                raise Killed
+            Mortal.left -= 1
+            super().move(name, target)
+
+    for left in range(200):
+        store = Mortal(tmp_path / f"killed-{left}")
+        shutil.copytree(own.root, store.root)
+        run = line.sealed[4]
+        assert adopt_or_stage(store, found, run, keys, key.signing_key) == 5
+        Mortal.left = left
+        with pytest.MonkeyPatch.context() as mortal:
+            mortal.setattr("rul_backup.adoption.FolderStore", Mortal)
+            try:
+                exchange(store, "a", keys)
+                is_killed = False
+            except Killed:
+                is_killed = True
+        store = FolderStore(store.root)
+        adopt_or_stage(store, found, run, keys, key.signing_key, goes_on=True)
+        exchange(store, "a", keys)
+        assert [*store.sizes("manifests/")] == names
+        assert (
+            verify(store, keys, Level.STORED, now=NOW, known=[one.known for one in line.sealed])
+        ).findings == ()
+        (folder,) = aside(store)
+        assert {
+            name: (folder / name).read_bytes() for name in FolderStore(folder).sizes()
+        } == before
+        assert exchange(store, "b", keys) is None
+        assert {path.name for path in store.root.iterdir() if path.name.startswith(".")} == {
+            ".lock", ".rul_before_a",
+        }  # fmt: skip
+        if not is_killed:
+            break
+    assert left > len(before)
+
+
+def test_what_cannot_be_made_ready_beside_a_line_leaves_nothing(line: House, tmp_path: Path):
+    found, keys = exported(line, tmp_path / "a.tar", 4), line.plant.verify
+    own = house_in(tmp_path / "own", line.plant, 2, has_log=False).store
+    there = own.sizes()
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr("rul_store.files.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+        with pytest.raises(StoreError, match="going on with that line of backups"):
+            adopt_or_stage(own, found, line.sealed[4], keys, line.plant.maker.signing_key)
+    assert own.sizes() == there
+    assert exchange(own, "a", keys) is None
+    assert aside(own) == []
+    assert not (own.root / ".rul_restoring").exists()
 
 
 def test_who_is_killed_while_he_adopts_goes_on(line: House, tmp_path: Path):

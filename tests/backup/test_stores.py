@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -48,30 +49,23 @@ def test_what_a_killed_putting_left_goes_after_a_day_and_its_empty_folder_with_i
     assert runs.left_behind(store, plant.verify, now) == []
 
 
-def test_what_is_put_aside_counts_for_nothing_and_once_broken_off_it_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    store, aside = FolderStore(tmp_path / "backups"), tmp_path / "backups" / ".aside"
-    names = ["manifests/00000001", "runs/a/b.zst.age", "wal/7/c"]
-    for name in names:
+def test_what_is_moved_into_another_store_is_there_once_and_none_is_written_over(tmp_path: Path):
+    store = FolderStore(tmp_path / "backups")
+    aside = FolderStore(store.root / ".aside")
+    for name in ("runs/a/b", "runs/a/c"):
         with store.putting(name) as file:
             file.write(name.encode())
-    rename = Path.rename
-
-    def rename_all_but(path: Path, target: Path) -> Path:
-        if path.name == "wal":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return rename(path, target)
-
-    with monkeypatch.context() as failing:
-        failing.setattr(Path, "rename", rename_all_but)
-        with pytest.raises(OSError, match="Input/output error"):
-            store.set_aside(".aside", last="manifests")
-    assert "manifests/00000001" in store.sizes()  # it is what it was until the end
-    assert store.set_aside(".aside", last="manifests") == aside
-    assert store.sizes() == {}
-    assert store.halves() == []
-    assert [*FolderStore(aside).sizes()] == names
+    store.move("runs/a/b", aside)
+    assert [*store.sizes()] == ["runs/a/c"]  # what is aside counts for nothing
+    assert [*aside.sizes()] == ["runs/a/b"]
+    shutil.copy(store.root / "runs/a/c", aside.root / "runs/a/c")
+    store.move("runs/a/c", aside)  # as after a kill
+    assert not (store.root / "runs").exists()
+    with store.putting("runs/a/b") as file:
+        file.write(b"another")
+    with pytest.raises(FileExistsError, match="there is another"):
+        store.move("runs/a/b", aside)
+    assert [*store.sizes()] == ["runs/a/b"]
 
 
 def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path):

@@ -301,7 +301,7 @@ def test_backups_that_a_new_machine_made_before_it_was_restored_make_way_for_tho
     run("now")
     told = run("restore", "--over-live", "--store", str(beyond))
     (aside,) = here.glob(".rul_before_*")
-    assert f"Backups that were made here before are in {aside}." in told
+    assert f"Backups that were made here before, that of now too, are in {aside}." in told
     assert "Backups here go on after the 2 of that store." in told
     assert "all as they were written" in run("verify")
     assert "number 3." in run("now")
@@ -309,8 +309,17 @@ def test_backups_that_a_new_machine_made_before_it_was_restored_make_way_for_tho
     own = json.loads(run("list", "--json", "--store", str(aside)))
     assert [one["manifest"]["number"] for one in own] == [1, 2]
     assert own[1]["manifest"]["made_before_restore_of"] in told
-    assert f"{aside} is gone" in run("restore", "--forget")
+    assert f"{aside} has backups that were made here before; remove it once" in run(
+        "restore", "--forget"
+    )
+    assert "all as they were written" in run("verify", "--store", str(aside))
+    # Whoever regrets it has these again, and those of before stay aside.
+    told = run("restore", "--over-live", "--store", str(aside), "--run", "1")
+    (other,) = {*here.glob(".rul_before_*")} - {aside}
+    assert f"that of now too, are in {other}." in told
     assert "all as they were written" in run("verify")
+    kept = json.loads(run("list", "--json", "--store", str(other)))
+    assert [one["manifest"]["number"] for one in kept] == [2, 3, 4]  # it went on after the second
 
 
 def test_a_line_that_the_database_does_not_know_is_not_written_over_by_what_mends(
