@@ -164,7 +164,7 @@ class FolderStore:
         top = self.root / below.rpartition("/")[0]
         try:
             for folder, within, listed in os.walk(top, onerror=_unless_missing):
-                within.sort()
+                within[:] = sorted(each for each in within if not each.startswith("."))
                 for each in listed:
                     path = Path(folder, each)
                     name = path.relative_to(self.root).as_posix()
