@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from rul_backup import runs, swapping, wal
+from rul_backup.manifest import Lost
 from rul_backup.runs import Sealed
 from rul_backup.stores import FolderStore, Shelf, Store
 from rul_backup.streams import copied
@@ -23,6 +24,8 @@ from rul_store import files
 
 _KINDS = (wal.WAL, runs.RUNS, runs.GONE, runs.LOST, runs.MANIFESTS)
 """In the order in which they move: what promises comes last."""
+_ASIDE = ".aside"
+"""In the folder beside, once what was there is aside: whatever comes from then on is not that."""
 
 
 class AnotherLine(StoreError):
@@ -36,9 +39,11 @@ def adopt_or_stage(
     keys: Sequence[Ed25519PublicKey],
     key: Ed25519PrivateKey,
     *,
-    goes_on: bool = False,
+    spare_bytes: float = 0,
 ) -> int:
     """Let a store go on with a line of manifests, or make that ready beside its own.
+
+    Also beside an empty one: what is sealed in that until the exchange is none of the line.
 
     Args:
         store: See ``adopt``; so are the others.
@@ -46,7 +51,7 @@ def adopt_or_stage(
         run: See there.
         keys: See there.
         key: See there.
-        goes_on: It was ready before, and the exchange may have begun.
+        spare_bytes: See there.
 
     Returns:
         How many manifests there are more.
@@ -54,24 +59,27 @@ def adopt_or_stage(
     Raises:
         StoreError: See ``adopt``; nothing is beside then.
     """
+    unstage(store)  # of a restore that was given up
     try:
-        return adopt(store, shelf, run, keys, key)
-    except AnotherLine:
-        if goes_on and runs.names(_beside(store)):
-            return 0
-    unstage(store)  # it may be of another restore, that was given up
-    try:
-        return adopt(_beside(store), shelf, run, keys, key)
-    except BaseException:
+        try:
+            refuse_another(store, shelf, keys)
+            is_beside = not runs.names(store)
+        except AnotherLine:
+            is_beside = True
+        target = _beside(store) if is_beside else store
+        return adopt(target, shelf, run, keys, key, spare_bytes=spare_bytes)
+    except BaseException as error:
         unstage(store)
+        if isinstance(error, OSError):
+            raise StoreError(f"{store} cannot be written: {error}") from error
         raise
 
 
 def exchange(store: FolderStore, run: str, keys: Sequence[Ed25519PublicKey]) -> Path | None:
     """Put the line of a store aside, for the one beside it; asked again it goes on.
 
-    Of its own the newest manifests move first, of the other the oldest: at each moment what is
-    there is the beginning of one of the two.
+    Manifests move last, of its own the newest first, of the other the oldest: those that are there
+    are the beginning of one of the two at each moment.
 
     Args:
         store: Which.
@@ -89,19 +97,22 @@ def exchange(store: FolderStore, run: str, keys: Sequence[Ed25519PublicKey]) -> 
         return None
     try:
         with store.alone():
-            try:
-                refuse_another(store, beside, keys)
-            except AnotherLine:
-                for kind in _KINDS:
-                    for name in reversed(store.sizes(f"{kind}/")):
-                        store.move(name, aside)
+            is_aside = beside.root / _ASIDE
+            if not is_aside.exists():
+                try:
+                    refuse_another(store, beside, keys)
+                except AnotherLine:
+                    for kind in _KINDS:
+                        for name in reversed(store.sizes(f"{kind}/")):
+                            store.move(name, aside)
+                is_aside.touch()
             for kind in _KINDS:
                 for name in beside.sizes(f"{kind}/"):
                     beside.move(name, store)
     except OSError as error:
         raise StoreError(f"{store} cannot be put aside: {error}") from error
     unstage(store)
-    return aside.root
+    return aside.root if aside.root.exists() else None
 
 
 def unstage(store: FolderStore) -> None:
@@ -124,6 +135,8 @@ def adopt(
     run: Sealed,
     keys: Sequence[Ed25519PublicKey],
     key: Ed25519PrivateKey,
+    *,
+    spare_bytes: float = 0,
 ) -> int:
     """Let a store go on with the line of manifests that a run stands in elsewhere.
 
@@ -137,6 +150,7 @@ def adopt(
         run: Whose artefacts are brought.
         keys: Of our signatures.
         key: Signs that the others are let go here.
+        spare_bytes: For which there must be room besides.
 
     Returns:
         How many manifests it has more; none where it has the newest of the line.
@@ -157,19 +171,20 @@ def adopt(
     log, problem = wal.from_base(shelf, keys, [run])
     if problem:
         raise StoreError(problem)
-    stays = wal.leads_on(run, log)
+    stays, there = wal.leads_on(run, log), {*store.sizes()}
     if stays:
         wanted = {*run.objects, *(name for one in log for name in (one.content, one.object))}
-        lacks = [size for name, size in shelf.sizes().items() if name in wanted - {*store.sizes()}]
-        files.require_room(store.root, sum(lacks), "going on with that line of backups")
+        wanted -= there
+        needed = spare_bytes + sum(size for name, size in shelf.sizes().items() if name in wanted)
+        files.require_room(store.root, needed, "going on with that line of backups")
+        sums = {name: artefact.sums.stored_sha256 for name, artefact in run.objects.items()}
         for noted in log:
-            _bring(store, shelf, noted.content, noted.note.sums.stored_sha256)
-            _bring(store, shelf, noted.object, noted.sha256)
-        for name, artefact in run.objects.items():
-            _bring(store, shelf, name, artefact.sums.stored_sha256)
+            sums |= {noted.content: noted.note.sums.stored_sha256, noted.object: noted.sha256}
+        for name, sha256 in sums.items():
+            if name in wanted:
+                _bring(store, shelf, name, sha256)
     for word in words.values():
-        is_said = runs.lost_of(word.number) in store.sizes(f"{runs.LOST}/")
-        if not is_said and word.number not in here:
+        if runs.lost_of(word.number) not in there and word.number not in here:
             runs.give_up(store, word, key)
     for one in newer:
         if one.sha256 != run.sha256 or not stays:
@@ -180,11 +195,11 @@ def adopt(
 
 
 def refuse_another(store: Shelf, shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> None:
-    """See that what two stores have of the same numbers is the same.
+    """See that what can be read of two stores, of the same numbers, is the same.
 
     Raises:
         AnotherLine: It is not.
-        StoreError: A manifest or a word is damaged.
+        Unavailable: A store does not answer.
     """
     here, elsewhere = _checksums(store, keys), _checksums(shelf, keys)
     for number in sorted(here.keys() & elsewhere.keys()):
@@ -194,15 +209,14 @@ def refuse_another(store: Shelf, shelf: Shelf, keys: Sequence[Ed25519PublicKey])
 
 def _checksums(shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> dict[int, str]:
     """Of every manifest, also of those that were given up, by their numbers."""
-    words = runs.given_up(shelf, keys)
-    return {number: word.sha256 for number, word in words.items()} | {
-        one.manifest.number: one.sha256 for one in runs.every(shelf, keys)
+    words = [one for one in runs.words_or_why(shelf, keys).values() if isinstance(one, Lost)]
+    whole = runs.readable(shelf, runs.names(shelf), keys)
+    return {one.number: one.sha256 for one in words} | {
+        one.manifest.number: one.sha256 for one in whole
     }
 
 
 def _bring(store: Store, shelf: Shelf, name: str, sha256: str) -> None:
-    if name in store.sizes(name):
-        return
     try:
         with shelf.reading(name) as content, store.putting(name) as stored:
             if copied(content, stored) != sha256:

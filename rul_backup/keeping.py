@@ -276,24 +276,24 @@ class Backups:
         Raises:
             Unavailable: PostgreSQL does not answer.
         """
-        names, verify_keys = runs.names(self.store), self._verify_keys()
+        names = runs.names(self.store)
+        if not names:
+            return
+        verify_keys = self._verify_keys()
         known = {runs.manifest_of(one.number): one.sha256 for one in self._known()}
-        common = [name for name in names if name in known][-1:]
-        for newest in runs.readable(self.store, common, verify_keys):
-            if newest.sha256 != known[newest.object]:
-                return
+        for name in [name for name in reversed(names) if name in known]:
+            if whole := runs.readable(self.store, [name], verify_keys):
+                if whole[0].sha256 != known[name]:
+                    return
+                break
         fresh = [name for name in names if name not in known]
         line = runs.readable(self.store, fresh, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in line])
 
-    def adopt(self, asked: Asked, *, goes_on: bool = False) -> int:
+    def adopt(self, asked: Asked) -> int:
         """Go on here with the line of runs that one to be restored stands in; see ``adoption``.
 
-        Where there is a line of its own here, that is done beside it, until they are exchanged.
-
-        Args:
-            asked: The one to be restored.
-            goes_on: It was interrupted once that had been done.
+        Where there is another line here, or none yet, that is done beside, until the exchange.
 
         Returns:
             How many manifests there are more; none where this platform is another, or cannot sign.
@@ -304,8 +304,10 @@ class Backups:
         if self.system != asked.run.manifest.system:
             return 0
         keys, key = self._verify_keys(), self._maker().signing_key
+        own = runs.readable(self.store, runs.names(self.store)[-1:], keys)
+        spare_bytes = ROOM * sum(one.stored_bytes for one in own)  # what lives is kept before
         return adoption.adopt_or_stage(
-            self.store, asked.shelf, asked.run, keys, key, goes_on=goes_on
+            self.store, asked.shelf, asked.run, keys, key, spare_bytes=spare_bytes
         )
 
     def exchange(self, run: str) -> Path | None:
@@ -320,6 +322,8 @@ class Backups:
         Raises:
             StoreError: It cannot be moved.
         """
+        if self.system is None:  # without keys nothing was made ready
+            return None
         return adoption.exchange(self.store, run, self._verify_keys())
 
     def unstage(self) -> None:
@@ -446,6 +450,8 @@ class Backups:
         """
         verify_keys, identities = self._verify_keys(), self._identities()
         every = runs.readable(self.store, runs.names_there(self.store), verify_keys)
+        # Another line may be here than the one of which somebody knows how far he came.
+        after = min(after, max([one.manifest.number for one in every], default=0))
         asked = [one for one in every if (number := one.manifest.number) > after or number in again]
         started, findings = time.monotonic(), []
         unsound = {one.manifest.number for one in asked} & {*again}

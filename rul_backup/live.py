@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import redis
@@ -154,6 +154,22 @@ def interrupted(root: Path) -> Journal | None:
         ) from error
 
 
+class Beside(Protocol):
+    """What is made ready beside what lives, and takes its place with the database."""
+
+    def stage(self) -> None:
+        """Make it ready; nothing that lives is touched."""
+        ...
+
+    def unstage(self) -> None:
+        """Remove it, for nothing is restored."""
+        ...
+
+    def exchange(self, journal: Journal) -> None:
+        """Put it in the place of what was; done again after a kill."""
+        ...
+
+
 class LiveRestore:
     """Restores a run over a platform.
 
@@ -179,16 +195,16 @@ class LiveRestore:
     def restore(
         self,
         asked: Asked,
+        beside: Beside | None = None,
         *,
         despite_golden: bool = False,
-        at_last: Callable[[Journal], None] = lambda _: None,
     ) -> Journal:
         """Restore a run, or go on where it broke off.
 
         Args:
             asked: The run.
+            beside: What else is restored with it.
             despite_golden: Also where a champion does not answer as it did.
-            at_last: What else is to be done once it is live; done again after a kill.
 
         Returns:
             The journal as it was at the end.
@@ -203,9 +219,17 @@ class LiveRestore:
             journal = interrupted(self._root)
             self._refuse(asked, journal)
             if journal is None or not journal.is_ready:
-                journal = self._prepare(asked, despite_golden=despite_golden)
+                try:
+                    if beside is not None:
+                        beside.stage()
+                    journal = self._prepare(asked, despite_golden=despite_golden)
+                except BaseException:
+                    if beside is not None:
+                        beside.unstage()
+                    raise
             self._change(journal)
-            at_last(journal)
+            if beside is not None:
+                beside.exchange(journal)
             (self._root / JOURNAL).unlink()
             return journal
 

@@ -515,7 +515,6 @@ def _restore_over_live(
 ) -> None:
     from rul_backup import live
     from rul_backup.reading import BackupSettings
-    from rul_core.errors import StoreError
 
     scratch = BackupSettings().backup_scratch
     moment = None if to is None else reader.moment(_moment(to), scratch)
@@ -526,29 +525,8 @@ def _restore_over_live(
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
         asked = reader.asked(run, moment)
-        try:
-            goes_on = interrupted is not None and interrupted.is_ready
-            if count := backups.adopt(asked, goes_on=goes_on):
-                told = f"Backups here go on after the {count} of that store."
-                console.print(told, highlight=False)
-        except StoreError as error:  # that is no reason not to restore
-            console.print(
-                f"Backups here do not go on with that line: {error}; give them a place of their "
-                "own beyond the machine, or mend it and restore again",
-                highlight=False,
-                soft_wrap=True,
-            )
-        live_restore = _live_restore(laptop)
-        try:
-            journal = live_restore.restore(
-                asked,
-                despite_golden=despite_golden,
-                at_last=lambda journal: _settle_line(laptop, backups, asked, journal),
-            )
-        except BaseException:
-            if live.interrupted(laptop.root) is None:
-                backups.unstage()
-            raise
+        line = _RestoredLine(laptop, backups, asked)
+        journal = _live_restore(laptop).restore(asked, line, despite_golden=despite_golden)
     before = f" What was there is the run {journal.safety_run} too." if journal.safety_run else ""
     console.print(
         f"{journal.run} is live. Start the web service and Dagster anew. What was there before "
@@ -558,30 +536,49 @@ def _restore_over_live(
     )
 
 
-def _settle_line(laptop: Laptop, backups: "Backups", asked: "Asked", journal: "Journal") -> None:
-    """Let backups be of the line of what was restored; all is live already."""
-    from rul_core.errors import StoreError
+class _RestoredLine:
+    """Backups of the line of what is restored, in the place of those that are here."""
 
-    laptop.engine.dispose()
-    try:
-        if aside := backups.exchange(journal.safety_run or journal.run):
+    def __init__(self, laptop: Laptop, backups: "Backups", asked: "Asked") -> None:
+        self._laptop, self._backups, self._asked = laptop, backups, asked
+
+    def stage(self) -> None:
+        from rul_core.errors import StoreError
+
+        try:
+            if count := self._backups.adopt(self._asked):
+                told = f"Backups here go on after the {count} of that store."
+                console.print(told, highlight=False)
+        except StoreError as error:  # that is no reason not to restore
+            console.print(
+                f"Backups here do not go on with that line: {error}. Move what is in their folder "
+                "elsewhere once it is restored: `rul backup mend --apply` lets them go on then",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def unstage(self) -> None:
+        self._backups.unstage()
+
+    def exchange(self, journal: "Journal") -> None:
+        from rul_core.errors import StoreError
+
+        self._laptop.engine.dispose()  # its database is another now
+        if aside := self._backups.exchange(journal.safety_run or f"{journal.run}.own"):
             console.print(
                 f"Backups that were made here before, that of now too, are in {aside}.",
                 highlight=False,
                 soft_wrap=True,
             )
-        backups.note()
-        for lost in backups.give_up_newer(asked):
-            console.print(
-                f"{lost.run}, number {lost.number}, was lost with its machine: given up.",
-                highlight=False,
-            )
-    except StoreError as error:
-        console.print(
-            f"Backups here are not settled: {error}; `rul backup verify` says how it stands",
-            highlight=False,
-            soft_wrap=True,
-        )
+        try:
+            self._backups.note()
+            for lost in self._backups.give_up_newer(self._asked):
+                console.print(
+                    f"{lost.run}, number {lost.number}, was lost with its machine: given up.",
+                    highlight=False,
+                )
+        except StoreError as error:
+            console.print(f"The runs here are not written down: {error}", highlight=False)
 
 
 def _forget(root: Path) -> None:

@@ -287,6 +287,7 @@ def test_what_each_run_kept_is_opened_once_and_again_while_something_is_wrong_wi
     assert (looked_into.unsound, looked_into.left) == ([3], 1)  # there was time for the first alone
     keeper.backups.let_go([3], datetime.now(UTC))
     assert keeper.backups.look_into_new(6, [3]).runs == 0
+    assert keeper.backups.look_into_new(1000).until == 6  # another line may have come that far
 
 
 def test_a_scratch_that_cannot_be_used_is_told_and_nothing_counts_as_looked_into(

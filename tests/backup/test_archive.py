@@ -300,7 +300,6 @@ def test_killed_at_any_move_the_exchange_of_two_lines_goes_on_and_nothing_is_los
             except Killed:
                 is_killed = True
         store = FolderStore(store.root)
-        adopt_or_stage(store, found, run, keys, key.signing_key, goes_on=True)
         exchange(store, "a", keys)
         assert [*store.sizes("manifests/")] == names
         assert (
@@ -317,6 +316,43 @@ def test_killed_at_any_move_the_exchange_of_two_lines_goes_on_and_nothing_is_los
         if not is_killed:
             break
     assert left > len(before)
+
+
+def test_what_was_made_ready_for_a_restore_that_was_given_up_takes_no_place(
+    line: House, tmp_path: Path
+):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    own = house_in(tmp_path / "own", line.plant, 2, has_log=False)
+    there = own.store.sizes()
+    assert adopt_or_stage(own.store, found, line.sealed[4], keys, key.signing_key) == 5
+    assert adopt_or_stage(own.store, own.store, own.sealed[1], keys, key.signing_key) == 0
+    assert exchange(own.store, "a", keys) is None
+    assert own.store.sizes() == there
+
+
+def test_what_is_sealed_in_an_empty_store_meanwhile_is_none_of_the_line_that_comes(
+    line: House, tmp_path: Path
+):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    store = FolderStore(tmp_path / "new")
+    assert adopt_or_stage(store, found, line.sealed[4], keys, key.signing_key) == 5
+    assert store.sizes() == {}
+    run = Run(store, key, NOW)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"what lives"), {})
+    run.seal({}, keys, NOW)
+    folder = exchange(store, "a", keys)
+    assert folder == store.root / ".rul_before_a"
+    assert [*FolderStore(folder).sizes("manifests/")] == ["manifests/00000001"]
+    assert [one.sha256 for one in runs.every(store, keys)] == [one.sha256 for one in line.sealed]
+
+
+def test_a_line_is_another_by_what_can_be_read_of_it(line: House, tmp_path: Path):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    own = house_in(tmp_path / "own", line.plant, 2, has_log=False).store
+    (own.root / "manifests/00000002").write_bytes(b"spoilt")
+    assert adopt_or_stage(own, found, line.sealed[4], keys, key.signing_key) == 5
+    assert exchange(own, "a", keys) == own.root / ".rul_before_a"
+    assert [one.sha256 for one in runs.every(own, keys)] == [one.sha256 for one in line.sealed]
 
 
 def test_what_cannot_be_made_ready_beside_a_line_leaves_nothing(line: House, tmp_path: Path):

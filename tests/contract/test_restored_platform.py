@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from rul_backup import golden, keeping, reading, recovery, runs, wal
 from rul_backup.live import LiveRestore
 from rul_backup.reading import LOCAL, BackupSettings
+from rul_backup.stores import FolderStore
 from rul_cli.backup import app
 from rul_core.errors import RulError
 from rul_store import backup_rows, champions, ledger, tables
@@ -299,10 +300,14 @@ def test_backups_that_a_new_machine_made_before_it_was_restored_make_way_for_tho
         connection.execute(sa.text("SET session_replication_role = replica"))
         connection.execute(sa.text("DELETE FROM backup_runs"))
     run("now")
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(FolderStore, "move", interrupt)
+        told = refused("restore", "--over-live", "--store", str(beyond))
+    assert "cannot be put aside: [Errno 28] no space left" in told
     told = run("restore", "--over-live", "--store", str(beyond))
+    assert "The restore of " in told
     (aside,) = here.glob(".rul_before_*")
     assert f"Backups that were made here before, that of now too, are in {aside}." in told
-    assert "Backups here go on after the 2 of that store." in told
     assert "all as they were written" in run("verify")
     assert "number 3." in run("now")
     assert "all as they were written" in run("verify")
