@@ -10,6 +10,7 @@ ready beside it, and takes its place once all else is restored.
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -61,13 +62,10 @@ def adopt_or_stage(
     """
     unstage(store)  # of a restore that was given up
     try:
-        try:
-            refuse_another(store, shelf, keys)
-            is_beside = not runs.names(store)
-        except AnotherLine:
-            is_beside = True
-        target = _beside(store) if is_beside else store
-        return adopt(target, shelf, run, keys, key, spare_bytes=spare_bytes)
+        if runs.names(store):
+            with suppress(AnotherLine):
+                return adopt(store, shelf, run, keys, key, spare_bytes=spare_bytes)
+        return adopt(_beside(store), shelf, run, keys, key, spare_bytes=spare_bytes)
     except BaseException as error:
         unstage(store)
         if isinstance(error, OSError):
@@ -156,7 +154,7 @@ def adopt(
         How many manifests it has more; none where it has the newest of the line.
 
     Raises:
-        AnotherLine: It has.
+        AnotherLine: It has one of its own.
         StoreError: There is too little room, or a manifest or an artefact is damaged, or cannot be
             written. Asked again it goes on where it broke off.
     """

@@ -281,11 +281,11 @@ class Backups:
             return
         verify_keys = self._verify_keys()
         known = {runs.manifest_of(one.number): one.sha256 for one in self._known()}
-        for name in [name for name in reversed(names) if name in known]:
-            if whole := runs.readable(self.store, [name], verify_keys):
-                if whole[0].sha256 != known[name]:
-                    return
-                break
+        common = (name for name in reversed(names) if name in known)
+        whole = (one for name in common for one in runs.readable(self.store, [name], verify_keys))
+        newest = next(whole, None)
+        if newest is not None and newest.sha256 != known[newest.object]:
+            return
         fresh = [name for name in names if name not in known]
         line = runs.readable(self.store, fresh, verify_keys)
         backup_rows.record(self._engine, LOCAL, [one.known for one in line])

@@ -254,11 +254,7 @@ class _Plan:
             if sealed is None:
                 continue
             expected = self._expected(number)
-            if expected is None:
-                is_meant = sealed.manifest.previous_sha256 == self._before(number)
-            else:
-                is_meant = sealed.sha256 == expected
-            if is_meant:
+            if self._follows(sealed) if expected is None else sealed.sha256 == expected:
                 self._whole[number] = self._back[number] = sealed
 
     def fates(self) -> list[Mended]:
@@ -286,12 +282,14 @@ class _Plan:
         told = [one.sha256 for one in witnesses if one]
         return told[0] if told else self._gone.get(number)
 
-    def _before(self, number: int) -> str | None:
-        """What the manifest of a number must name; none of the first. Not a checksum: unknown."""
+    def _follows(self, sealed: Sealed) -> bool:
+        """Whether a manifest is known to follow the one before it; the first follows none."""
+        number, told = sealed.manifest.number, sealed.manifest.previous_sha256
         if number == 1:
-            return None
+            return told is None
         there = self._whole.get(number - 1)
-        return there.sha256 if there else self._expected(number - 1) or "unknown"
+        before = there.sha256 if there else self._expected(number - 1)
+        return before is not None and told == before
 
     def _fate(self, number: int) -> Mended | None:
         name, word = manifest_of(number), self._words.get(number)
