@@ -64,11 +64,11 @@ format: setup ## write the formatting that lint demands
 
 .PHONY: test
 test: setup ## every test of the project
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: fuzz
 fuzz: setup ## property tests and the HTTP contract on examples that are new each time
-	HYPOTHESIS_PROFILE=fresh $(BIN)/pytest -n 2 --dist loadfile -m hypothesis $(ARGS)
+	HYPOTHESIS_PROFILE=fresh $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m hypothesis $(ARGS)
 
 .PHONY: bench
 bench: setup ## feature speed against pandas, Polars and tsfresh

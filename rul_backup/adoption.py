@@ -8,6 +8,7 @@ whoever knows the old one. Where the new machine has begun one all the same, the
 ready beside it, and takes its place once all else is restored.
 """
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,8 +26,8 @@ from rul_store import files
 
 _KINDS = (wal.WAL, runs.RUNS, runs.GONE, runs.LOST, runs.MANIFESTS)
 """In the order in which they move: what promises comes last."""
-_ASIDE = ".aside"
-"""In the folder beside, once what was there is aside: whatever comes from then on is not that."""
+_LEAVING, _LEFT = ".leaving", ".left"
+"""In the folder beside: what was there, until all of it is there; and from then on."""
 
 
 class AnotherLine(StoreError):
@@ -73,44 +74,47 @@ def adopt_or_stage(
         raise
 
 
-def exchange(store: FolderStore, run: str, keys: Sequence[Ed25519PublicKey]) -> Path | None:
-    """Put the line of a store aside, for the one beside it; asked again it goes on.
+def exchange(store: FolderStore, run: str) -> Path | None:
+    """Put all that a store has aside, for the line beside it; asked again it goes on.
 
     Manifests move last, of its own the newest first, of the other the oldest: those that are there
     are the beginning of one of the two at each moment.
 
     Args:
-        store: Which.
+        store: Which. Until it is done nobody else makes runs there, or lets any go.
         run: By which the folder is called into which its own goes.
-        keys: Of our signatures.
 
     Returns:
-        That folder; none where nothing is beside it.
+        That folder; none where nothing was beside it, or it had nothing.
 
     Raises:
         StoreError: It cannot be moved.
     """
-    beside, aside = _beside(store), FolderStore(store.root / f"{swapping.BEFORE}{run}")
-    if not runs.names(beside):
+    beside, aside = _beside(store), None
+    if not beside.root.exists():
         return None
+    leaving, left = FolderStore(beside.root / _LEAVING), beside.root / _LEFT
     try:
         with store.alone():
-            is_aside = beside.root / _ASIDE
-            if not is_aside.exists():
-                try:
-                    refuse_another(store, beside, keys)
-                except AnotherLine:
+            if runs.names(beside):
+                if not left.exists():
                     for kind in _KINDS:
                         for name in reversed(store.sizes(f"{kind}/")):
-                            store.move(name, aside)
-                is_aside.touch()
-            for kind in _KINDS:
-                for name in beside.sizes(f"{kind}/"):
-                    beside.move(name, store)
+                            store.move(name, leaving)
+                    files.make_folder(leaving.root)
+                    leaving.root.rename(left)
+                for kind in _KINDS:
+                    for name in beside.sizes(f"{kind}/"):
+                        beside.move(name, store)
+            if left.exists() and any(left.iterdir()):
+                aside = _free(store.root / f"{swapping.BEFORE}{run}")
+                left.rename(aside)
     except OSError as error:
-        raise StoreError(f"{store} cannot be put aside: {error}") from error
+        raise StoreError(
+            f"what {store} has cannot be exchanged for the line beside it, {beside}: {error}"
+        ) from error
     unstage(store)
-    return aside.root if aside.root.exists() else None
+    return aside
 
 
 def unstage(store: FolderStore) -> None:
@@ -121,6 +125,12 @@ def unstage(store: FolderStore) -> None:
 def aside(store: FolderStore) -> list[Path]:
     """Folders of lines in whose place others are now."""
     return sorted(store.root.glob(f"{swapping.BEFORE}*"))
+
+
+def _free(path: Path) -> Path:
+    """A path at which nothing is; that one, or with a number after it."""
+    numbered = (path.with_name(f"{path.name}.{count}") for count in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def _beside(store: FolderStore) -> FolderStore:
@@ -223,4 +233,4 @@ def _bring(store: Store, shelf: Shelf, name: str, sha256: str) -> None:
                     "run"
                 )
     except OSError as error:
-        raise StoreError(f"{store}/{name} cannot be written: {error}") from error
+        raise StoreError(f"{name} cannot be brought from {shelf} to {store}: {error}") from error

@@ -351,7 +351,8 @@ class Archiver:
     def _seal(self) -> None:
         """Seal what is complete; of that the spool keeps the newest, from which it goes on."""
         server, self._is_sealed = self._known, False
-        if self._archive is None:
+        if self._archive is None or not self._archive.is_there():
+            self._compared.clear()
             self._archive = ClusterLog(
                 self._store, self._maker, self._keys, server.cluster, server.segment_bytes
             )

@@ -19,6 +19,7 @@ from rul_backup import (
     adoption,
     drill,
     keys,
+    live,
     mending,
     offsite,
     programs,
@@ -176,10 +177,11 @@ class Backups:
         """A new run, for which there is room; see ``make``.
 
         Raises:
-            StoreError: There is too little.
+            StoreError: There is too little; or a restore has not come to its end.
             SettingsError: A key is missing.
             Unavailable: There was no run yet, and PostgreSQL does not say how much it has.
         """
+        live.refuse_unfinished(self._root)
         maker = self._maker()
         self._refuse_where_it_does_not_fit()
         return Run(self.store, maker, now, self._pace.anew(), before_restore_of=before_restore_of)
@@ -225,9 +227,11 @@ class Backups:
         moment a run is. Of the container stack it may lack what is older than a week there.
 
         Raises:
-            StoreError: It lacks the database, or what no earlier run has, or cannot be written.
+            StoreError: It lacks the database, or what no earlier run has, or cannot be written; or
+                a restore has not come to its end.
             Unavailable: PostgreSQL does not answer.
         """
+        live.refuse_unfinished(self._root)
         verify_keys = self._verify_keys()
         earlier = runs.newest_there(self.store, verify_keys)
         if Kind.POSTGRES not in run.kinds:
@@ -271,13 +275,14 @@ class Backups:
     def note(self) -> None:
         """Write runs that are or were here down, and that the database does not know.
 
-        A restored one knows of fewer. Of a line that contradicts it none is written down.
+        A restored one knows of fewer. Of a line that contradicts it none is written down, and of
+        none where backups have no keys here.
 
         Raises:
             Unavailable: PostgreSQL does not answer.
         """
         names = runs.names(self.store)
-        if not names:
+        if not names or self.system is None:
             return
         verify_keys = self._verify_keys()
         known = {runs.manifest_of(one.number): one.sha256 for one in self._known()}
@@ -296,19 +301,21 @@ class Backups:
         Where there is another line here, or none yet, that is done beside, until the exchange.
 
         Returns:
-            How many manifests there are more; none where this platform is another, or cannot sign.
+            How many manifests there are more; none where this platform is another, or the store is
+            the one here.
 
         Raises:
             StoreError: Something is damaged, or cannot be written.
+            SettingsError: This platform cannot sign.
         """
-        if self.system != asked.run.manifest.system:
+        if self.system != asked.run.manifest.system or self._is_here(asked.shelf):
             return 0
         keys, key = self._verify_keys(), self._maker().signing_key
-        own = runs.readable(self.store, runs.names(self.store)[-1:], keys)
-        spare_bytes = ROOM * sum(one.stored_bytes for one in own)  # what lives is kept before
+        own = next(iter(runs.readable(self.store, runs.names(self.store)[-1:], keys)), None)
         return adoption.adopt_or_stage(
-            self.store, asked.shelf, asked.run, keys, key, spare_bytes=spare_bytes
-        )
+            self.store, asked.shelf, asked.run, keys, key,
+            spare_bytes=self._needed_bytes(own),  # what lives is kept before
+        )  # fmt: skip
 
     def exchange(self, run: str) -> Path | None:
         """Let the line that was made ready beside the one here take its place.
@@ -322,9 +329,7 @@ class Backups:
         Raises:
             StoreError: It cannot be moved.
         """
-        if self.system is None:  # without keys nothing was made ready
-            return None
-        return adoption.exchange(self.store, run, self._verify_keys())
+        return adoption.exchange(self.store, run)
 
     def unstage(self) -> None:
         """Remove the line beside the one here."""
@@ -344,15 +349,18 @@ class Backups:
             StoreError: A manifest is damaged, or it cannot be written.
             Unavailable: PostgreSQL does not answer.
         """
-        keys, here = self._verify_keys(), self.store.root.resolve()
-        is_here = isinstance(asked.shelf, FolderStore) and asked.shelf.root.resolve() == here
-        if is_here or self.system != asked.run.manifest.system:
+        if self.system != asked.run.manifest.system or self._is_here(asked.shelf):
             return []
+        keys = self._verify_keys()
         newest, adopted = (runs.newest(one, keys) for one in (self.store, asked.shelf))
         if newest is None or newest != adopted:
             return []
         key, beyond = self._maker().signing_key, backup_rows.known(self._engine, OFF_SITE)
         return mending.give_up_newer(self.store, keys, self._known(), key, beyond)
+
+    def _is_here(self, shelf: Shelf) -> bool:
+        here = self.store.root.resolve()
+        return isinstance(shelf, FolderStore) and shelf.root.resolve() == here
 
     def to_mend(self, *, lost_beyond: bool = False) -> list[Mended]:
         """What becomes of manifests that cannot be read here; see ``mending``.
@@ -362,9 +370,10 @@ class Backups:
 
         Raises:
             StoreError: Here is another line than the one that is known; or the store beyond the
-                machine has another, or refuses.
+                machine has another, or refuses; or a restore has not come to its end.
             Unavailable: That, or PostgreSQL, does not answer.
         """
+        live.refuse_unfinished(self._root)
         other = remote_store_of(self._settings) if self.goes_off_site else None
         beyond = backup_rows.known(self._engine, OFF_SITE)
         return mending.plan(
@@ -398,9 +407,11 @@ class Backups:
         Raises:
             SettingsError: Nobody has said where that is, or how it is reached.
             Spoilt: Something is damaged here; all else was brought.
-            StoreError: It refuses, or has another platform's backups.
+            StoreError: It refuses, or has another platform's backups; or a restore has not come to
+                its end.
             Unavailable: It does not answer.
         """
+        live.refuse_unfinished(self._root)
         remote, verify_keys = remote_store_of(self._settings), self._verify_keys()
         try:
             brought = offsite.bring(self.store, remote, verify_keys)
@@ -637,8 +648,10 @@ class Backups:
         """Let runs go, and remove what no other promises; give the objects that went.
 
         Raises:
-            StoreError: A manifest is damaged or missing; then nothing goes.
+            StoreError: A manifest is damaged or missing, or a restore has not come to its end; then
+                nothing goes.
         """
+        live.refuse_unfinished(self._root)
         key, verify_keys = self._maker().signing_key, self._verify_keys()
         runs.left_behind(self.store, verify_keys, now, self._known())
         for found in self.there():
@@ -784,16 +797,20 @@ class Backups:
 
     def _refuse_where_it_does_not_fit(self) -> None:
         before = runs.newest(self.store, self._verify_keys())
-        if before is None:
-            needed, remedy = self._first_bytes(), "name another folder by RUL_BACKUP_STORE"
-        else:
-            needed, remedy = ROOM * before.stored_bytes, "let runs go (`rul backup prune`)"
-        free = self.store.free_bytes()
+        remedy = (
+            "let runs go (`rul backup prune`)" if before
+            else "name another folder by RUL_BACKUP_STORE"
+        )  # fmt: skip
+        needed, free = self._needed_bytes(before), self.store.free_bytes()
         if free < needed:
             raise StoreError(
                 f"{self.store} has {free / 1e6:,.0f} MB free, and a run needs about "
                 f"{needed / 1e6:,.0f}; make room, or {remedy}"
             )
+
+    def _needed_bytes(self, before: Sealed | None) -> float:
+        """Of room for a run after another, or for the first."""
+        return ROOM * before.stored_bytes if before else self._first_bytes()
 
     def _first_bytes(self) -> int:
         """More than a first run will take: what it keeps of PostgreSQL and models, uncompressed.

@@ -154,6 +154,20 @@ def interrupted(root: Path) -> Journal | None:
         ) from error
 
 
+def refuse_unfinished(root: Path) -> None:
+    """See that no restore has begun to change what lives without coming to its end.
+
+    Raises:
+        StoreError: One has, or the journal is damaged.
+    """
+    journal = interrupted(root)
+    if journal is not None and journal.is_ready:
+        raise StoreError(
+            f"a restore of {journal.run} is on its way, or was interrupted there; let "
+            f"`rul backup restore --over-live {journal.options}` go on first"
+        )
+
+
 class Beside(Protocol):
     """What is made ready beside what lives, and takes its place with the database."""
 
@@ -222,9 +236,11 @@ class LiveRestore:
                 try:
                     if beside is not None:
                         beside.stage()
+                        self._require_room(asked)  # which that has taken some of
                     journal = self._prepare(asked, despite_golden=despite_golden)
                 except BaseException:
-                    if beside is not None:
+                    journal = interrupted(self._root)
+                    if beside is not None and (journal is None or not journal.is_ready):
                         beside.unstage()
                     raise
             self._change(journal)
@@ -243,12 +259,7 @@ class LiveRestore:
             StoreError: A restore was interrupted on its way to the end.
         """
         with files.locked(self._root / LOCK):
-            journal = interrupted(self._root)
-            if journal is not None and journal.is_ready:
-                raise StoreError(
-                    f"a restore of {journal.run} was interrupted on its way to the end; let "
-                    f"`rul backup restore --over-live {journal.options}` go on first"
-                )
+            refuse_unfinished(self._root)
             # The databases last: while one is there nobody restores that run again, whose files
             # would come upon those that are still aside.
             gone = []

@@ -173,9 +173,12 @@ def give_up_newer(
     there = newest.manifest.number if newest else 0
     not_lost = {*runs.given_up(store, keys), *(one.number for one in beyond)}
     newer = [one for one in known if one.number > there and one.number not in not_lost]
-    with store.alone():
-        for one in newer:
-            runs.give_up(store, Lost(number=one.number, sha256=one.sha256), key)
+    try:
+        with store.alone():
+            for one in newer:
+                runs.give_up(store, Lost(number=one.number, sha256=one.sha256), key)
+    except OSError as error:
+        raise StoreError(f"{store} cannot be written: {error}") from error
     return newer
 
 

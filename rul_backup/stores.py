@@ -5,6 +5,7 @@ What belongs here: what a store does, and folders. What does not: stores beyond 
 """
 
 import errno
+import filecmp
 import os
 import re
 import shutil
@@ -195,7 +196,7 @@ class FolderStore:
         files.make_folder(there.parent)
         if not there.exists():
             here.rename(there)
-        elif there.stat().st_size != here.stat().st_size:
+        elif not filecmp.cmp(here, there, shallow=False):
             raise FileExistsError(errno.EEXIST, "there is another", str(there))
         self.remove(name)
 

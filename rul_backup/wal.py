@@ -342,6 +342,14 @@ class ClusterLog:
                 f"{maker.system}; give this one a store of its own"
             )
 
+    def is_there(self) -> bool:
+        """Whether it is as it was read; another line of backups may have taken its place."""
+        if self.newest is None:
+            return not names(self._store, self._cluster)
+        with suppress(StoreError), self._store.reading(self.newest.object):
+            return True
+        return False
+
     def has(self, name: str) -> bool:
         """Whether a segment or history is sealed."""
         return name in self._noted

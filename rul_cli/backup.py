@@ -543,16 +543,16 @@ class _RestoredLine:
         self._laptop, self._backups, self._asked = laptop, backups, asked
 
     def stage(self) -> None:
-        from rul_core.errors import StoreError
+        from rul_core.errors import SettingsError, StoreError
 
         try:
             if count := self._backups.adopt(self._asked):
                 told = f"Backups here go on after the {count} of that store."
                 console.print(told, highlight=False)
-        except StoreError as error:  # that is no reason not to restore
+        except (SettingsError, StoreError) as error:  # that is no reason not to restore
             console.print(
-                f"Backups here do not go on with that line: {error}. Move what is in their folder "
-                "elsewhere once it is restored: `rul backup mend --apply` lets them go on then",
+                f"Backups here do not go on with that line: {error}. Once it is restored, "
+                "`rul backup mend` says what becomes of them.",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -564,7 +564,12 @@ class _RestoredLine:
         from rul_core.errors import StoreError
 
         self._laptop.engine.dispose()  # its database is another now
-        if aside := self._backups.exchange(journal.safety_run or f"{journal.run}.own"):
+        try:
+            aside = self._backups.exchange(journal.safety_run or f"{journal.run}.own")
+        except StoreError as error:
+            told = "all but the backups is restored, and the same command goes on"
+            raise StoreError(f"{told}: {error}") from error
+        if aside:
             console.print(
                 f"Backups that were made here before, that of now too, are in {aside}.",
                 highlight=False,
@@ -578,7 +583,12 @@ class _RestoredLine:
                     highlight=False,
                 )
         except StoreError as error:
-            console.print(f"The runs here are not written down: {error}", highlight=False)
+            console.print(
+                f"Not all runs here are written down: {error}. `rul backup mend` says how they "
+                "stand.",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _forget(root: Path) -> None:

@@ -295,12 +295,12 @@ def test_killed_at_any_move_the_exchange_of_two_lines_goes_on_and_nothing_is_los
         with pytest.MonkeyPatch.context() as mortal:
             mortal.setattr("rul_backup.adoption.FolderStore", Mortal)
             try:
-                exchange(store, "a", keys)
+                exchange(store, "a")
                 is_killed = False
             except Killed:
                 is_killed = True
         store = FolderStore(store.root)
-        exchange(store, "a", keys)
+        exchange(store, "a")
         assert [*store.sizes("manifests/")] == names
         assert (
             verify(store, keys, Level.STORED, now=NOW, known=[one.known for one in line.sealed])
@@ -309,7 +309,7 @@ def test_killed_at_any_move_the_exchange_of_two_lines_goes_on_and_nothing_is_los
         assert {
             name: (folder / name).read_bytes() for name in FolderStore(folder).sizes()
         } == before
-        assert exchange(store, "b", keys) is None
+        assert exchange(store, "b") is None
         assert {path.name for path in store.root.iterdir() if path.name.startswith(".")} == {
             ".lock", ".rul_before_a",
         }  # fmt: skip
@@ -326,7 +326,7 @@ def test_what_was_made_ready_for_a_restore_that_was_given_up_takes_no_place(
     there = own.store.sizes()
     assert adopt_or_stage(own.store, found, line.sealed[4], keys, key.signing_key) == 5
     assert adopt_or_stage(own.store, own.store, own.sealed[1], keys, key.signing_key) == 0
-    assert exchange(own.store, "a", keys) is None
+    assert exchange(own.store, "a") is None
     assert own.store.sizes() == there
 
 
@@ -340,10 +340,67 @@ def test_what_is_sealed_in_an_empty_store_meanwhile_is_none_of_the_line_that_com
     run = Run(store, key, NOW)
     run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"what lives"), {})
     run.seal({}, keys, NOW)
-    folder = exchange(store, "a", keys)
+    folder = exchange(store, "a")
     assert folder == store.root / ".rul_before_a"
     assert [*FolderStore(folder).sizes("manifests/")] == ["manifests/00000001"]
     assert [one.sha256 for one in runs.every(store, keys)] == [one.sha256 for one in line.sealed]
+
+
+def test_what_is_sealed_by_a_database_that_knows_more_is_none_of_the_line_that_comes(
+    line: House, tmp_path: Path
+):
+    """A folder was lost, its database lives, and what is restored ends long before."""
+    keys, key = line.plant.verify, line.plant.maker
+    known = [one.known for one in line.sealed]
+    for one in line.sealed[3:]:
+        (line.root / one.object).unlink()
+    store = FolderStore(tmp_path / "new")
+    assert adopt_or_stage(store, line.store, line.sealed[2], keys, key.signing_key) == 3
+    run = Run(store, key, NOW)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"what lives"), {})
+    assert run.seal({}, keys, NOW, (), known).manifest.number == 6
+    folder = exchange(store, "a")
+    assert folder is not None
+    assert [*FolderStore(folder).sizes("manifests/")] == ["manifests/00000006"]
+    assert [one.sha256 for one in runs.every(store, keys)] == [
+        one.sha256 for one in line.sealed[:3]
+    ]
+    known = [one.known for one in line.sealed[:2]]  # to the restored database
+    assert verify(store, keys, Level.STORED, now=NOW, known=known).findings == ()
+    runs.sweep(store, keys, NOW, known)
+
+
+def test_a_segment_that_the_archiver_sealed_again_makes_way_for_the_line_that_comes(
+    house: House, tmp_path: Path
+):
+    keys, key = house.plant.verify, house.plant.maker
+    spool, store = house.root.with_name(f"{house.root.name}-spool"), FolderStore(tmp_path / "new")
+    log = wal.ClusterLog(store, key, keys, CLUSTER, SEGMENT_BYTES)
+    history = (spool / "00000002.history").read_text()
+    log.take(spool / SEGMENTS[-1], now=NOW, reaches_at=NOW, history=history)
+    run = house.sealed[4]
+    assert adopt_or_stage(store, house.store, run, keys, key.signing_key) == 5
+    folder = exchange(store, "a")
+    assert folder is not None
+    assert [*FolderStore(folder).sizes(wal.WAL)] == [
+        wal.note_of(CLUSTER, SEGMENTS[-1]), wal.object_of(CLUSTER, SEGMENTS[-1]),
+    ]  # fmt: skip
+    known = [one.known for one in house.sealed]
+    assert verify(store, keys, Level.STORED, now=NOW, known=known).findings == ()
+
+
+def test_a_second_line_that_is_put_aside_by_the_same_name_stands_beside_the_first(
+    line: House, tmp_path: Path
+):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    own = house_in(tmp_path / "own", line.plant, 2, has_log=False).store
+    for name in (".rul_before_a", ".rul_before_a.2"):
+        assert adopt_or_stage(own, found, line.sealed[4], keys, key.signing_key) == 5
+        assert exchange(own, "a") == own.root / name
+        shutil.rmtree(own.root / "manifests")
+        house = house_in(tmp_path / name / "own", line.plant, 2, has_log=False)
+        shutil.copytree(house.root / "manifests", own.root / "manifests")
+    assert len(aside(own)) == 2
 
 
 def test_a_line_is_another_by_what_can_be_read_of_it(line: House, tmp_path: Path):
@@ -351,7 +408,7 @@ def test_a_line_is_another_by_what_can_be_read_of_it(line: House, tmp_path: Path
     own = house_in(tmp_path / "own", line.plant, 2, has_log=False).store
     (own.root / "manifests/00000002").write_bytes(b"spoilt")
     assert adopt_or_stage(own, found, line.sealed[4], keys, key.signing_key) == 5
-    assert exchange(own, "a", keys) == own.root / ".rul_before_a"
+    assert exchange(own, "a") == own.root / ".rul_before_a"
     assert [one.sha256 for one in runs.every(own, keys)] == [one.sha256 for one in line.sealed]
 
 
@@ -364,7 +421,7 @@ def test_what_cannot_be_made_ready_beside_a_line_leaves_nothing(line: House, tmp
         with pytest.raises(StoreError, match="going on with that line of backups"):
             adopt_or_stage(own, found, line.sealed[4], keys, line.plant.maker.signing_key)
     assert own.sizes() == there
-    assert exchange(own, "a", keys) is None
+    assert exchange(own, "a") is None
     assert aside(own) == []
     assert not (own.root / ".rul_restoring").exists()
 
@@ -469,7 +526,7 @@ def test_a_line_that_does_not_fit_is_refused_before_anything_of_it_is_written(
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         full.setattr(store, "putting", no_space)
-        with pytest.raises(StoreError, match=r"cannot be written: .*No space left on device"):
+        with pytest.raises(StoreError, match=r"cannot be brought from .*No space left on device"):
             adopted(house, found, store, BASED)
     assert store.sizes() == {}
     assert adopted(house, found, store, BASED) == len(house.sealed)

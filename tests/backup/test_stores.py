@@ -61,11 +61,14 @@ def test_what_is_moved_into_another_store_is_there_once_and_none_is_written_over
     shutil.copy(store.root / "runs/a/c", aside.root / "runs/a/c")
     store.move("runs/a/c", aside)  # as after a kill
     assert not (store.root / "runs").exists()
-    with store.putting("runs/a/b") as file:
-        file.write(b"another")
-    with pytest.raises(FileExistsError, match="there is another"):
-        store.move("runs/a/b", aside)
-    assert [*store.sizes()] == ["runs/a/b"]
+    for another in (b"longer than the other", b"runs/a/x"):  # which has the other's size
+        with store.putting("runs/a/b") as file:
+            file.write(another)
+        with pytest.raises(FileExistsError, match="there is another"):
+            store.move("runs/a/b", aside)
+        assert (store.root / "runs/a/b").read_bytes() == another
+        store.remove("runs/a/b")
+    assert (aside.root / "runs/a/b").read_bytes() == b"runs/a/b"
 
 
 def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path):

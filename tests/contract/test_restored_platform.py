@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -16,13 +17,23 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from rul_backup import golden, keeping, reading, recovery, runs, wal
+from rul_backup import (
+    golden,
+    keeping,
+    live,
+    mending,
+    reading,
+    recovery,
+    runs,
+    snapshots,
+    wal,
+)
 from rul_backup.live import LiveRestore
 from rul_backup.reading import LOCAL, BackupSettings
 from rul_backup.stores import FolderStore
 from rul_cli.backup import app
-from rul_core.errors import RulError
-from rul_store import backup_rows, champions, ledger, tables
+from rul_core.errors import RulError, StoreError
+from rul_store import backup_rows, champions, files, ledger, tables
 from rul_store.database import begin, connect, create_database, migrate
 from tests.serving.conftest import Platform
 from tests.serving.test_ledger import land
@@ -279,31 +290,206 @@ def test_how_it_is_restored_must_be_said(served: Platform):
     assert "--before is for --with-log" in told
 
 
-def test_a_damaged_manifest_of_another_run_hinders_no_restore(served: Platform):
-    run("now")
-    run("now")
+def test_a_damaged_manifest_of_another_run_hinders_no_restore_and_nobody_moves_backups_away(
+    served: Platform,
+):
+    for _ in range(3):
+        run("now")
     (served.root / "backups" / "manifests" / "00000001").write_text("spoilt")
-    told = run("restore", "--over-live")
-    assert "Backups here do not go on with that line" in told
-    assert "manifests/00000001" in told
+    told = run("restore", "--over-live", "--run", "2")
+    assert "Backups here" not in told
     assert "is live." in told
+    assert "manifests/00000001 (of " in (told := run("mend"))
+    assert "00000002" not in told
 
 
-def test_backups_that_a_new_machine_made_before_it_was_restored_make_way_for_those_of_before(
+def test_a_line_that_is_damaged_elsewhere_hinders_no_restore_and_what_to_do_is_told(
     served: Platform, tmp_path: Path
 ):
     run("now")
     run("now")
     here, beyond = served.root / "backups", tmp_path / "beyond"
     here.rename(beyond)
-    with begin(served.engine) as connection:
+    (beyond / "manifests" / "00000001").write_text("spoilt")
+    told = run("restore", "--over-live", "--store", str(beyond))
+    assert "Backups here do not go on with that line" in told
+    assert "manifests/00000001" in told
+    assert "Once it is restored, `rul backup mend` says what becomes of them." in told
+    assert "is live." in told
+
+
+def lose_rows(platform: Platform) -> None:
+    """Let the database know no backup, as that of a new machine."""
+    with begin(platform.engine) as connection:
         connection.execute(sa.text("SET session_replication_role = replica"))
         connection.execute(sa.text("DELETE FROM backup_runs"))
+
+
+def make_new(platform: Platform) -> None:
+    """Let the platform have nothing, as on a new machine."""
+    with begin(platform.engine) as connection:
+        connection.execute(sa.text("SET session_replication_role = replica"))
+        for table in reversed(tables.metadata.sorted_tables):
+            connection.execute(sa.delete(table))
+    for folder in ("models", "fleets"):
+        shutil.rmtree(platform.root / folder)
+
+
+def beyond_of(platform: Platform, tmp_path: Path) -> Path:
+    """Two runs in a store elsewhere, and one of another line here."""
     run("now")
+    run("now")
+    here, beyond = platform.root / "backups", tmp_path / "beyond"
+    here.rename(beyond)
+    lose_rows(platform)
+    run("now")
+    return beyond
+
+
+def test_until_a_restore_has_come_to_its_end_no_run_is_made_mended_brought_or_let_go(
+    served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    beyond = beyond_of(served, tmp_path)
+    moved, move = [], FolderStore.move
+
+    def broken(self: FolderStore, name: str, target: FolderStore) -> None:
+        if len(moved) == 5:
+            interrupt()
+        moved.append(name)
+        move(self, name, target)
+
+    with monkeypatch.context() as full:
+        full.setattr(FolderStore, "move", broken)
+        told = refused("restore", "--over-live", "--store", str(beyond))
+    assert told.startswith("all but the backups is restored, and the same command goes on: what ")
+    assert "no space left" in told
+    with monkeypatch.context() as offsite:
+        offsite.setenv("RUL_BACKUP_OFFSITE", "s3://bucket/backups")
+        for asked in (("now",), ("mend",), ("prune", "--apply"), ("bring",)):
+            told = refused(*asked)
+            assert "is on its way, or was interrupted there; let `rul backup restore" in told
+    told = run("restore", "--over-live", "--store", str(beyond))
+    assert "Backups that were made here before, that of now too, are in " in told
+    assert "all as they were written" in run("verify")
+    for asked in (("now",), ("prune", "--apply")):
+        run(*asked)
+
+
+def test_interrupted_once_it_is_ready_the_line_beside_is_there_for_the_same_command(
+    served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    beyond = beyond_of(served, tmp_path)
+    sync = files._sync
+
+    def interrupted(path: Path) -> None:
+        sync(path)
+        if path == served.root and (journal := live.interrupted(path)) and journal.is_ready:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_sync", interrupted)
+        asked = ["restore", "--over-live", "--store", str(beyond)]
+        assert CliRunner().invoke(app, asked).exit_code == 130
+    told = run(*asked)
+    assert "Backups that were made here before, that of now too, are in " in told
+    assert "all as they were written" in run("verify")
+    assert "number 3." in run("now")
+
+
+def test_who_has_the_keys_of_the_safe_alone_restores_rescued_backups_to_the_end(
+    served: Platform, tmp_path: Path
+):
+    run("now")
+    keys, safe = served.root / "backup-keys", tmp_path / "safe"
+    keys.rename(safe)
+    make_new(served)
+    told = run(
+        "restore", "--over-live", "--identity", str(safe / "backup_escrow_identity"),
+        "--verify-key", str(safe / "backup_verify_key"),
+    )  # fmt: skip
+    assert "is live." in told
+    assert live.interrupted(served.root) is None
+    safe.rename(keys)
+    assert "number 2." in run("now")
+    assert "all as they were written" in run("verify")
+
+
+def test_without_a_signing_key_a_new_platform_is_restored_and_its_backups_do_not_go_on(
+    served: Platform, tmp_path: Path
+):
+    run("now")
+    here, beyond = served.root / "backups", tmp_path / "beyond"
+    here.rename(beyond)
+    make_new(served)
+    (served.root / "backup-keys" / "backup_signing_key").unlink()
+    told = run("restore", "--over-live", "--store", str(beyond))
+    assert "Backups here do not go on with that line: the key file " in told
+    assert "backup_signing_key cannot be read" in told
+    assert "is live." in told
+
+
+def test_what_is_made_ready_leaves_room_for_the_backup_of_what_lives_and_for_the_restore(
+    served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run("now")
+    run("now")
+    here, beyond = served.root / "backups", tmp_path / "beyond"
+    here.rename(beyond)
+    lose_rows(served)
+    need, real = [20_000_000], shutil.disk_usage
+
+    def free(path: Path) -> Any:
+        """So much, but for what the folder of backups has."""
+        if not Path(path).is_relative_to(served.root):
+            return real(path)
+        has = sum(each.stat().st_size for each in here.rglob("*") if each.is_file())
+        return SimpleNamespace(free=need[0] - has)
+
+    with monkeypatch.context() as small:
+        small.setattr(keeping.Backups, "_first_bytes", lambda _: need[0] - 1000)
+        small.setattr(shutil, "disk_usage", free)
+        told = run("restore", "--over-live", "--store", str(beyond))
+    assert "Backups here do not go on with that line: " in told
+    assert "MB free, and going on with that line of backups needs" in told
+    assert "is live." in told
+    run("restore", "--forget")
+    shutil.rmtree(here)
+    lose_rows(served)
+    models = snapshots.models_bytes(served.root)
+    with monkeypatch.context() as small:
+        small.setattr(keeping.Backups, "_first_bytes", lambda _: 0)
+        small.setattr(shutil, "disk_usage", free)
+        need[0] = 3 * models + 50_000
+        told = refused("restore", "--over-live", "--store", str(beyond))
+    assert "restoring models needs" in told
+    assert not [*here.rglob("*/*")]
+    assert "is live." in run("restore", "--over-live", "--store", str(beyond))
+
+
+def test_where_runs_that_were_lost_cannot_be_given_up_that_is_told_and_it_is_restored(
+    served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    beyond = beyond_of(served, tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(mending, "give_up_newer", refuse)
+        told = run("restore", "--over-live", "--store", str(beyond))
+    assert "Not all runs here are written down: no space left. `rul backup mend` says" in told
+    assert live.interrupted(served.root) is None
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise StoreError("no space left")
+
+
+def test_backups_that_a_new_machine_made_before_it_was_restored_make_way_for_those_of_before(
+    served: Platform, tmp_path: Path
+):
+    here, beyond = served.root / "backups", beyond_of(served, tmp_path)
     with pytest.MonkeyPatch.context() as full:
         full.setattr(FolderStore, "move", interrupt)
         told = refused("restore", "--over-live", "--store", str(beyond))
-    assert "cannot be put aside: [Errno 28] no space left" in told
+    assert "has cannot be exchanged for the line beside it" in told
+    assert "[Errno 28] no space left" in told
     told = run("restore", "--over-live", "--store", str(beyond))
     assert "The restore of " in told
     (aside,) = here.glob(".rul_before_*")
@@ -337,9 +523,8 @@ def test_a_line_that_the_database_does_not_know_is_not_written_over_by_what_mend
         connection.execute(sa.text("SET session_replication_role = replica"))
         known = connection.execute(sa.text("DELETE FROM backup_runs RETURNING *")).mappings().one()
     run("now")
+    lose_rows(served)
     with begin(served.engine) as connection:
-        connection.execute(sa.text("SET session_replication_role = replica"))
-        connection.execute(sa.text("DELETE FROM backup_runs"))
         connection.execute(sa.insert(tables.backup_runs), [dict(known)])
     assert "is another than the one that is known elsewhere" in run("verify", code=1)
     there = [*here.rglob("*")]
