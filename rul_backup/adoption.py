@@ -9,6 +9,7 @@ ready beside it, and takes its place once all else is restored.
 """
 
 import itertools
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,15 +20,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup import runs, swapping, wal
 from rul_backup.manifest import Lost
 from rul_backup.runs import Sealed
-from rul_backup.stores import FolderStore, Shelf, Store
+from rul_backup.stores import LEAVING, LEFT, FolderStore, Shelf, Store
 from rul_backup.streams import copied
 from rul_core.errors import StoreError
 from rul_store import files
 
 _KINDS = (wal.WAL, runs.RUNS, runs.GONE, runs.LOST, runs.MANIFESTS)
 """In the order in which they move: what promises comes last."""
-_LEAVING, _LEFT = ".leaving", ".left"
-"""In the folder beside: what was there, until all of it is there; and from then on."""
 
 
 class AnotherLine(StoreError):
@@ -45,7 +44,8 @@ def adopt_or_stage(
 ) -> int:
     """Let a store go on with a line of manifests, or make that ready beside its own.
 
-    Also beside an empty one: what is sealed in that until the exchange is none of the line.
+    Also beside an empty one: what is sealed in that until the exchange is none of the line. Beside
+    is nothing before (``unstage``).
 
     Args:
         store: See ``adopt``; so are the others.
@@ -61,7 +61,7 @@ def adopt_or_stage(
     Raises:
         StoreError: See ``adopt``; nothing is beside then.
     """
-    unstage(store)  # of a restore that was given up
+    store.refuse_half()
     try:
         if runs.names(store):
             with suppress(AnotherLine):
@@ -81,7 +81,7 @@ def exchange(store: FolderStore, run: str) -> Path | None:
     are the beginning of one of the two at each moment.
 
     Args:
-        store: Which. Until it is done nobody else makes runs there, or lets any go.
+        store: Which. Until it is done it refuses all others who put or take anything.
         run: By which the folder is called into which its own goes.
 
     Returns:
@@ -93,33 +93,47 @@ def exchange(store: FolderStore, run: str) -> Path | None:
     beside, aside = _beside(store), None
     if not beside.root.exists():
         return None
-    leaving, left = FolderStore(beside.root / _LEAVING), beside.root / _LEFT
+    # Not in the folder beside, since that is removed where a restore is given up.
+    leaving, left = FolderStore(store.root / LEAVING), store.root / LEFT
     try:
-        with store.alone():
+        with store.alone(exchanging=True):
             if runs.names(beside):
                 if not left.exists():
+                    files.make_folder(leaving.root)
                     for kind in _KINDS:
                         for name in reversed(store.sizes(f"{kind}/")):
                             store.move(name, leaving)
-                    files.make_folder(leaving.root)
                     leaving.root.rename(left)
                 for kind in _KINDS:
                     for name in beside.sizes(f"{kind}/"):
                         beside.move(name, store)
-            if left.exists() and any(left.iterdir()):
-                aside = _free(store.root / f"{swapping.BEFORE}{run}")
-                left.rename(aside)
+            if left.exists():
+                if any(left.iterdir()):
+                    aside = _free(store.root / f"{swapping.BEFORE}{run}")
+                    left.rename(aside)
+                else:
+                    left.rmdir()
     except OSError as error:
         raise StoreError(
             f"what {store} has cannot be exchanged for the line beside it, {beside}: {error}"
         ) from error
     unstage(store)
+    os.sync()  # or a power cut might keep that it is done, and not what was done
     return aside
 
 
 def unstage(store: FolderStore) -> None:
-    """Remove the line beside that of a store."""
-    shutil.rmtree(_beside(store).root, ignore_errors=True)
+    """Remove the line beside that of a store, or else it would take a place that it has not.
+
+    Raises:
+        StoreError: It cannot be removed.
+    """
+    beside = _beside(store).root
+    try:
+        if beside.exists():
+            shutil.rmtree(beside)
+    except OSError as error:
+        raise StoreError(f"{beside} cannot be removed: {error}; remove it by hand") from error
 
 
 def aside(store: FolderStore) -> list[Path]:

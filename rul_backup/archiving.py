@@ -22,9 +22,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -350,21 +351,17 @@ class Archiver:
     # --- sealing
     def _seal(self) -> None:
         """Seal what is complete; of that the spool keeps the newest, from which it goes on."""
-        server, self._is_sealed = self._known, False
-        if self._archive is None or not self._archive.is_there():
-            self._compared.clear()
-            self._archive = ClusterLog(
-                self._store, self._maker, self._keys, server.cluster, server.segment_bytes
-            )
-        archive = self._archive
-        names = sorted(path.name for path in self._folder.iterdir())
+        self._is_sealed = False
+        with self._alone() as known:
+            names = sorted(path.name for path in self._folder.iterdir())
         complete = [name for name in names if wal.is_segment(name)]
         for name in names:
             if wal.is_history(name):
-                if not archive.has(name):
-                    archive.take(self._folder / name, now=datetime.now(UTC))
+                if not known.has(name):
+                    with self._alone() as archive:
+                        archive.take(self._folder / name, now=datetime.now(UTC))
             elif name in complete:
-                self._seal_segment(archive, name)
+                self._seal_segment(name)
                 if name != complete[-1]:
                     (self._folder / name).unlink()
                     self._compared.discard(name)
@@ -373,10 +370,31 @@ class Archiver:
                 (self._folder / name).unlink()
         self._is_sealed = True
 
-    def _seal_segment(self, archive: ClusterLog, name: str) -> None:
-        path = self._folder / name
+    @contextmanager
+    def _alone(self) -> Generator[ClusterLog]:
+        """The log as the store has it, which nobody else changes meanwhile.
+
+        Another line of backups, with a log of its own, may have taken the place of what was there.
+        """
+        server = self._known
+        with self._store.alone():
+            if self._archive is None or not self._archive.is_there():
+                self._compared.clear()
+                self._archive = ClusterLog(
+                    self._store, self._maker, self._keys, server.cluster, server.segment_bytes
+                )
+            yield self._archive
+        time.sleep(files.TURN_SECONDS)
+
+    def _seal_segment(self, name: str) -> None:
         if name in self._compared:
             return
+        with self._alone() as archive:
+            self._seal_alone(archive, name)
+        self._compared.add(name)
+
+    def _seal_alone(self, archive: ClusterLog, name: str) -> None:
+        path = self._folder / name
         if archive.has(name):
             archive.refuse_another(path)
         else:
@@ -395,7 +413,6 @@ class Archiver:
             if reaches_at:
                 self._sealed_snapshot, self._whole_at = snapshot, reaches_at
             self._tell(sealed=name, number=noted.note.number, begins=noted.note.begins)
-        self._compared.add(name)
 
     def _covered_by(self, segment: Segment) -> tuple[datetime | None, str]:
         """Until when, and until which transactions, the log up to a segment's end has all."""

@@ -332,7 +332,11 @@ class Backups:
         return adoption.exchange(self.store, run)
 
     def unstage(self) -> None:
-        """Remove the line beside the one here."""
+        """Remove the line beside the one here.
+
+        Raises:
+            StoreError: It cannot be removed.
+        """
         adoption.unstage(self.store)
 
     @property

@@ -20,6 +20,7 @@ has are of readings that the restored database may not have; what counts request
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import threading
@@ -96,6 +97,8 @@ class Asked(NamedTuple):
     """Has models and fleets, and the database unless a moment is asked for."""
     identities: Sequence[x25519.Identity]
     moment: Moment | None = None
+    store: str = ""
+    """What the command calls the shelf; empty where nobody needs to say so."""
 
     @property
     def to(self) -> str:
@@ -130,11 +133,17 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """Files and bundles that the run does not have, and that go aside."""
     to: str = ""
     """The moment that was asked for, or ``latest``; empty where the database is the run's."""
+    store: str = ""
+    """In which the run is, as the command calls it; empty for the one here."""
 
     @property
     def options(self) -> str:
         """Of the command that lets it go on."""
-        return f"--run {self.run}" + (f" --to {self.to}" if self.to else "")
+        return (
+            f"--run {self.run}"
+            + (f" --to {self.to}" if self.to else "")
+            + (f" --store {shlex.quote(self.store)}" if self.store else "")
+        )
 
 
 def interrupted(root: Path) -> Journal | None:
@@ -314,7 +323,9 @@ class LiveRestore:
 
     def _prepare(self, asked: Asked, *, despite_golden: bool) -> Journal:
         told = asked.run.manifest
-        journal = Journal(run=told.run, sha256=asked.run.sha256, to=asked.to)
+        journal = Journal(
+            run=told.run, sha256=asked.run.sha256, to=asked.to, store=asked.store
+        )  # fmt: skip
         self._write(journal)
         try:
             # Anew after a kill too: the platform has lived on since.

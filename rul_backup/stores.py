@@ -19,6 +19,8 @@ from typing import BinaryIO, Protocol, TypeVar
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 
+LEAVING, LEFT = ".rul_leaving", ".rul_left"
+"""What a folder had, while another line takes its place: until all of it is there, and since."""
 READERS = 16
 """Who read at once."""
 Read = TypeVar("Read")
@@ -116,7 +118,7 @@ class Store(Shelf, Protocol):
         ...
 
     def alone(self) -> AbstractContextManager[None]:
-        """Hold the store alone among all who put manifests into it or take some out.
+        """Hold the store alone among all who put manifests or log into it or take some out.
 
         Raises:
             StoreError: Another holds it for too long.
@@ -212,10 +214,30 @@ class FolderStore:
         return sorted(found)
 
     @contextmanager
-    def alone(self) -> Generator[None]:
-        """See ``Store``."""
+    def alone(self, *, exchanging: bool = False) -> Generator[None]:
+        """See ``Store``; refused while another line takes the place of what is here.
+
+        Args:
+            exchanging: By whoever does that.
+        """
         with files.locked(self.root / ".lock"):
+            if not exchanging:
+                self.refuse_half()
             yield
+
+    def refuse_half(self) -> None:
+        """See that no line is half in the place of another.
+
+        Raises:
+            StoreError: One is.
+        """
+        for folder in (self.root / LEAVING, self.root / LEFT):
+            if folder.exists():
+                raise StoreError(
+                    f"{self.root} is being exchanged, and {folder} has what was there: let the "
+                    "restore that does so go on first; where nobody knows of it any more, move the "
+                    "backups that shall be here back by hand, and that folder elsewhere"
+                )
 
     def free_bytes(self) -> int:
         """How much more it can take."""

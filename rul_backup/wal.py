@@ -346,9 +346,10 @@ class ClusterLog:
         """Whether it is as it was read; another line of backups may have taken its place."""
         if self.newest is None:
             return not names(self._store, self._cluster)
-        with suppress(StoreError), self._store.reading(self.newest.object):
-            return True
-        return False
+        try:
+            return read(self._store, self.newest.object, self._keys) == self.newest
+        except StoreError:  # one that is damaged is no reason to seal nothing
+            return self.newest.object in self._store.sizes(self.newest.object)
 
     def has(self, name: str) -> bool:
         """Whether a segment or history is sealed."""

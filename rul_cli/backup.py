@@ -442,7 +442,8 @@ def restore(
         _forget(root)
     elif over_live:
         reader = _reader(root, store, identity, verify_key)
-        _restore_over_live(root, reader, run, to, despite_golden=despite_golden)
+        name = "" if store == "local" else store if store in STORES else str(Path(store).resolve())
+        _restore_over_live(root, reader, run, to, name, despite_golden=despite_golden)
     elif database is not None and files is not None:
         sealed = _reader(root, store, identity, verify_key).restore(run, database, files)
         console.print(
@@ -511,7 +512,13 @@ def _put_back_dagster(reader: "StoreReader", run: str) -> None:
 
 
 def _restore_over_live(
-    root: Path, reader: "StoreReader", run: str | None, to: str | None, *, despite_golden: bool
+    root: Path,
+    reader: "StoreReader",
+    run: str | None,
+    to: str | None,
+    store: str,
+    *,
+    despite_golden: bool,
 ) -> None:
     from rul_backup import live
     from rul_backup.reading import BackupSettings
@@ -524,7 +531,7 @@ def _restore_over_live(
         if run is None and interrupted is not None:
             run = interrupted.run
             console.print(f"The restore of {run} goes on.", highlight=False)
-        asked = reader.asked(run, moment)
+        asked = reader.asked(run, moment)._replace(store=store)
         line = _RestoredLine(laptop, backups, asked)
         journal = _live_restore(laptop).restore(asked, line, despite_golden=despite_golden)
     before = f" What was there is the run {journal.safety_run} too." if journal.safety_run else ""
@@ -545,6 +552,7 @@ class _RestoredLine:
     def stage(self) -> None:
         from rul_core.errors import SettingsError, StoreError
 
+        self._backups.unstage()  # of a restore that was given up
         try:
             if count := self._backups.adopt(self._asked):
                 told = f"Backups here go on after the {count} of that store."
@@ -558,10 +566,15 @@ class _RestoredLine:
             )
 
     def unstage(self) -> None:
-        self._backups.unstage()
+        from rul_core.errors import StoreError
+
+        try:
+            self._backups.unstage()
+        except StoreError as error:  # no restore begins until it is gone
+            console.print(str(error), highlight=False, soft_wrap=True)
 
     def exchange(self, journal: "Journal") -> None:
-        from rul_core.errors import StoreError
+        from rul_core.errors import SettingsError, StoreError
 
         self._laptop.engine.dispose()  # its database is another now
         try:
@@ -582,7 +595,7 @@ class _RestoredLine:
                     f"{lost.run}, number {lost.number}, was lost with its machine: given up.",
                     highlight=False,
                 )
-        except StoreError as error:
+        except (SettingsError, StoreError) as error:
             console.print(
                 f"Not all runs here are written down: {error}. `rul backup mend` says how they "
                 "stand.",

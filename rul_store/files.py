@@ -27,6 +27,8 @@ from rul_core.errors import StoreError
 from rul_core.schema import NAME_PATTERN
 
 CHECKSUMS = "SHA256SUMS"
+TURN_SECONDS = 0.02
+"""Whoever takes a lock again and again leaves it for so long, or nobody else would have a turn."""
 ABANDONED_SECONDS = 24 * 3600.0
 """A temporary this old belongs to a process that was killed."""
 
@@ -183,7 +185,7 @@ def locked(path: Path, *, timeout_seconds: float = 30.0) -> Generator[None]:
                     f"{path} has been locked by another process for {timeout_seconds:g} s; "
                     "end that process (it may be paused) and try again"
                 )
-            time.sleep(0.01)
+            time.sleep(TURN_SECONDS / 2)
         yield
 
 

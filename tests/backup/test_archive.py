@@ -5,23 +5,23 @@ import io
 import random
 import shutil
 import tarfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
 from rul_backup import archive, runs, wal
-from rul_backup.adoption import AnotherLine, adopt, adopt_or_stage, aside, exchange
+from rul_backup.adoption import AnotherLine, adopt, adopt_or_stage, aside, exchange, unstage
 from rul_backup.archive import Archive
 from rul_backup.manifest import Kind
 from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
-from rul_backup.stores import FolderStore, Shelf, Store
+from rul_backup.stores import LEAVING, LEFT, FolderStore, Shelf, Store
 from rul_backup.streams import sha256_of
 from rul_backup.verification import Finding, Level, verify
 from rul_core.errors import StoreError
@@ -277,29 +277,37 @@ def test_killed_at_any_move_the_exchange_of_two_lines_goes_on_and_nothing_is_los
     class Killed(BaseException):
         pass
 
-    class Mortal(FolderStore):
-        left = 0
-
-        def move(self, name: str, target: FolderStore) -> None:
-            if not Mortal.left:
+    def mortal(step: Callable[..., Any]) -> Callable[..., Any]:
+        def done(*arguments: Any, **named: Any) -> Any:
+            if not steps[0]:
                 raise Killed
-            Mortal.left -= 1
-            super().move(name, target)
+            steps[0] -= 1
+            return step(*arguments, **named)
 
-    for left in range(200):
-        store = Mortal(tmp_path / f"killed-{left}")
+        return done
+
+    steps = [0]
+    for left in range(400):
+        store = FolderStore(tmp_path / f"killed-{left}")
         shutil.copytree(own.root, store.root)
         run = line.sealed[4]
         assert adopt_or_stage(store, found, run, keys, key.signing_key) == 5
-        Mortal.left = left
-        with pytest.MonkeyPatch.context() as mortal:
-            mortal.setattr("rul_backup.adoption.FolderStore", Mortal)
+        steps[0] = left
+        with pytest.MonkeyPatch.context() as patched:
+            for step in ("rename", "mkdir", "unlink", "rmdir"):
+                patched.setattr(Path, step, mortal(getattr(Path, step)))
+            patched.setattr(shutil, "rmtree", mortal(shutil.rmtree))
             try:
                 exchange(store, "a")
                 is_killed = False
             except Killed:
                 is_killed = True
-        store = FolderStore(store.root)
+        if (store.root / LEAVING).exists() or (store.root / LEFT).exists():
+            told = "is being exchanged, and .* has what was there"
+            with pytest.raises(StoreError, match=told), store.alone():
+                pass
+            with pytest.raises(StoreError, match="is being exchanged"):
+                adopt_or_stage(store, found, run, keys, key.signing_key)
         exchange(store, "a")
         assert [*store.sizes("manifests/")] == names
         assert (
@@ -325,9 +333,49 @@ def test_what_was_made_ready_for_a_restore_that_was_given_up_takes_no_place(
     own = house_in(tmp_path / "own", line.plant, 2, has_log=False)
     there = own.store.sizes()
     assert adopt_or_stage(own.store, found, line.sealed[4], keys, key.signing_key) == 5
+    unstage(own.store)
     assert adopt_or_stage(own.store, own.store, own.sealed[1], keys, key.signing_key) == 0
     assert exchange(own.store, "a") is None
     assert own.store.sizes() == there
+
+
+def test_what_was_put_aside_halfway_is_removed_by_nobody(line: House, tmp_path: Path):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    own = house_in(tmp_path / "own", line.plant, 2, has_log=False).store
+    before, moved = own.sizes(), []
+    assert adopt_or_stage(own, found, line.sealed[4], keys, key.signing_key) == 5
+
+    def broken(self: FolderStore, name: str, target: FolderStore) -> None:
+        if len(moved) == 3:
+            raise OSError(errno.EIO, "Input/output error")
+        moved.append(name)
+        move(self, name, target)
+
+    move = FolderStore.move
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FolderStore, "move", broken)
+        with pytest.raises(StoreError, match=r"own has cannot be exchanged for .*output error"):
+            exchange(own, "a")
+    unstage(own)
+    assert own.sizes() | FolderStore(own.root / LEAVING).sizes() == before
+    assert exchange(own, "a") is None
+    with pytest.raises(StoreError, match="move the backups that shall be here back by hand"):
+        adopt_or_stage(own, found, line.sealed[4], keys, key.signing_key)
+
+
+def test_what_is_beside_and_cannot_be_removed_is_named(
+    line: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    store = FolderStore(tmp_path / "new")
+    assert adopt_or_stage(store, found, line.sealed[4], keys, key.signing_key) == 5
+
+    def refused(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    with pytest.raises(StoreError, match=r"\.rul_restoring cannot be removed: .* by hand"):
+        unstage(store)
 
 
 def test_what_is_sealed_in_an_empty_store_meanwhile_is_none_of_the_line_that_comes(

@@ -321,34 +321,6 @@ def test_while_the_store_is_away_the_server_stops_and_starts_and_nothing_is_lost
         assert back.ask("SELECT count(*) FROM told") == server.ask("SELECT count(*) FROM told")
 
 
-def test_where_another_line_takes_the_place_of_what_it_sealed_the_archiver_goes_on_with_that(
-    store: FolderStore, plant: Keys, server: Server, tmp_path: Path
-):
-    def segment() -> None:
-        server.do("INSERT INTO told DEFAULT VALUES", "SELECT pg_switch_wal()")
-        wait_until_sealed(store, plant, server, now_of(server))
-
-    folder = store.root / "wal"
-    with archiving(store, plant, server, tmp_path / "spool") as seen:
-        segment()
-        folder.rename(tmp_path / "first")
-        segment()
-        begun = notes_of(store, plant, server)
-        folder.rename(tmp_path / "second")
-        (tmp_path / "first").rename(folder)
-        before = notes_of(store, plant, server)
-        segment()
-    assert seen.errors == []
-    assert begun[0].note.number == 1
-    assert begun[0].note.begins == "nothing was received before"
-    after = notes_of(store, plant, server)
-    assert after[: len(before)] == before
-    following = after[len(before)].note
-    assert following.previous_sha256 == before[-1].sha256
-    assert "were lost" in following.begins
-    assert verify(store, plant.verify, Level.STORED, now=datetime.now(UTC)).findings == ()
-
-
 @pytest.mark.parametrize("then", ["goes on", "is killed"])
 def test_a_server_whose_receiver_hangs_stops_within_its_time_and_nothing_is_lost(
     store: FolderStore, plant: Keys, server: Server, tmp_path: Path, monkeypatch, then: str

@@ -12,7 +12,7 @@ from rul_backup import drill, recovery, wal
 from rul_backup.archiving import IN_FLIGHT, Archiver, Sample, _Server
 from rul_backup.manifest import Kind
 from rul_backup.runs import Maker, Run, Sealed
-from rul_backup.stores import FolderStore
+from rul_backup.stores import LEAVING, FolderStore
 from rul_backup.wal import ClusterLog, Segment
 from rul_core.errors import StoreError
 
@@ -109,13 +109,62 @@ def test_what_a_segment_reaches_is_known_also_where_it_could_not_be_sealed_at_on
     archiver = archiver_of(store, plant, tmp_path / "spool")
     archiver._samples.append(Sample(NOW, SEGMENT_BYTES + 100, 1, "700:700:"))
     store.root.write_text("a folder no more")
-    with pytest.raises(StoreError, match="Not a directory"):
+    with pytest.raises(FileExistsError, match="backups"):
         archiver._seal()
     store.root.unlink()
     archiver._seal()
     (noted,) = wal.following(store, plant.verify, CLUSTER)
     assert noted.note.reaches_at == NOW - IN_FLIGHT
     assert archiver._sealed_snapshot == "700:700:"
+
+
+def test_while_another_line_takes_its_place_the_archiver_waits_and_goes_on_with_what_came(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    other, spool = FolderStore(tmp_path / "other"), tmp_path / "spool" / CLUSTER
+    log = log_of(other, plant)
+    for number in (1, 2, 3):
+        log.take(receive(tmp_path / "received", number), now=NOW)
+    archiver = archiver_of(store, plant, tmp_path / "spool")
+    receive(spool, 3)
+    archiver._seal()
+    before, leaving = store.sizes(), store.root / LEAVING
+    leaving.mkdir()
+    receive(spool, 4)
+    with pytest.raises(StoreError, match="is being exchanged"):
+        archiver._seal()
+    assert store.sizes() == before
+    (store.root / "wal").rename(leaving / "wal")
+    with pytest.raises(StoreError, match="is being exchanged"):
+        archiver._seal()
+    shutil.copytree(other.root / "wal", store.root / "wal")
+    leaving.rename(tmp_path / "aside")
+    archiver._seal()
+    noted = list(wal.following(store, plant.verify, CLUSTER))
+    assert [one.note.number for one in noted] == [1, 2, 3, 4]
+    assert noted[2] == log.newest
+    assert noted[3].note.begins == ""
+
+
+def test_a_damaged_note_of_the_newest_segment_does_not_end_the_archiving(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    archiver, spool = archiver_of(store, plant, tmp_path / "spool"), tmp_path / "spool" / CLUSTER
+    receive(spool, 1)
+    archiver._seal()
+    (store.root / wal.note_of(CLUSTER, name_of(1))).write_bytes(b"spoilt")
+    receive(spool, 2)
+    archiver._seal()
+    assert wal.read(store, wal.note_of(CLUSTER, name_of(2)), plant.verify).note.number == 2
+
+
+def test_a_log_of_which_nothing_was_there_is_another_once_something_is(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    log = log_of(store, plant)
+    assert log.is_there()
+    log_of(store, plant).take(receive(tmp_path, 1), now=NOW)
+    assert not log.is_there()
 
 
 def test_damage_after_a_moment_does_not_stand_in_its_way(

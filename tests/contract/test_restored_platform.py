@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,6 @@ from rul_backup import (
     golden,
     keeping,
     live,
-    mending,
     reading,
     recovery,
     runs,
@@ -31,7 +32,8 @@ from rul_backup import (
 from rul_backup.live import LiveRestore
 from rul_backup.reading import LOCAL, BackupSettings
 from rul_backup.stores import FolderStore
-from rul_cli.backup import app
+from rul_cli.backup import app, backups_of
+from rul_cli.laptop import opened
 from rul_core.errors import RulError, StoreError
 from rul_store import backup_rows, champions, files, ledger, tables
 from rul_store.database import begin, connect, create_database, migrate
@@ -368,11 +370,48 @@ def test_until_a_restore_has_come_to_its_end_no_run_is_made_mended_brought_or_le
         for asked in (("now",), ("mend",), ("prune", "--apply"), ("bring",)):
             told = refused(*asked)
             assert "is on its way, or was interrupted there; let `rul backup restore" in told
-    told = run("restore", "--over-live", "--store", str(beyond))
+    named = re.search(r"let `rul backup (restore [^`]*)` go on first", told)
+    assert named is not None
+    told = run(*shlex.split(named[1]))
     assert "Backups that were made here before, that of now too, are in " in told
     assert "all as they were written" in run("verify")
     for asked in (("now",), ("prune", "--apply")):
         run(*asked)
+
+
+def test_a_run_that_was_begun_before_a_restore_is_not_sealed_until_that_ends(
+    served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with opened(served.root) as laptop:
+        backups = backups_of(laptop)
+        begun = backups.begin(datetime.now(UTC))
+        for kind in backups.kinds:
+            backups.keep(begun, kind)
+        journal = live.Journal(run="another", sha256="0", is_ready=True)
+        files.write_json(served.root / live.JOURNAL, journal)
+        with pytest.raises(StoreError, match="a restore of another is on its way"):
+            backups.seal(begun)
+        assert backups.store.sizes("manifests/") == {}
+        (served.root / live.JOURNAL).unlink()
+        backups.seal(begun)
+
+
+def test_who_restores_of_the_store_itself_after_one_that_was_killed_keeps_the_line_that_is_here(
+    served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    beyond = beyond_of(served, tmp_path)
+    here, own = served.root / "backups", run("list", "--json")
+    with monkeypatch.context() as killed:
+        killed.setattr(LiveRestore, "_prepare", interrupt)
+        killed.setattr(keeping.Backups, "unstage", lambda _: None)  # by one that is killed
+        asked = ["restore", "--over-live", "--store", str(beyond)]
+        with pytest.raises(OSError, match="no space left"):
+            CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert (here / ".rul_restoring" / "manifests").exists()
+    told = run("restore", "--over-live")
+    assert "Backups that were made here before" not in told
+    assert not [*here.glob(".rul_*")]
+    assert json.loads(run("list", "--json"))[0] == json.loads(own)[0]
 
 
 def test_interrupted_once_it_is_ready_the_line_beside_is_there_for_the_same_command(
@@ -428,6 +467,18 @@ def test_without_a_signing_key_a_new_platform_is_restored_and_its_backups_do_not
     assert "is live." in told
 
 
+def test_without_a_signing_key_a_platform_whose_store_has_the_line_is_restored_to_the_end(
+    served: Platform, tmp_path: Path
+):
+    run("now")
+    shutil.copytree(served.root / "backups", tmp_path / "beyond")
+    make_new(served)
+    (served.root / "backup-keys" / "backup_signing_key").unlink()
+    told = run("restore", "--over-live", "--store", str(tmp_path / "beyond"))
+    assert "Not all runs here are written down: the key file " in told
+    assert live.interrupted(served.root) is None
+
+
 def test_what_is_made_ready_leaves_room_for_the_backup_of_what_lives_and_for_the_restore(
     served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -469,16 +520,24 @@ def test_what_is_made_ready_leaves_room_for_the_backup_of_what_lives_and_for_the
 def test_where_runs_that_were_lost_cannot_be_given_up_that_is_told_and_it_is_restored(
     served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    beyond = beyond_of(served, tmp_path)
-    with monkeypatch.context() as full:
-        full.setattr(mending, "give_up_newer", refuse)
+    for _ in range(3):
+        run("now")
+    here, beyond = served.root / "backups", tmp_path / "beyond"
+    here.rename(beyond)
+    (beyond / "manifests" / "00000003").unlink()  # it was not brought any more
+    putting = FolderStore.putting
+
+    def full(self: FolderStore, name: str) -> Any:
+        return interrupt() if name.startswith("lost/") else putting(self, name)
+
+    rows = backup_rows.known(served.engine, LOCAL)  # as a database that its log brings back
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderStore, "putting", full)
+        patched.setattr(backup_rows, "known", lambda _, store: rows if store == LOCAL else [])
         told = run("restore", "--over-live", "--store", str(beyond))
-    assert "Not all runs here are written down: no space left. `rul backup mend` says" in told
+    assert re.search("written down: .*backups cannot be written: .*no space left", told)
+    assert "`rul backup mend` says how they stand." in told
     assert live.interrupted(served.root) is None
-
-
-def refuse(*_: object, **__: object) -> None:
-    raise StoreError("no space left")
 
 
 def test_backups_that_a_new_machine_made_before_it_was_restored_make_way_for_those_of_before(
