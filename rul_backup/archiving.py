@@ -40,7 +40,7 @@ from sqlalchemy.exc import ProgrammingError
 from rul_backup import programs, wal
 from rul_backup.runs import Maker
 from rul_backup.stores import Store
-from rul_backup.wal import ClusterLog, Segment
+from rul_backup.wal import AnotherLog, ClusterLog, Segment
 from rul_core.errors import RulError, StoreError, Unavailable
 from rul_store import files
 from rul_store.database import begin, connect
@@ -361,10 +361,7 @@ class Archiver:
                     with self._alone() as archive:
                         archive.take(self._folder / name, now=datetime.now(UTC))
             elif name in complete:
-                self._seal_segment(name)
-                if name != complete[-1]:
-                    (self._folder / name).unlink()
-                    self._compared.discard(name)
+                self._seal_segment(name, stays=name == complete[-1])
         for name in names:  # of a timeline that was left
             if complete and name.endswith(".partial") and name[:8] < complete[-1][:8]:
                 (self._folder / name).unlink()
@@ -383,15 +380,23 @@ class Archiver:
                 self._archive = ClusterLog(
                     self._store, self._maker, self._keys, server.cluster, server.segment_bytes
                 )
-            yield self._archive
+            try:
+                yield self._archive
+            except AnotherLog:  # it is read anew
+                self._archive = None
+                raise
         time.sleep(files.TURN_SECONDS)
 
-    def _seal_segment(self, name: str) -> None:
-        if name in self._compared:
+    def _seal_segment(self, name: str, *, stays: bool) -> None:
+        if stays and name in self._compared:
             return
         with self._alone() as archive:
-            self._seal_alone(archive, name)
-        self._compared.add(name)
+            if name not in self._compared:
+                self._seal_alone(archive, name)
+                self._compared.add(name)
+            if not stays:
+                (self._folder / name).unlink()
+                self._compared.discard(name)
 
     def _seal_alone(self, archive: ClusterLog, name: str) -> None:
         path = self._folder / name

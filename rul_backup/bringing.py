@@ -9,16 +9,17 @@ its place can open nothing, and reaches no server of the platform.
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from rul_backup import offsite, wal
+from rul_backup import offsite, runs, wal
 from rul_backup.offsite import Spoilt
 from rul_backup.remote import RemoteStore
-from rul_backup.stores import Shelf
-from rul_core.errors import RulError
+from rul_backup.stores import FolderStore, content_of
+from rul_core.errors import RulError, StoreError
 
 LOOK_SECONDS = 10.0
 REGISTRY = CollectorRegistry()
@@ -49,7 +50,7 @@ class LogBringer:
 
     def __init__(
         self,
-        local: Shelf,
+        local: FolderStore,
         remote: RemoteStore,
         keys: tuple[Ed25519PublicKey, ...],
         *,
@@ -58,6 +59,8 @@ class LogBringer:
         self._local, self._remote, self._keys, self._tell = local, remote, keys, tell
         self._there: set[str] | None = None
         """The notes that the other store has; asked once, for it may have many."""
+        self._compared: tuple[str, bytes] | None = None
+        """A manifest of the line here, when that was seen to be no other's."""
         self._waits_since: datetime | None = None
         LAG_SECONDS.set_function(self._lag_seconds)  # also while something is being brought
 
@@ -75,19 +78,19 @@ class LogBringer:
     def look(self) -> None:
         """Bring what has been sealed since."""
         try:
-            if self._there is None:
-                offsite.refuse_another_line(self._local, self._remote, self._keys)
-                self._there = set(wal.names(self._remote))
+            there = self._brought()
+            names = wal.names(self._local)
+            self._local.refuse_half()  # or the names might be of two lines
             waited, spoilt = self._waits_since, None
-            for name in wal.names(self._local):
-                if name in self._there:
+            for name in names:
+                if name in there:
                     continue
                 try:
                     self._bring(name)
                 except Spoilt as error:  # the others are worth no less
                     spoilt = spoilt or error
                 else:
-                    self._there.add(name)
+                    there.add(name)
             self._waits_since = waited if spoilt else None
             if spoilt:
                 raise spoilt
@@ -95,6 +98,30 @@ class LogBringer:
             self._waits_since = self._waits_since or datetime.now(UTC)  # something may, from now on
             FAILURES.inc()
             self._tell(step="bring", error=str(error))
+
+    def _brought(self) -> set[str]:
+        """The notes that the other store has, which goes on with the line that is here now."""
+        self._local.refuse_half()
+        if self._there is None or not self._is_as_compared():
+            self._there, compared = None, self._newest_manifest()
+            offsite.refuse_another_line(self._local, self._remote, self._keys)
+            self._there, self._compared = set(wal.names(self._remote)), compared
+        return self._there
+
+    def _is_as_compared(self) -> bool:
+        """Whether the line here is the one that was compared, and not another in its place."""
+        if self._compared is None:
+            return not runs.names(self._local)
+        name, content = self._compared
+        with suppress(StoreError):
+            return content_of(self._local, name) == content
+        return False
+
+    def _newest_manifest(self) -> tuple[str, bytes] | None:
+        for name in reversed(runs.names(self._local)):
+            with suppress(StoreError):  # that it cannot be read is told elsewhere
+                return name, content_of(self._local, name)
+        return None
 
     def _lag_seconds(self) -> float:
         waits = self._waits_since

@@ -173,7 +173,8 @@ def refuse_unfinished(root: Path) -> None:
     if journal is not None and journal.is_ready:
         raise StoreError(
             f"a restore of {journal.run} is on its way, or was interrupted there; let "
-            f"`rul backup restore --over-live {journal.options}` go on first"
+            f"`rul backup restore --over-live {journal.options}` go on first, with the keys that "
+            "were given"
         )
 
 

@@ -497,8 +497,20 @@ def give_up(store: Store, lost: Lost, key: Ed25519PrivateKey) -> None:
 
 
 def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
-    """Say of a run that it is let go on purpose; from now on what it alone kept is nobody's."""
+    """Say of a run that it is let go on purpose; from now on what it alone kept is nobody's.
+
+    Raises:
+        StoreError: Another of this number is there: another line took the place of the one that
+            was read.
+    """
     with store.alone():
+        if run.object in store.sizes(run.object):
+            content = content_of(store, run.object)
+            if manifests.sha256_of(content) != run.sha256:
+                raise StoreError(
+                    f"{store}/{run.object} is another than that of {run.manifest.run}, which was "
+                    "to be let go; look at what is there now, and ask again"
+                )
         say_gone(store, run, key)
 
 

@@ -305,6 +305,10 @@ def does_not_follow(before: Noted, after: Noted) -> str | None:
     return None
 
 
+class AnotherLog(StoreError):
+    """A store has more of a log than who adds to it has read."""
+
+
 class ClusterLog:
     """The log of one cluster in a store, to which segments are added.
 
@@ -381,6 +385,7 @@ class ClusterLog:
             history: Of its timeline, where it is not the first.
 
         Raises:
+            AnotherLog: It came there since the log was read.
             StoreError: It has not a segment's size, or is older than the newest one.
             OSError: The store cannot be written; nothing counts as sealed then.
         """
@@ -395,7 +400,12 @@ class ClusterLog:
                 f"{path} is older than {self.newest.note.segment}, which is sealed; the log of a "
                 "timeline that was left is not taken up again"
             )
-        stored_as = object_of(self._cluster, name)
+        stored_as, noted_as = object_of(self._cluster, name), note_of(self._cluster, name)
+        is_there = False  # not by a listing, since a log has so many
+        with suppress(StoreError), self._store.reading(noted_as):
+            is_there = True
+        if is_there:
+            raise AnotherLog(f"{self._store}/{noted_as} came there since the log was read")
         self._store.remove(stored_as)  # of an archiver that was killed before it wrote the note
         with path.open("rb") as plain, self._store.putting(stored_as) as stored:
             sums = seal(plain, stored, self._maker.recipients)
@@ -415,9 +425,9 @@ class ClusterLog:
         content = manifests.signed(
             msgspec.json.encode(note, order="sorted"), _PURPOSE, self._maker.signing_key
         )
-        with self._store.putting(note_of(self._cluster, name)) as stored:
+        with self._store.putting(noted_as) as stored:
             stored.write(content)
-        noted = Noted(note_of(self._cluster, name), manifests.sha256_of(content), note)
+        noted = Noted(noted_as, manifests.sha256_of(content), note)
         self.newest = noted
         self._noted.add(name)
         if noted.segment:

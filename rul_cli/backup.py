@@ -607,11 +607,11 @@ class _RestoredLine:
 def _forget(root: Path) -> None:
     with opened(root, migrated=False) as laptop:
         gone, backups = _live_restore(laptop).forget(), backups_of(laptop)
-        backups.unstage()
     for name in gone:
         console.print(f"{name} is gone", highlight=False, soft_wrap=True)
     if not gone:
         console.print("Nothing was there before a restore.")
+    backups.unstage()
     for folder in backups.aside:
         console.print(
             f"{folder} has backups that were made here before; remove it once nobody needs them",

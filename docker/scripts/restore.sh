@@ -170,7 +170,7 @@ contained() {
 set --
 [ -z "$identity" ] || set -- "$@" --identity /tmp/keys/given_identity
 [ -z "$verify_key" ] || set -- "$@" --verify-key /tmp/keys/given_verify_key
-reads='' # the volume of data: the newest is that of a restore which was interrupted there
+reads='' # the volume of data, which tells of a restore that was interrupted there
 named() {
   contained "$opens $checks" --network none ${reads:+--volume "$reads:/data:ro"} \
     "$image" sh -c "$unpack" restore rul backup which ${moment:+--to "$moment"} "$@"
@@ -292,6 +292,7 @@ fi
 
 # --- PostgreSQL has room for what is restored, beside what lives, or nothing is begun
 if [ -z "$forget$goes_on" ]; then
+  ! docker volume inspect "$RESTORE_DATA_VOLUME" >/dev/null 2>&1 || reads=$RESTORE_DATA_VOLUME
   needs=$(contained "$opens $checks" --network none ${reads:+--volume "$reads:/data:ro"} \
     "$image" sh -c "$unpack" restore rul backup needs ${moment:+--to "$moment"} "$@") ||
     fail "nobody knows how much room it needs: why is above; nothing was changed"

@@ -437,6 +437,19 @@ def test_a_segment_that_the_archiver_sealed_again_makes_way_for_the_line_that_co
     assert verify(store, keys, Level.STORED, now=NOW, known=known).findings == ()
 
 
+def test_who_let_a_run_go_as_another_line_took_its_place_lets_none_of_that_go(
+    line: House, tmp_path: Path
+):
+    found, keys, key = exported(line, tmp_path / "a.tar", 4), line.plant.verify, line.plant.maker
+    own = house_in(tmp_path / "own", line.plant, has_log=False)
+    going = own.sealed[4]
+    assert adopt_or_stage(own.store, found, line.sealed[4], keys, key.signing_key) == 5
+    exchange(own.store, "a")
+    with pytest.raises(StoreError, match="manifests/00000005 is another than that of 2"):
+        runs.let_go(own.store, going, key.signing_key)
+    assert [one.sha256 for one in runs.there(own.store, keys)] == [line.sealed[4].sha256]
+
+
 def test_a_second_line_that_is_put_aside_by_the_same_name_stands_beside_the_first(
     line: House, tmp_path: Path
 ):

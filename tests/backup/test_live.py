@@ -419,12 +419,12 @@ def test_an_owner_who_may_make_nothing_is_helped_by_an_administrator(
 
 
 def test_where_redis_does_not_answer_the_rest_is_done_and_the_same_command_goes_on(house: House):
+    other = house.backups.make(datetime.now(UTC))
     with pytest.raises(StoreError, match=r"Redis does not forget .*by the same command"):
         house.restore(redis_url="redis://127.0.0.1:9")
     assert house.units() == ["then"]
     with pytest.raises(StoreError, match="is on its way, or was interrupted there; let"):
         house.restorer().forget()
-    other = house.backups.make(datetime.now(UTC))
     named = house.run.manifest.run
     told = rf"was interrupted, and another is asked .*; let the first go on \(--run {named}\)$"
     with pytest.raises(StoreError, match=told):

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shutil
 import threading
 import uuid
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from rul_backup.offsite import Spoilt, bring
 from rul_backup.reading import VERIFY_KEY, BackupSettings
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
-from rul_backup.stores import FolderStore, each
+from rul_backup.stores import LEFT, FolderStore, each
 from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows
@@ -436,7 +437,7 @@ def test_a_reading_and_a_bringing_list_nothing_however_much_is_there(
     monkeypatch.setattr(FolderStore, "sizes", walk)
     LogBringer(local, far, plant.verify).look()
     assert len(listed) == 2  # whose place it is, and which notes it has
-    assert walked == ["manifests/", "wal/"]
+    assert walked == ["manifests/", "manifests/", "wal/"]
     for name in sizes(local):
         content = (local.root / name).read_bytes()
         far.bring(name, io.BytesIO(content), len(content))
@@ -555,6 +556,35 @@ def test_the_log_is_not_brought_to_another_platform_s_place(
     LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what["error"])).look()
     assert "is another than the one here" in told[0]
     assert wal.names(far) == []
+
+
+def test_the_log_of_another_line_that_took_its_place_is_not_brought_by_who_is_at_work(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
+):
+    keep(local, plant, 0)
+    archive(local, plant, tmp_path / "spool", 1)
+    bring(local, far, plant.verify)
+    told: list[dict[str, Any]] = []
+    bringer = LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what))
+    bringer.look()
+    assert told == []
+    other = FolderStore(tmp_path / "other")
+    keep(other, plant, 5)
+    archive(other, plant, tmp_path / "spool", 7)
+    before = wal.names(far)
+    (local.root / LEFT).mkdir()
+    shutil.rmtree(local.root / "wal")
+    shutil.copytree(other.root / "wal", local.root / "wal")
+    bringer.look()
+    assert "is being exchanged" in told.pop()["error"]
+    shutil.rmtree(local.root / "manifests")
+    shutil.copytree(other.root / "manifests", local.root / "manifests")
+    (local.root / LEFT).rmdir()
+    for _ in range(2):
+        bringer.look()
+        assert "is another than the one here" in told.pop()["error"]
+    assert told == []
+    assert wal.names(far) == before
 
 
 def _raise(error: Exception) -> Any:

@@ -13,8 +13,9 @@ from rul_backup.archiving import IN_FLIGHT, Archiver, Sample, _Server
 from rul_backup.manifest import Kind
 from rul_backup.runs import Maker, Run, Sealed
 from rul_backup.stores import LEAVING, FolderStore
-from rul_backup.wal import ClusterLog, Segment
+from rul_backup.wal import AnotherLog, ClusterLog, Segment
 from rul_core.errors import StoreError
+from rul_store import files
 
 from .conftest import Keys
 
@@ -144,6 +145,54 @@ def test_while_another_line_takes_its_place_the_archiver_waits_and_goes_on_with_
     assert [one.note.number for one in noted] == [1, 2, 3, 4]
     assert noted[2] == log.newest
     assert noted[3].note.begins == ""
+
+
+def test_what_was_sealed_into_a_line_that_left_is_sealed_into_the_one_that_came(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    other, spool = FolderStore(tmp_path / "other"), tmp_path / "spool" / CLUSTER
+    log_of(other, plant).take(receive(tmp_path / "received", 1), now=NOW)
+    archiver = archiver_of(store, plant, tmp_path / "spool")
+    for number in (2, 3):
+        receive(spool, number)
+
+    archiver._seal()
+    assert [path.name for path in spool.iterdir()] == [name_of(3)]
+    shutil.rmtree(store.root / "wal")
+    shutil.copytree(other.root / "wal", store.root / "wal")
+    archiver._seal()
+    noted = list(wal.following(store, plant.verify, CLUSTER))
+    assert [one.note.segment for one in noted] == [name_of(1), name_of(3)]
+    assert noted[1].note.begins == f"1 segments after {name_of(1)} were lost"
+
+
+def test_what_came_after_the_newest_that_the_archiver_knows_is_not_written_over(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    archiver, spool = archiver_of(store, plant, tmp_path / "spool"), tmp_path / "spool" / CLUSTER
+    receive(spool, 1)
+    archiver._seal()
+    log_of(store, plant).take(receive(tmp_path / "received", 2), now=NOW)
+    there = {name: (store.root / name).read_bytes() for name in store.sizes()}
+    receive(spool, 2)
+    with pytest.raises(AnotherLog, match="came there since the log was read"):
+        archiver._seal()
+    archiver._seal()
+    assert {name: (store.root / name).read_bytes() for name in store.sizes()} == there
+    receive(spool, 3)
+    archiver._seal()
+    noted = list(wal.following(store, plant.verify, CLUSTER))
+    assert [one.note.number for one in noted] == [1, 2, 3]
+
+
+def test_while_another_holds_the_store_the_archiver_seals_nothing(
+    store: FolderStore, plant: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files.locked, "__kwdefaults__", {"timeout_seconds": 0.05})
+    receive(tmp_path / "spool" / CLUSTER, 1)
+    with store.alone(), pytest.raises(StoreError, match="has been locked by another process"):
+        archiver_of(store, plant, tmp_path / "spool")._seal()
+    assert store.sizes() == {}
 
 
 def test_a_damaged_note_of_the_newest_segment_does_not_end_the_archiving(

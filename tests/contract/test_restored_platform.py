@@ -338,10 +338,10 @@ def make_new(platform: Platform) -> None:
 
 
 def beyond_of(platform: Platform, tmp_path: Path) -> Path:
-    """Two runs in a store elsewhere, and one of another line here."""
+    """Two runs in a store elsewhere, whose name has to be quoted, and one of another line here."""
     run("now")
     run("now")
-    here, beyond = platform.root / "backups", tmp_path / "beyond"
+    here, beyond = platform.root / "backups", tmp_path / "be yond"
     here.rename(beyond)
     lose_rows(platform)
     run("now")
@@ -362,7 +362,8 @@ def test_until_a_restore_has_come_to_its_end_no_run_is_made_mended_brought_or_le
 
     with monkeypatch.context() as full:
         full.setattr(FolderStore, "move", broken)
-        told = refused("restore", "--over-live", "--store", str(beyond))
+        full.chdir(beyond.parent)
+        told = refused("restore", "--over-live", "--store", beyond.name)
     assert told.startswith("all but the backups is restored, and the same command goes on: what ")
     assert "no space left" in told
     with monkeypatch.context() as offsite:
@@ -451,6 +452,22 @@ def test_who_has_the_keys_of_the_safe_alone_restores_rescued_backups_to_the_end(
     safe.rename(keys)
     assert "number 2." in run("now")
     assert "all as they were written" in run("verify")
+
+
+def test_what_is_forgotten_is_told_also_where_the_line_beside_cannot_be_removed(
+    served: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    run("now")
+    run("restore", "--over-live")
+
+    def refuse(_: object) -> None:
+        raise StoreError("it cannot be removed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keeping.Backups, "unstage", refuse)
+        result = CliRunner().invoke(app, ["restore", "--forget"])
+    assert str(result.exception) == "it cannot be removed"
+    assert "is gone" in result.output
 
 
 def test_without_a_signing_key_a_new_platform_is_restored_and_its_backups_do_not_go_on(

@@ -296,6 +296,20 @@ def test_on_a_new_machine_nothing_need_be_said_also_where_it_broke_off(machine: 
     assert "add --over-live" in machine.run("run.tar", code=1)
 
 
+@pytest.mark.parametrize("source", [["run.tar"], ["--off-site"], []])
+def test_one_that_was_interrupted_is_known_by_its_data_where_room_is_asked_for(
+    machine: Machine, source: list[str]
+):
+    machine.run("--over-live", *source, STACK_BACKUP_OFFSITE="s3://bucket/plant")
+    (needs,) = [call for call in machine.calls if "rul backup needs" in call]
+    assert "--volume rul_training_data:/data:ro" in needs
+    machine.empty()
+    machine.forget_calls()
+    machine.run("run.tar", LIVED="")
+    (needs,) = [call for call in machine.calls if "rul backup needs" in call]
+    assert ":/data:ro" not in needs  # none is made for that
+
+
 def test_a_new_machine_that_somebody_started_before_the_restore_ended_is_lived_in(
     machine: Machine,
 ):
