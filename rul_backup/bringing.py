@@ -59,8 +59,8 @@ class LogBringer:
         self._local, self._remote, self._keys, self._tell = local, remote, keys, tell
         self._there: set[str] | None = None
         """The notes that the other store has; asked once, for it may have many."""
-        self._compared: tuple[str, bytes] | None = None
-        """A manifest of the line here, when that was seen to be no other's."""
+        self._compared: tuple[str, bytes | None] | None = None
+        """The newest manifest here, when its line was seen to be no other's."""
         self._waits_since: datetime | None = None
         LAG_SECONDS.set_function(self._lag_seconds)  # also while something is being brought
 
@@ -79,12 +79,11 @@ class LogBringer:
         """Bring what has been sealed since."""
         try:
             there = self._brought()
-            names = wal.names(self._local)
-            self._local.refuse_half()  # or the names might be of two lines
             waited, spoilt = self._waits_since, None
-            for name in names:
+            for name in wal.names(self._local):
                 if name in there:
                     continue
+                self._refuse_another_since()
                 try:
                     self._bring(name)
                 except Spoilt as error:  # the others are worth no less
@@ -102,25 +101,32 @@ class LogBringer:
     def _brought(self) -> set[str]:
         """The notes that the other store has, which goes on with the line that is here now."""
         self._local.refuse_half()
-        if self._there is None or not self._is_as_compared():
-            self._there, compared = None, self._newest_manifest()
+        names = runs.names(self._local)
+        newest = (names[-1], self._content(names[-1])) if names else None
+        if self._there is None or newest != self._compared:
+            goes_on = self._is_as_compared()
             offsite.refuse_another_line(self._local, self._remote, self._keys)
-            self._there, self._compared = set(wal.names(self._remote)), compared
+            if self._there is None or not goes_on:
+                self._there = set(wal.names(self._remote))
+            self._compared = newest
         return self._there
 
+    def _refuse_another_since(self) -> None:
+        """See that no other line took the place of the one that was compared."""
+        self._local.refuse_half()
+        if not self._is_as_compared():
+            raise StoreError(f"{self._local} has other backups since; they are compared anew")
+
     def _is_as_compared(self) -> bool:
-        """Whether the line here is the one that was compared, and not another in its place."""
         if self._compared is None:
             return not runs.names(self._local)
         name, content = self._compared
-        with suppress(StoreError):
-            return content_of(self._local, name) == content
-        return False
+        return self._content(name) == content
 
-    def _newest_manifest(self) -> tuple[str, bytes] | None:
-        for name in reversed(runs.names(self._local)):
-            with suppress(StoreError):  # that it cannot be read is told elsewhere
-                return name, content_of(self._local, name)
+    def _content(self, name: str) -> bytes | None:
+        """None where it cannot be read, which others tell."""
+        with suppress(StoreError):
+            return content_of(self._local, name)
         return None
 
     def _lag_seconds(self) -> float:

@@ -500,17 +500,15 @@ def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
     """Say of a run that it is let go on purpose; from now on what it alone kept is nobody's.
 
     Raises:
-        StoreError: Another of this number is there: another line took the place of the one that
-            was read.
+        StoreError: Its manifest is not there any more, or another: another line took the place of
+            the one that was read.
     """
     with store.alone():
-        if run.object in store.sizes(run.object):
-            content = content_of(store, run.object)
-            if manifests.sha256_of(content) != run.sha256:
-                raise StoreError(
-                    f"{store}/{run.object} is another than that of {run.manifest.run}, which was "
-                    "to be let go; look at what is there now, and ask again"
-                )
+        if manifests.sha256_of(content_of(store, run.object)) != run.sha256:
+            raise StoreError(
+                f"{store}/{run.object} is another than that of {run.manifest.run}, which was to be "
+                "let go; look at what is there now, and ask again"
+            )
         say_gone(store, run, key)
 
 

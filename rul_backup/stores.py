@@ -77,6 +77,13 @@ def content_of(shelf: "Shelf", name: str) -> bytes:
             raise StoreError(f"{shelf}/{name} cannot be read: {error.strerror or error}") from error
 
 
+def is_there(shelf: "Shelf", name: str) -> bool:
+    """Whether an object of this machine can be opened; not by a listing, which may be long."""
+    with suppress(StoreError), shelf.reading(name):
+        return True
+    return False
+
+
 class Shelf(Protocol):
     """Objects by name, to read."""
 

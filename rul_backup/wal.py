@@ -27,7 +27,7 @@ from rul_backup import manifest as manifests
 from rul_backup.manifest import Kind, LogHead
 from rul_backup.runs import Maker, Sealed, there, whole_line
 from rul_backup.sealing import SUFFIX, Sums, seal
-from rul_backup.stores import Shelf, Store, content_of, each, each_or_why
+from rul_backup.stores import Shelf, Store, content_of, each, each_or_why, is_there
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 
@@ -401,10 +401,7 @@ class ClusterLog:
                 "timeline that was left is not taken up again"
             )
         stored_as, noted_as = object_of(self._cluster, name), note_of(self._cluster, name)
-        is_there = False  # not by a listing, since a log has so many
-        with suppress(StoreError), self._store.reading(noted_as):
-            is_there = True
-        if is_there:
+        if is_there(self._store, noted_as):
             raise AnotherLog(f"{self._store}/{noted_as} came there since the log was read")
         self._store.remove(stored_as)  # of an archiver that was killed before it wrote the note
         with path.open("rb") as plain, self._store.putting(stored_as) as stored:

@@ -447,6 +447,9 @@ def test_who_let_a_run_go_as_another_line_took_its_place_lets_none_of_that_go(
     exchange(own.store, "a")
     with pytest.raises(StoreError, match="manifests/00000005 is another than that of 2"):
         runs.let_go(own.store, going, key.signing_key)
+    longer = house_in(tmp_path / "longer", line.plant, 6, has_log=False)
+    with pytest.raises(StoreError, match="manifests/00000006 cannot be read: No such file"):
+        runs.let_go(own.store, longer.sealed[5], key.signing_key)
     assert [one.sha256 for one in runs.there(own.store, keys)] == [line.sealed[4].sha256]
 
 

@@ -587,6 +587,60 @@ def test_the_log_of_another_line_that_took_its_place_is_not_brought_by_who_is_at
     assert wal.names(far) == before
 
 
+def test_lines_that_part_after_the_first_manifest_are_told_apart_by_who_is_at_work(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
+):
+    keep(local, plant, 0)
+    archive(local, plant, tmp_path / "spool", 1)
+    told: list[dict[str, Any]] = []
+    bringer = LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what))
+    bringer.look()
+    other = FolderStore(tmp_path / "other")
+    shutil.copytree(local.root, other.root)
+    keep(local, plant, 1)
+    keep(other, plant, 5)
+    bring(local, far, plant.verify)
+    bringer.look()
+    assert [one for one in told if "error" in one] == []
+    shutil.rmtree(local.root)
+    shutil.copytree(other.root, local.root)
+    bringer.look()
+    assert "is another than the one here" in told[-1]["error"]
+
+
+def test_what_remains_is_not_brought_once_another_line_takes_its_place(
+    local: FolderStore,
+    far: RemoteStore,
+    plant: Keys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    keep(local, plant, 0)
+    archive(local, plant, tmp_path / "spool", 3)
+    told: list[dict[str, Any]] = []
+    bringer = LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what))
+    bring_noted = offsite.bring_noted
+
+    def leave(*arguments: Any) -> int:
+        (local.root / LEFT).mkdir()
+        return bring_noted(*arguments)
+
+    def go_on(*arguments: Any) -> int:
+        keep(local, plant, len(runs.names(local)))
+        return bring_noted(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(offsite, "bring_noted", leave)
+        bringer.look()
+    assert "is being exchanged" in told.pop()["error"]
+    assert len(wal.names(far)) == 1
+    (local.root / LEFT).rmdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(offsite, "bring_noted", go_on)
+        bringer.look()
+    assert len(wal.names(far)) == 3  # that the line goes on hinders nothing
+
+
 def _raise(error: Exception) -> Any:
     raise error
 
