@@ -1149,12 +1149,28 @@ def test_every_panel_of_every_dashboard_has_data_and_the_labels_that_it_names(st
     assert empty == []
 
 
+@contextmanager
+def paused(stack: Stack, service: str) -> Generator[None]:
+    """Let a service hang."""
+    name = stack.container(service).name
+
+    def is_paused() -> bool:
+        # Docker gives up where the container begins a process as it is frozen.
+        stack.run("docker", "pause", name, check=False)
+        told = stack.run("docker", "inspect", "--format", "{{.State.Paused}}", name)
+        return told.strip() == "true"
+
+    wait_until(is_paused, 60, f"{service} is paused", every=1)
+    try:
+        yield
+    finally:
+        stack.run("docker", "unpause", name)
+
+
 def test_every_metric_and_label_in_rules_and_dashboards_is_told_by_somebody(stack: Stack):
     # Errors are told once there was one.
-    database = stack.container("postgres").name
-    stack.run("docker", "pause", database)
-    status, _ = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1", timeout=60)
-    stack.run("docker", "unpause", database)
+    with paused(stack, "postgres"):
+        status, _ = stack.ask(f"/v1/fleets/{FLEET}/units?limit=1", timeout=60)
     assert status == 503
     failed = "count(rul_requests_error_total)"
     wait_until(lambda: stack.series(failed), 90, "the error is scraped", every=3)
