@@ -62,6 +62,7 @@ format: setup ## write the formatting that lint demands
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+# Files go to workers in their order: else those with few tests come last, which take longest.
 .PHONY: test
 test: setup ## every test of the project
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rul_backup import runs, swapping, wal
 from rul_backup.manifest import Lost
 from rul_backup.runs import Sealed
-from rul_backup.stores import LEAVING, LEFT, FolderStore, Shelf, Store, is_there
+from rul_backup.stores import LEAVING, LEFT, FolderStore, Shelf, Store
 from rul_backup.streams import copied
 from rul_core.errors import StoreError
 from rul_store import files
@@ -210,7 +210,7 @@ def adopt(
             runs.give_up(store, word, key)
     for one in newer:
         with store.alone():
-            if is_there(store, one.object):
+            if store.has(one.object):
                 raise StoreError(f"{store}/{one.object} came there meanwhile; ask again")
             if one.sha256 != run.sha256 or not stays:
                 runs.say_gone(store, one, key)

@@ -375,7 +375,7 @@ class Archiver:
         """
         server = self._known
         with self._store.alone():
-            if self._archive is None or not self._archive.is_there():
+            if self._archive is None or not self._archive.is_as_read():
                 self._compared.clear()
                 self._archive = ClusterLog(
                     self._store, self._maker, self._keys, server.cluster, server.segment_bytes

@@ -77,13 +77,6 @@ def content_of(shelf: "Shelf", name: str) -> bytes:
             raise StoreError(f"{shelf}/{name} cannot be read: {error.strerror or error}") from error
 
 
-def is_there(shelf: "Shelf", name: str) -> bool:
-    """Whether an object of this machine can be opened; not by a listing, which may be long."""
-    with suppress(StoreError), shelf.reading(name):
-        return True
-    return False
-
-
 class Shelf(Protocol):
     """Objects by name, to read."""
 
@@ -113,6 +106,14 @@ class Store(Shelf, Protocol):
         Raises:
             StoreError: There is such an object.
             OSError: It cannot be written.
+        """
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether an object is there, also one that cannot be read.
+
+        Raises:
+            OSError: Nobody can tell.
         """
         ...
 
@@ -185,6 +186,10 @@ class FolderStore:
             why = f"{error.filename} cannot be read: {error.strerror}"
             raise StoreError(f"{why}; nobody knows what {self.root} has") from error
         return dict(sorted(found.items()))
+
+    def has(self, name: str) -> bool:
+        """See ``Store``."""
+        return self._path(name).exists()
 
     def remove(self, name: str) -> None:
         """See ``Store``; empty folders go too."""

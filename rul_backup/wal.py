@@ -27,7 +27,7 @@ from rul_backup import manifest as manifests
 from rul_backup.manifest import Kind, LogHead
 from rul_backup.runs import Maker, Sealed, there, whole_line
 from rul_backup.sealing import SUFFIX, Sums, seal
-from rul_backup.stores import Shelf, Store, content_of, each, each_or_why, is_there
+from rul_backup.stores import Shelf, Store, content_of, each, each_or_why
 from rul_core.errors import StoreError, Unavailable
 from rul_store import files
 
@@ -346,14 +346,14 @@ class ClusterLog:
                 f"{maker.system}; give this one a store of its own"
             )
 
-    def is_there(self) -> bool:
+    def is_as_read(self) -> bool:
         """Whether it is as it was read; another line of backups may have taken its place."""
         if self.newest is None:
             return not names(self._store, self._cluster)
         try:
             return read(self._store, self.newest.object, self._keys) == self.newest
         except StoreError:  # one that is damaged is no reason to seal nothing
-            return self.newest.object in self._store.sizes(self.newest.object)
+            return self._store.has(self.newest.object)
 
     def has(self, name: str) -> bool:
         """Whether a segment or history is sealed."""
@@ -401,7 +401,7 @@ class ClusterLog:
                 "timeline that was left is not taken up again"
             )
         stored_as, noted_as = object_of(self._cluster, name), note_of(self._cluster, name)
-        if is_there(self._store, noted_as):
+        if self._store.has(noted_as):
             raise AnotherLog(f"{self._store}/{noted_as} came there since the log was read")
         self._store.remove(stored_as)  # of an archiver that was killed before it wrote the note
         with path.open("rb") as plain, self._store.putting(stored_as) as stored:

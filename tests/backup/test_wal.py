@@ -155,7 +155,6 @@ def test_what_was_sealed_into_a_line_that_left_is_sealed_into_the_one_that_came(
     archiver = archiver_of(store, plant, tmp_path / "spool")
     for number in (2, 3):
         receive(spool, number)
-
     archiver._seal()
     assert [path.name for path in spool.iterdir()] == [name_of(3)]
     shutil.rmtree(store.root / "wal")
@@ -185,6 +184,23 @@ def test_what_came_after_the_newest_that_the_archiver_knows_is_not_written_over(
     assert [one.note.number for one in noted] == [1, 2, 3]
 
 
+def test_a_segment_whose_note_came_and_cannot_be_read_is_not_written_over_either(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    archiver, spool = archiver_of(store, plant, tmp_path / "spool"), tmp_path / "spool" / CLUSTER
+    receive(spool, 1)
+    archiver._seal()
+    log_of(store, plant).take(receive(tmp_path / "received", 2), now=NOW)
+    content = (store.root / wal.object_of(CLUSTER, name_of(2))).read_bytes()
+    note = store.root / wal.note_of(CLUSTER, name_of(2))
+    note.unlink()
+    note.mkdir()  # which nobody reads, whatever he may
+    receive(spool, 2)
+    with pytest.raises(AnotherLog, match="came there since the log was read"):
+        archiver._seal()
+    assert (store.root / wal.object_of(CLUSTER, name_of(2))).read_bytes() == content
+
+
 def test_while_another_holds_the_store_the_archiver_seals_nothing(
     store: FolderStore, plant: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -211,9 +227,9 @@ def test_a_log_of_which_nothing_was_there_is_another_once_something_is(
     store: FolderStore, plant: Keys, tmp_path: Path
 ):
     log = log_of(store, plant)
-    assert log.is_there()
+    assert log.is_as_read()
     log_of(store, plant).take(receive(tmp_path, 1), now=NOW)
-    assert not log.is_there()
+    assert not log.is_as_read()
 
 
 def test_damage_after_a_moment_does_not_stand_in_its_way(

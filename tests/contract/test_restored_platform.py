@@ -380,9 +380,7 @@ def test_until_a_restore_has_come_to_its_end_no_run_is_made_mended_brought_or_le
         run(*asked)
 
 
-def test_a_run_that_was_begun_before_a_restore_is_not_sealed_until_that_ends(
-    served: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_that_was_begun_before_a_restore_is_not_sealed_until_that_ends(served: Platform):
     with opened(served.root) as laptop:
         backups = backups_of(laptop)
         begun = backups.begin(datetime.now(UTC))
