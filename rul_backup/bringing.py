@@ -104,9 +104,9 @@ class LogBringer:
         names = runs.names(self._local)
         newest = (names[-1], self._content(names[-1])) if names else None
         if self._there is None or newest != self._compared:
-            goes_on = self._is_as_compared()
+            goes_on = self._there is not None and self._is_as_compared()
             offsite.refuse_another_line(self._local, self._remote, self._keys)
-            if self._there is None or not goes_on:
+            if not goes_on:
                 self._there = set(wal.names(self._remote))
             self._compared = newest
         return self._there

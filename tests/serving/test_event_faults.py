@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import httpx
@@ -75,7 +75,7 @@ class Follower(threading.Thread):
         if "id: " in block:
             self.last_id = last_id(block)
 
-    def stop(self, count: int) -> None:
+    def stop(self, count: int = 0) -> None:
         """Once it has so many events."""
         deadline = time.monotonic() + 60
         while len(self.places) < count:
@@ -84,12 +84,37 @@ class Follower(threading.Thread):
         self._is_over.set()
 
 
+Follow = Callable[..., Follower]
+
+
+@pytest.fixture
+def follow() -> Generator[Follow]:
+    """Begins to follow. Who is not stopped would come again to whoever has the address next."""
+    begun: list[Follower] = []
+
+    def begin(address: str, headers: dict[str, str] | None = None) -> Follower:
+        begun.append(Follower(address, headers))
+        begun[-1].start()
+        assert begun[-1].began.wait(30)
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.stop()
+    for one in begun:
+        one.join(30)
+        assert not one.is_alive()
+
+
 @pytest.mark.parametrize("fault", ["restarted", "emptied", "paused", "postgresql"])
-def test_whatever_befalls_the_servers_a_stream_misses_nothing(platform, own_servers, fault):  # noqa: F811
+def test_whatever_befalls_the_servers_a_stream_misses_nothing(
+    platform,  # noqa: F811
+    own_servers,  # noqa: F811
+    follow,
+    fault,
+):
     with serving(platform) as (address, _), Machines(platform, address) as machines:
-        follower = Follower(address)
-        follower.start()
-        assert follower.began.wait(30)
+        follower = follow(address)
         machines.until(3)
         if fault == "postgresql":
             restart_postgres(own_servers)
@@ -106,10 +131,9 @@ def test_whatever_befalls_the_servers_a_stream_misses_nothing(platform, own_serv
     assert follower.ends == []
 
 
-def test_a_server_that_is_killed_is_followed_by_the_next(platform):  # noqa: F811
+def test_a_server_that_is_killed_is_followed_by_the_next(platform, follow):  # noqa: F811
     with serving(platform) as (address, service), Machines(platform, address) as machines:
-        follower = Follower(address)
-        follower.start()
+        follower = follow(address)
         machines.until(3)
         service.kill()
         service.wait()
@@ -129,13 +153,10 @@ def guarded(platform: Platform, **more: str) -> Generator[tuple[str, subprocess.
         yield start(service)[1], service
 
 
-def test_a_key_that_is_revoked_ends_its_stream_and_no_other(platform):  # noqa: F811
+def test_a_key_that_is_revoked_ends_its_stream_and_no_other(platform, follow):  # noqa: F811
     secret, other = platform.key("viewer", fleets=["pumps"]), platform.key("technician")
     with guarded(platform) as (address, _):
-        robbed, honest = (Follower(address, bearer(key)) for key in (secret, other))
-        for one in (robbed, honest):
-            one.start()
-            assert one.began.wait(30)
+        robbed, honest = (follow(address, bearer(key)) for key in (secret, other))
         keys.revoke(platform.engine, secret.split("_")[1], by=Author(principal="a test"))
         robbed.join(30)
         assert robbed.ends == ["key_ended"]
@@ -144,15 +165,13 @@ def test_a_key_that_is_revoked_ends_its_stream_and_no_other(platform):  # noqa: 
         assert honest.is_alive()
 
 
-def test_a_service_that_is_told_to_stop_ends_its_streams_first(platform):  # noqa: F811
+def test_a_service_that_is_told_to_stop_ends_its_streams_first(platform, follow):  # noqa: F811
     secret = platform.key("viewer")
     with guarded(platform) as (address, service):
-        follower = Follower(address, bearer(secret))
-        follower.start()
-        assert follower.began.wait(30)
+        follower = follow(address, bearer(secret))
         service.send_signal(signal.SIGTERM)
         rest, errors = service.communicate(timeout=60)
-        follower._is_over.set()
+        follower.stop()
     assert follower.ends[:1] == ["stopping"]
     assert set(follower.ends) == {"stopping"}
     assert errors == ""
