@@ -30,7 +30,7 @@ _KINDS = (wal.WAL, runs.RUNS, runs.GONE, runs.LOST, runs.MANIFESTS)
 
 
 class AnotherLine(StoreError):
-    """A store has runs of a line of its own."""
+    """A store has runs of a line of its own, or whoever makes and sweeps them is at work there."""
 
 
 def adopt_or_stage(
@@ -178,7 +178,7 @@ def adopt(
         How many manifests it has more; none where it has the newest of the line.
 
     Raises:
-        AnotherLine: It has one of its own.
+        AnotherLine: It has one of its own, or somebody who is at work there goes on with it.
         StoreError: There is too little room, or a manifest or an artefact is damaged, or cannot be
             written. Asked again it goes on where it broke off.
     """
@@ -193,10 +193,10 @@ def adopt(
     log, problem = wal.from_base(shelf, keys, [run])
     if problem:
         raise StoreError(problem)
-    stays, there = wal.leads_on(run, log), {*store.sizes()}
+    stays, there, promised = wal.leads_on(run, log), {*store.sizes()}, set[str]()
     if stays:
-        wanted = {*run.objects, *(name for one in log for name in (one.content, one.object))}
-        wanted -= there
+        promised = {*run.objects, *(name for one in log for name in (one.content, one.object))}
+        wanted = promised - there
         needed = spare_bytes + sum(size for name, size in shelf.sizes().items() if name in wanted)
         files.require_room(store.root, needed, "going on with that line of backups")
         sums = {name: artefact.sums.stored_sha256 for name, artefact in run.objects.items()}
@@ -211,9 +211,11 @@ def adopt(
     for one in newer:
         with store.alone():
             if store.has(one.object):
-                raise StoreError(f"{store}/{one.object} came there meanwhile; ask again")
+                raise AnotherLine(f"{store}/{one.object} came there meanwhile")
             if one.sha256 != run.sha256 or not stays:
                 runs.say_gone(store, one, key)
+            elif gone := sorted(name for name in promised if not store.has(name)):
+                raise AnotherLine(f"{store}/{gone[0]}, which it kept, was removed meanwhile")
             _bring(store, shelf, one.object, one.sha256)
     return len(newer)
 

@@ -9,17 +9,16 @@ its place can open nothing, and reaches no server of the platform.
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from rul_backup import offsite, runs, wal
-from rul_backup.offsite import Spoilt
+from rul_backup import offsite, wal
+from rul_backup.offsite import Line, Spoilt
 from rul_backup.remote import RemoteStore
-from rul_backup.stores import FolderStore, content_of
-from rul_core.errors import RulError, StoreError
+from rul_backup.stores import FolderStore
+from rul_core.errors import RulError
 
 LOOK_SECONDS = 10.0
 REGISTRY = CollectorRegistry()
@@ -56,11 +55,9 @@ class LogBringer:
         *,
         tell: Callable[..., None] = lambda **_: None,
     ) -> None:
-        self._local, self._remote, self._keys, self._tell = local, remote, keys, tell
+        self._line, self._tell = Line(local, remote, keys), tell
         self._there: set[str] | None = None
-        """The notes that the other store has; asked once, for it may have many."""
-        self._compared: tuple[str, bytes | None] | None = None
-        """The newest manifest here, when its line was seen to be no other's."""
+        """The notes that the other store has; asked once of a line, for it may have many."""
         self._waits_since: datetime | None = None
         LAG_SECONDS.set_function(self._lag_seconds)  # also while something is being brought
 
@@ -78,12 +75,12 @@ class LogBringer:
     def look(self) -> None:
         """Bring what has been sealed since."""
         try:
-            there = self._brought()
-            waited, spoilt = self._waits_since, None
-            for name in wal.names(self._local):
+            if not self._line.compare() or self._there is None:
+                self._there = set(wal.names(self._line.remote))
+            there, waited, spoilt = self._there, self._waits_since, None
+            for name in wal.names(self._line.local):
                 if name in there:
                     continue
-                self._refuse_another_since()
                 try:
                     self._bring(name)
                 except Spoilt as error:  # the others are worth no less
@@ -98,45 +95,14 @@ class LogBringer:
             FAILURES.inc()
             self._tell(step="bring", error=str(error))
 
-    def _brought(self) -> set[str]:
-        """The notes that the other store has, which goes on with the line that is here now."""
-        self._local.refuse_half()
-        names = runs.names(self._local)
-        newest = (names[-1], self._content(names[-1])) if names else None
-        if self._there is None or newest != self._compared:
-            goes_on = self._there is not None and self._is_as_compared()
-            offsite.refuse_another_line(self._local, self._remote, self._keys)
-            if not goes_on:
-                self._there = set(wal.names(self._remote))
-            self._compared = newest
-        return self._there
-
-    def _refuse_another_since(self) -> None:
-        """See that no other line took the place of the one that was compared."""
-        self._local.refuse_half()
-        if not self._is_as_compared():
-            raise StoreError(f"{self._local} has other backups since; they are compared anew")
-
-    def _is_as_compared(self) -> bool:
-        if self._compared is None:
-            return not runs.names(self._local)
-        name, content = self._compared
-        return self._content(name) == content
-
-    def _content(self, name: str) -> bytes | None:
-        """None where it cannot be read, which others tell."""
-        with suppress(StoreError):
-            return content_of(self._local, name)
-        return None
-
     def _lag_seconds(self) -> float:
         waits = self._waits_since
         return (datetime.now(UTC) - waits).total_seconds() if waits else 0.0
 
     def _bring(self, name: str) -> None:
-        noted = offsite.read_here(self._local, name, self._keys)
+        noted = offsite.read_here(self._line.local, name, self._line.keys)
         self._waits_since = noted.note.sealed_at
-        sent = offsite.bring_noted(self._local, self._remote, noted)
+        sent = offsite.bring_noted(self._line, noted)
         if noted.note.reaches_at:
             REACHES_AT.set(noted.note.reaches_at.timestamp())
         self._tell(brought=noted.note.segment, number=noted.note.number, bytes=sent)

@@ -12,6 +12,7 @@ may be gone, and a rule of the store removes objects by their age.
 
 import io
 from collections.abc import Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -21,7 +22,7 @@ from rul_backup import runs, wal
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import LOST, MANIFESTS, Sealed, gone_of, manifest_of, number_of
 from rul_backup.sealing import Sums
-from rul_backup.stores import Shelf, content_of
+from rul_backup.stores import FolderStore, Shelf, content_of
 from rul_backup.streams import sha256_of
 from rul_backup.wal import Noted
 from rul_core.errors import StoreError, Unavailable
@@ -42,7 +43,78 @@ class Brought(NamedTuple):
     """Of PostgreSQL's log, whose notes are there now and were not before."""
 
 
-def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...]) -> Brought:
+class Line:
+    """The line of manifests here, held to go on with the one that a remote store has.
+
+    Another may take its place while something is on its way, which lasts as long as a network lets
+    it.
+
+    Args:
+        local: Has it.
+        remote: Where it is brought.
+        keys: Of our signatures.
+    """
+
+    def __init__(
+        self, local: FolderStore, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...]
+    ) -> None:
+        self.local, self.remote, self.keys = local, remote, keys
+        self._is_compared = False
+        self._newest: tuple[str, bytes | None] | None = None
+        """As it was when the two were compared."""
+
+    def compare(self) -> bool:
+        """See that it goes on with the remote one; asked of the remote store where it is newer.
+
+        Returns:
+            Whether it goes on with the one that was here when the two were compared before.
+
+        Raises:
+            StoreError: It does not, or is half exchanged for another.
+            Unavailable: The remote store does not answer.
+        """
+        self.local.refuse_half()
+        names = runs.names(self.local)
+        newest = (names[-1], self._content(names[-1])) if names else None
+        if self._is_compared and newest == self._newest:
+            return True
+        goes_on = self._is_compared and self._is_as_compared()
+        refuse_another_line(self.local, self.remote, self.keys)
+        self._newest, self._is_compared = newest, True
+        return goes_on
+
+    def promise(self, name: str, sha256: str) -> int:
+        """Bring what promises that something is there, if it is what was read; give its bytes.
+
+        Raises:
+            StoreError: It is another now, or stands in another line; or see ``compare``.
+            Unavailable: See there.
+        """
+        self.local.refuse_half()
+        if not self._is_as_compared():
+            self.compare()
+        content = content_of(self.local, name)
+        if manifests.sha256_of(content) != sha256:
+            raise StoreError(
+                f"{self.local}/{name} is another than before what it tells of was brought; ask "
+                "again"
+            )
+        return self.remote.bring(name, io.BytesIO(content), len(content))
+
+    def _is_as_compared(self) -> bool:
+        if self._newest is None:
+            return not runs.names(self.local)
+        name, content = self._newest
+        return content is not None and self._content(name) == content
+
+    def _content(self, name: str) -> bytes | None:
+        """None where it cannot be read, which others tell."""
+        with suppress(StoreError):
+            return content_of(self.local, name)
+        return None
+
+
+def bring(local: FolderStore, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...]) -> Brought:
     """Bring all that a remote store lacks.
 
     Args:
@@ -57,8 +129,9 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
         Unavailable: It does not answer.
     """
     here, there = local.sizes(), remote.sizes()
-    refuse_another_line(local, remote, keys)
-    sent, segments, spoilt = _bring_log(local, remote, keys, here, there)
+    line = Line(local, remote, keys)
+    line.compare()
+    sent, segments, spoilt = _bring_log(line, here, there)
     for word in sorted(name for name in here if name.startswith(f"{LOST}/")):
         if word not in there and manifest_of(number_of(word)) not in there:
             try:
@@ -66,7 +139,7 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
             except StoreError as error:
                 spoilt.append(str(error))
             else:
-                sent += _bring(local, remote, word, here[word])
+                sent += line.promise(word, _sha256(local, word))
     promised: set[str] = set()
     new = 0
     for name in sorted(name for name in here if name.startswith(f"{MANIFESTS}/")):
@@ -89,7 +162,7 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
             except Spoilt as error:
                 spoilt.append(str(error))
                 continue
-            sent += _bring(local, remote, name, here[name])
+            sent += line.promise(name, sealed.sha256)
             new += 1
         if not is_gone:
             promised |= sealed.objects.keys()
@@ -99,11 +172,7 @@ def bring(local: Shelf, remote: RemoteStore, keys: tuple[Ed25519PublicKey, ...])
 
 
 def _bring_log(
-    local: Shelf,
-    remote: RemoteStore,
-    keys: tuple[Ed25519PublicKey, ...],
-    here: dict[str, int],
-    there: Collection[str],
+    line: Line, here: Collection[str], there: Collection[str]
 ) -> tuple[int, int, list[str]]:
     """Bring PostgreSQL's log, each segment before its note; give bytes, segments, what is spoilt.
 
@@ -115,7 +184,7 @@ def _bring_log(
     sent, spoilt = 0, []
     for name in missing:
         try:
-            sent += bring_noted(local, remote, read_here(local, name, keys))
+            sent += bring_noted(line, read_here(line.local, name, line.keys))
         except Spoilt as error:
             spoilt.append(str(error))
     return sent, len(missing) - len(spoilt), spoilt
@@ -135,17 +204,17 @@ def read_here(local: Shelf, name: str, keys: tuple[Ed25519PublicKey, ...]) -> No
         raise Spoilt(str(error)) from error
 
 
-def bring_noted(local: Shelf, remote: RemoteStore, noted: Noted) -> int:
+def bring_noted(line: Line, noted: Noted) -> int:
     """Bring a segment, or a timeline's history, and its note; give the bytes that were sent.
 
     Raises:
         Spoilt: The segment is damaged here.
-        StoreError: The remote store refuses, or gives back something else than was brought.
+        StoreError: The remote store refuses, or gives back something else than was brought; or
+            another line took the place of the one here.
         Unavailable: It does not answer.
     """
-    sent = _bring_and_look(local, remote, noted.content, noted.note.sums)
-    note = content_of(local, noted.object)
-    return sent + remote.bring(noted.object, io.BytesIO(note), len(note))
+    sent = _bring_and_look(line.local, line.remote, noted.content, noted.note.sums)
+    return sent + line.promise(noted.object, noted.sha256)
 
 
 def let_expire(remote: RemoteStore, going: Collection[Sealed], key: Ed25519PrivateKey) -> None:

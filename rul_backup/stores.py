@@ -189,7 +189,11 @@ class FolderStore:
 
     def has(self, name: str) -> bool:
         """See ``Store``."""
-        return self._path(name).exists()
+        try:
+            self._path(name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def remove(self, name: str) -> None:
         """See ``Store``; empty folders go too."""

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from rul_backup import archive, runs, wal
+from rul_backup import adoption, archive, runs, wal
 from rul_backup.adoption import AnotherLine, adopt, adopt_or_stage, aside, exchange, unstage
 from rul_backup.archive import Archive
 from rul_backup.manifest import Kind
@@ -434,6 +434,49 @@ def test_a_segment_that_the_archiver_sealed_again_makes_way_for_the_line_that_co
         wal.note_of(CLUSTER, SEGMENTS[-1]), wal.object_of(CLUSTER, SEGMENTS[-1]),
     ]  # fmt: skip
     known = [one.known for one in house.sealed]
+    assert verify(store, keys, Level.STORED, now=NOW, known=known).findings == ()
+
+
+def seal_own(store: FolderStore, plant: Keys) -> None:
+    run = Run(store, plant.maker, NOW)
+    run.keep("platform.dump", Kind.POSTGRES, io.BytesIO(b"what lives"), {})
+    run.seal({}, plant.verify, NOW)
+
+
+def sweep(store: FolderStore, plant: Keys) -> None:
+    assert runs.sweep(store, plant.verify, NOW + timedelta(days=9), ())
+
+
+@pytest.mark.parametrize(("meanwhile", "own"), [(seal_own, 3), (sweep, 4)])
+def test_where_somebody_is_at_work_in_a_store_that_goes_on_with_a_line_that_is_made_ready_beside(
+    line: House,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[FolderStore, Keys], None],
+    own: int,
+):
+    run, keys, key = line.sealed[4], line.plant.verify, line.plant.maker.signing_key
+    store = FolderStore(tmp_path / "new")
+    (store.root / "manifests").mkdir(parents=True)
+    for one in line.sealed[:2]:
+        shutil.copy(line.root / one.object, store.root / one.object)
+    found, bring, last = exported(line, tmp_path / "a.tar", 4), adoption._bring, [*run.objects][-1]
+    done: list[str] = []
+
+    def once(target: FolderStore, shelf: Shelf, name: str, sha256: str) -> None:
+        bring(target, shelf, name, sha256)
+        if name == last and not done:
+            done.append(name)
+            meanwhile(store, line.plant)
+
+    monkeypatch.setattr(adoption, "_bring", once)
+    assert adopt_or_stage(store, found, run, keys, key) == 5
+    assert done == [last]
+    folder = exchange(store, "a")
+    assert folder is not None
+    assert len(FolderStore(folder).sizes("manifests/")) == own
+    assert [one.sha256 for one in runs.every(store, keys)] == [one.sha256 for one in line.sealed]
+    known = [one.known for one in line.sealed]
     assert verify(store, keys, Level.STORED, now=NOW, known=known).findings == ()
 
 

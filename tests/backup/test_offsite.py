@@ -6,7 +6,7 @@ import random
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -633,12 +633,76 @@ def test_what_remains_is_not_brought_once_another_line_takes_its_place(
         patched.setattr(offsite, "bring_noted", leave)
         bringer.look()
     assert "is being exchanged" in told.pop()["error"]
-    assert len(wal.names(far)) == 1
+    assert wal.names(far) == []
     (local.root / LEFT).rmdir()
     with monkeypatch.context() as patched:
         patched.setattr(offsite, "bring_noted", go_on)
         bringer.look()
     assert len(wal.names(far)) == 3  # that the line goes on hinders nothing
+    assert [one for one in told if "error" in one] == []
+
+
+def test_while_the_first_run_ever_is_sealed_the_log_is_brought_all_the_same(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, monkeypatch
+):
+    archive(local, plant, tmp_path / "spool", 3)
+    told: list[dict[str, Any]] = []
+    into(monkeypatch, "wal/", lambda: keep(local, plant, 0))
+    LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what)).look()
+    assert [one for one in told if "error" in one] == []
+    assert len(wal.names(far)) == 3
+
+
+def into(patched: pytest.MonkeyPatch, below: str, do: Callable[[], object]) -> None:
+    """Do something once, while an object below this is brought."""
+    true, done = RemoteStore.bring, []
+
+    def bring_one(self: RemoteStore, name: str, *arguments: Any) -> int:
+        sent = true(self, name, *arguments)
+        if name.startswith(below) and not done:
+            done.append(name)
+            do()
+        return sent
+
+    patched.setattr(RemoteStore, "bring", bring_one)
+
+
+def test_the_content_of_one_line_never_gets_the_note_of_another(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, monkeypatch
+):
+    archive(local, plant, tmp_path / "spool", 1)
+    other = FolderStore(tmp_path / "other")
+    (noted,) = wal.names(local)
+    content = noted.removesuffix(wal.NOTE)
+    archive(other, plant, tmp_path / "spool", 1)
+    assert (other.root / noted).read_bytes() != (local.root / noted).read_bytes()
+    into(monkeypatch, content, lambda: shutil.copytree(other.root, local.root, dirs_exist_ok=True))
+    with pytest.raises(StoreError, match="is another than before what it tells of was brought"):
+        bring(local, far, plant.verify)
+    assert wal.names(far) == []
+
+
+def test_no_manifest_of_another_line_that_takes_its_place_meanwhile_comes_after_those_of_this(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path, monkeypatch
+):
+    first = keep(local, plant, 0)
+    bring(local, far, plant.verify)
+    other = FolderStore(tmp_path / "other")
+    for number in range(5, 9):
+        keep(other, plant, number)
+    keep(local, plant, 1)
+    keep(local, plant, 2)
+
+    def change_places() -> None:
+        shutil.rmtree(local.root)
+        shutil.copytree(other.root, local.root)
+
+    into(monkeypatch, "runs/", change_places)
+    with pytest.raises(StoreError, match="is another than the one here"):
+        bring(local, far, plant.verify)
+    assert [*runs.names(far)] == [first.object]
+    (left,) = look(far, plant)  # a rule of the store removes that, which nobody promises
+    assert "is of a run that was never finished" in left
 
 
 def _raise(error: Exception) -> Any:

@@ -49,6 +49,19 @@ def test_what_a_killed_putting_left_goes_after_a_day_and_its_empty_folder_with_i
     assert runs.left_behind(store, plant.verify, now) == []
 
 
+def test_what_nobody_can_tell_of_does_not_count_as_missing(tmp_path: Path):
+    store = FolderStore(tmp_path / "backups")
+    for name in ("a/file", "a/ring"):
+        assert not store.has(name)
+    with store.putting("a/file") as file:
+        file.write(b"x")
+    assert store.has("a/file")
+    assert not store.has("a/file/below")
+    (store.root / "a" / "ring").symlink_to("ring")
+    with pytest.raises(OSError, match="symbolic links"):
+        store.has("a/ring")
+
+
 def test_what_is_moved_into_another_store_is_there_once_and_none_is_written_over(tmp_path: Path):
     store = FolderStore(tmp_path / "backups")
     aside = FolderStore(store.root / ".aside")

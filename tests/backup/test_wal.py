@@ -223,6 +223,29 @@ def test_a_damaged_note_of_the_newest_segment_does_not_end_the_archiving(
     assert wal.read(store, wal.note_of(CLUSTER, name_of(2)), plant.verify).note.number == 2
 
 
+def test_started_anew_with_a_damaged_newest_note_it_names_it_and_goes_on_once_that_is_away(
+    store: FolderStore, plant: Keys, tmp_path: Path
+):
+    spool = tmp_path / "spool" / CLUSTER
+    for number in (1, 2):
+        receive(spool, number)
+    archiver_of(store, plant, tmp_path / "spool")._seal()
+    note = store.root / wal.note_of(CLUSTER, name_of(2))
+    note.write_bytes(b"spoilt")
+    receive(spool, 3)
+    with pytest.raises(StoreError, match=note.name):
+        archiver_of(store, plant, tmp_path / "spool")._seal()
+    note.rename(tmp_path / note.name)
+    (store.root / wal.object_of(CLUSTER, name_of(2))).rename(tmp_path / "content")
+    archiver_of(store, plant, tmp_path / "spool")._seal()
+    again, following = (
+        wal.read(store, wal.note_of(CLUSTER, name_of(number)), plant.verify).note
+        for number in (2, 3)
+    )
+    assert (again.number, again.begins) == (2, "")  # it was in the spool still
+    assert (following.number, following.begins) == (3, "")
+
+
 def test_a_log_of_which_nothing_was_there_is_another_once_something_is(
     store: FolderStore, plant: Keys, tmp_path: Path
 ):
