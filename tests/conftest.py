@@ -5,8 +5,10 @@ empty Redis. Property tests draw the same examples every time (see ``HYPOTHESIS_
 """
 
 import os
+import shutil
 import uuid
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 import redis
@@ -25,6 +27,20 @@ TEMPLATE = "rul_template"
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("fresh", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+MEMORY, ENOUGH_BYTES = Path("/dev/shm"), 8 << 30  # noqa: S108 - pytest makes a folder of its own
+
+
+def pytest_configure() -> None:
+    """Let temporary folders lie in memory, where there is enough of it.
+
+    Each test has a database of its own, and on a disk it takes seven times as long to make one.
+    """
+    if MEMORY.is_dir():
+        may_run = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
+        if may_run and shutil.disk_usage(MEMORY).free >= ENOUGH_BYTES:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture(scope="session")
