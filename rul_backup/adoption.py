@@ -205,19 +205,26 @@ def adopt(
         for name, sha256 in sums.items():
             if name in wanted:
                 _bring(store, shelf, name, sha256)
-    for word in words.values():
-        if runs.lost_of(word.number) not in there and word.number not in here:
-            runs.give_up(store, word, key)
+    with store.alone():
+        for one in newer:
+            _refuse_new(store, one)
+        for word in words.values():
+            if runs.lost_of(word.number) not in there and word.number not in here:
+                runs.give_up(store, word, key)
     for one in newer:
         with store.alone():
-            if store.has(one.object):
-                raise AnotherLine(f"{store}/{one.object} came there meanwhile")
+            _refuse_new(store, one)
             if one.sha256 != run.sha256 or not stays:
                 runs.say_gone(store, one, key)
             elif gone := sorted(name for name in promised if not store.has(name)):
                 raise AnotherLine(f"{store}/{gone[0]}, which it kept, was removed meanwhile")
             _bring(store, shelf, one.object, one.sha256)
     return len(newer)
+
+
+def _refuse_new(store: FolderStore, run: Sealed) -> None:
+    if store.has(run.object):
+        raise AnotherLine(f"{store}/{run.object} came there meanwhile")
 
 
 def refuse_another(store: Shelf, shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> None:

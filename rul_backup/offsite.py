@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from rul_backup import manifest as manifests
 from rul_backup import runs, wal
-from rul_backup.remote import RemoteStore
+from rul_backup.remote import RemoteStore, SomethingElse
 from rul_backup.runs import LOST, MANIFESTS, Sealed, gone_of, manifest_of, number_of
 from rul_backup.sealing import Sums
 from rul_backup.stores import FolderStore, Shelf, content_of
@@ -29,7 +29,7 @@ from rul_core.errors import StoreError, Unavailable
 
 
 class Spoilt(StoreError):
-    """What is here is not what was written, so it is not brought."""
+    """What is here is not what was written, or something else has its name there; all else goes."""
 
 
 class Brought(NamedTuple):
@@ -123,7 +123,8 @@ def bring(local: FolderStore, remote: RemoteStore, keys: tuple[Ed25519PublicKey,
         keys: Of our signatures.
 
     Raises:
-        Spoilt: Something is damaged here; all else was brought before this is told.
+        Spoilt: Something is damaged here, or something else has its name there; all else was
+            brought before this is told.
         StoreError: The remote store has another platform's backups, refuses, or gives back
             something else than was brought.
         Unavailable: It does not answer.
@@ -154,9 +155,12 @@ def bring(local: FolderStore, remote: RemoteStore, keys: tuple[Ed25519PublicKey,
         word = gone_of(sealed.manifest.number)
         is_gone = word in (there if name in there else here)
         if name not in there:
+            if word in there and not is_gone:  # or this run would count as let go
+                spoilt.append(f"{remote}/{word} is of a run that never came there; remove it there")
+                continue
             try:
                 if is_gone:  # before it could be brought
-                    sent += _bring(local, remote, word, here[word])
+                    sent += line.promise(word, _sha256(local, word))
                 else:
                     sent += _bring_artefacts(local, remote, sealed, promised)
             except Spoilt as error:
@@ -208,7 +212,7 @@ def bring_noted(line: Line, noted: Noted) -> int:
     """Bring a segment, or a timeline's history, and its note; give the bytes that were sent.
 
     Raises:
-        Spoilt: The segment is damaged here.
+        Spoilt: The segment is damaged here, or something else has its name there.
         StoreError: The remote store refuses, or gives back something else than was brought; or
             another line took the place of the one here.
         Unavailable: It does not answer.
@@ -279,19 +283,18 @@ def _bring_and_look(local: Shelf, remote: RemoteStore, name: str, sums: Sums) ->
         raise Spoilt(f"{local}/{name} is not brought: {error}") from error
     if here != sums.stored_sha256:
         raise Spoilt(f"{local}/{name} is not what was written, so it is not brought")
-    sent = _bring(local, remote, name, sums.stored_bytes)
+    try:
+        with local.reading(name) as content:
+            sent = remote.bring(name, content, sums.stored_bytes)
+    except SomethingElse as error:
+        raise Spoilt(str(error)) from error
     found = _sha256(remote, name)
     if found != sums.stored_sha256:
-        raise StoreError(
+        raise Spoilt(
             f"{remote}/{name} is not what was brought: its checksum is {found}; remove it "
             "there, for it is never written over"
         )
     return sent
-
-
-def _bring(local: Shelf, remote: RemoteStore, name: str, size: int) -> int:
-    with local.reading(name) as content:
-        return remote.bring(name, content, size)
 
 
 def _sha256(shelf: Shelf, name: str) -> str:

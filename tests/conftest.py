@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 import sqlalchemy as sa
@@ -39,7 +40,8 @@ def pytest_configure() -> None:
     """
     if MEMORY.is_dir():
         may_run = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
-        if may_run and shutil.disk_usage(MEMORY).free >= ENOUGH_BYTES:
+        free_bytes = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
+        if may_run and free_bytes >= ENOUGH_BYTES:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 

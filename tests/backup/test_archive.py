@@ -17,7 +17,7 @@ import pytest
 from rul_backup import adoption, archive, runs, wal
 from rul_backup.adoption import AnotherLine, adopt, adopt_or_stage, aside, exchange, unstage
 from rul_backup.archive import Archive
-from rul_backup.manifest import Kind
+from rul_backup.manifest import Kind, Lost
 from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
@@ -456,6 +456,7 @@ def test_where_somebody_is_at_work_in_a_store_that_goes_on_with_a_line_that_is_m
     own: int,
 ):
     run, keys, key = line.sealed[4], line.plant.verify, line.plant.maker.signing_key
+    runs.give_up(line.store, Lost(number=6, sha256="0" * 64), key)
     store = FolderStore(tmp_path / "new")
     (store.root / "manifests").mkdir(parents=True)
     for one in line.sealed[:2]:
@@ -475,6 +476,8 @@ def test_where_somebody_is_at_work_in_a_store_that_goes_on_with_a_line_that_is_m
     folder = exchange(store, "a")
     assert folder is not None
     assert len(FolderStore(folder).sizes("manifests/")) == own
+    assert bool(FolderStore(folder).sizes("lost/")) == (meanwhile is sweep)  # none beside own runs
+    assert [*store.sizes("lost/")] == ["lost/00000006"]
     assert [one.sha256 for one in runs.every(store, keys)] == [one.sha256 for one in line.sealed]
     known = [one.known for one in line.sealed]
     assert verify(store, keys, Level.STORED, now=NOW, known=known).findings == ()

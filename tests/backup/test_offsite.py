@@ -672,14 +672,65 @@ def test_the_content_of_one_line_never_gets_the_note_of_another(
 ):
     archive(local, plant, tmp_path / "spool", 1)
     other = FolderStore(tmp_path / "other")
-    (noted,) = wal.names(local)
-    content = noted.removesuffix(wal.NOTE)
+    (noted,) = (wal.read(local, name, plant.verify) for name in wal.names(local))
     archive(other, plant, tmp_path / "spool", 1)
-    assert (other.root / noted).read_bytes() != (local.root / noted).read_bytes()
-    into(monkeypatch, content, lambda: shutil.copytree(other.root, local.root, dirs_exist_ok=True))
+    note = noted.object
+    assert (other.root / note).read_bytes() != (local.root / note).read_bytes()
+    into(
+        monkeypatch,
+        noted.content,
+        lambda: shutil.copytree(other.root, local.root, dirs_exist_ok=True),
+    )
     with pytest.raises(StoreError, match="is another than before what it tells of was brought"):
         bring(local, far, plant.verify)
     assert wal.names(far) == []
+
+
+def test_what_has_a_segment_s_name_there_is_told_and_keeps_no_other_from_being_brought(
+    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
+):
+    archive(local, plant, tmp_path / "spool", 3)
+    first, second, third = (wal.read(local, name, plant.verify) for name in wal.names(local))
+    for noted, size in ((first, 7), (second, second.note.sums.stored_bytes)):
+        far.bring(noted.content, io.BytesIO(bytes(size)), size)
+    told: list[dict[str, Any]] = []
+    bringer = LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what))
+    bringer.look()
+    assert wal.names(far) == [third.object]
+    assert "has 7 bytes where" in told[-1]["error"]
+    with pytest.raises(Spoilt, match=r"has 7 bytes where .*; .* is not what was brought"):
+        bring(local, far, plant.verify)
+
+
+def test_a_word_there_of_a_run_that_never_came_lets_no_other_of_its_number_count_as_let_go(
+    local: FolderStore,
+    far: RemoteStore,
+    s3: S3,
+    place: str,
+    plant: Keys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    keep(local, plant, 0)
+    other = FolderStore(tmp_path / "other")
+    shutil.copytree(local.root, other.root)
+    second = keep(local, plant, 1)
+    keep(local, plant, 2)
+    keep(other, plant, 5)
+    runs.let_go(local, second, plant.maker.signing_key)
+
+    def change_places() -> None:
+        shutil.rmtree(local.root)
+        shutil.copytree(other.root, local.root)
+
+    into(monkeypatch, "gone/", change_places)
+    with pytest.raises(StoreError, match="manifests/00000002 is another than before"):
+        bring(local, far, plant.verify)
+    with pytest.raises(Spoilt, match="gone/00000002 is of a run that never came there"):
+        bring(local, far, plant.verify)
+    s3.spoil(s3.files / place / "gone" / "00000002", None)
+    bring(local, far, plant.verify)
+    assert [one.manifest.number for one in runs.there(far, plant.verify)] == [1, 2]
 
 
 def test_no_manifest_of_another_line_that_takes_its_place_meanwhile_comes_after_those_of_this(
