@@ -206,14 +206,18 @@ def adopt(
             if name in wanted:
                 _bring(store, shelf, name, sha256)
     with store.alone():
-        for one in newer:
-            _refuse_new(store, one)
-        for word in words.values():
-            if runs.lost_of(word.number) not in there and word.number not in here:
-                runs.give_up(store, word, key)
+        lost = [
+            word
+            for word in words.values()
+            if runs.lost_of(word.number) not in there and word.number not in here
+        ]
+        for number in [one.manifest.number for one in newer] + [word.number for word in lost]:
+            _refuse_new(store, number)
+        for word in lost:
+            runs.give_up(store, word, key)
     for one in newer:
         with store.alone():
-            _refuse_new(store, one)
+            _refuse_new(store, one.manifest.number)
             if one.sha256 != run.sha256 or not stays:
                 runs.say_gone(store, one, key)
             elif gone := sorted(name for name in promised if not store.has(name)):
@@ -222,9 +226,9 @@ def adopt(
     return len(newer)
 
 
-def _refuse_new(store: FolderStore, run: Sealed) -> None:
-    if store.has(run.object):
-        raise AnotherLine(f"{store}/{run.object} came there meanwhile")
+def _refuse_new(store: FolderStore, number: int) -> None:
+    if store.has(manifest := runs.manifest_of(number)):
+        raise AnotherLine(f"{store}/{manifest} came there meanwhile")
 
 
 def refuse_another(store: Shelf, shelf: Shelf, keys: Sequence[Ed25519PublicKey]) -> None:

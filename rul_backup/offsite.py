@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from rul_backup import manifest as manifests
 from rul_backup import runs, wal
-from rul_backup.remote import RemoteStore, SomethingElse
+from rul_backup.remote import RemoteStore
 from rul_backup.runs import LOST, MANIFESTS, Sealed, gone_of, manifest_of, number_of
 from rul_backup.sealing import Sums
 from rul_backup.stores import FolderStore, Shelf, content_of
@@ -29,7 +29,7 @@ from rul_core.errors import StoreError, Unavailable
 
 
 class Spoilt(StoreError):
-    """What is here is not what was written, or something else has its name there; all else goes."""
+    """What is here is not what was written, so it is not brought."""
 
 
 class Brought(NamedTuple):
@@ -123,10 +123,10 @@ def bring(local: FolderStore, remote: RemoteStore, keys: tuple[Ed25519PublicKey,
         keys: Of our signatures.
 
     Raises:
-        Spoilt: Something is damaged here, or something else has its name there; all else was
-            brought before this is told.
-        StoreError: The remote store has another platform's backups, refuses, or gives back
-            something else than was brought.
+        Spoilt: Something is damaged here; all else was brought before this is told.
+        StoreError: The remote store has another platform's backups, refuses, gives back something
+            else than was brought, or has something else under a name; what comes after that is not
+            brought, so that what is there stays whole.
         Unavailable: It does not answer.
     """
     here, there = local.sizes(), remote.sizes()
@@ -153,13 +153,12 @@ def bring(local: FolderStore, remote: RemoteStore, keys: tuple[Ed25519PublicKey,
                 spoilt.append(str(error))
             continue
         word = gone_of(sealed.manifest.number)
-        is_gone = word in (there if name in there else here)
+        is_gone = word in there or (name not in there and word in here)
         if name not in there:
-            if word in there and not is_gone:  # or this run would count as let go
-                spoilt.append(f"{remote}/{word} is of a run that never came there; remove it there")
-                continue
             try:
-                if is_gone:  # before it could be brought
+                if word in there:
+                    _refuse_word_of_another(remote, word, sealed, keys)
+                elif is_gone:  # before it could be brought
                     sent += line.promise(word, _sha256(local, word))
                 else:
                     sent += _bring_artefacts(local, remote, sealed, promised)
@@ -212,7 +211,7 @@ def bring_noted(line: Line, noted: Noted) -> int:
     """Bring a segment, or a timeline's history, and its note; give the bytes that were sent.
 
     Raises:
-        Spoilt: The segment is damaged here, or something else has its name there.
+        Spoilt: The segment is damaged here.
         StoreError: The remote store refuses, or gives back something else than was brought; or
             another line took the place of the one here.
         Unavailable: It does not answer.
@@ -265,6 +264,20 @@ def refuse_another_line(
         return
 
 
+def _refuse_word_of_another(
+    remote: RemoteStore, word: str, run: Sealed, keys: tuple[Ed25519PublicKey, ...]
+) -> None:
+    """See that a run may be let go there whose manifest is not; or else it would count as that."""
+    try:
+        if runs.read_gone(remote, word, keys) == run.sha256:
+            return
+    except Unavailable:
+        raise
+    except StoreError as error:
+        raise StoreError(f"{remote}/{word} cannot be read: {error}; remove it there") from error
+    raise StoreError(f"{remote}/{word} is of another run than {run.object} here; remove it there")
+
+
 def _bring_artefacts(
     local: Shelf, remote: RemoteStore, sealed: Sealed, promised: Collection[str]
 ) -> int:
@@ -283,14 +296,11 @@ def _bring_and_look(local: Shelf, remote: RemoteStore, name: str, sums: Sums) ->
         raise Spoilt(f"{local}/{name} is not brought: {error}") from error
     if here != sums.stored_sha256:
         raise Spoilt(f"{local}/{name} is not what was written, so it is not brought")
-    try:
-        with local.reading(name) as content:
-            sent = remote.bring(name, content, sums.stored_bytes)
-    except SomethingElse as error:
-        raise Spoilt(str(error)) from error
+    with local.reading(name) as content:
+        sent = remote.bring(name, content, sums.stored_bytes)
     found = _sha256(remote, name)
     if found != sums.stored_sha256:
-        raise Spoilt(
+        raise StoreError(
             f"{remote}/{name} is not what was brought: its checksum is {found}; remove it "
             "there, for it is never written over"
         )

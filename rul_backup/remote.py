@@ -42,10 +42,6 @@ _TIMEOUT = timedelta(minutes=5)
 """Of one request; the largest is a part, which a line of half a megabit takes so long for."""
 
 
-class SomethingElse(StoreError):
-    """A name beyond the machine has other content, which nobody of us writes over."""
-
-
 class RemoteStore:
     """A store that is reached over the network.
 
@@ -130,8 +126,7 @@ class RemoteStore:
             size: Its bytes.
 
         Raises:
-            SomethingElse: Something else has the name.
-            StoreError: The store refuses.
+            StoreError: The store refuses, or has something else under the name.
             Unavailable: It does not answer.
         """
         sent = 0
@@ -146,7 +141,7 @@ class RemoteStore:
                     obstore.put(self._objects, path, part, use_multipart=False)
                 sent += len(part)
             elif there != len(part):
-                raise SomethingElse(
+                raise StoreError(
                     f"{self}/{path} has {there:,} bytes where {len(part):,} belong; it is not "
                     "written over: look who put it there, and remove it there"
                 )

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import shutil
 import threading
 import uuid
@@ -686,20 +687,27 @@ def test_the_content_of_one_line_never_gets_the_note_of_another(
     assert wal.names(far) == []
 
 
-def test_what_has_a_segment_s_name_there_is_told_and_keeps_no_other_from_being_brought(
-    local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
+def test_what_has_a_segment_s_name_there_is_told_and_the_log_there_ends_whole_before_it(
+    local: FolderStore, far: RemoteStore, s3: S3, place: str, plant: Keys, tmp_path: Path
 ):
     archive(local, plant, tmp_path / "spool", 3)
     first, second, third = (wal.read(local, name, plant.verify) for name in wal.names(local))
-    for noted, size in ((first, 7), (second, second.note.sums.stored_bytes)):
-        far.bring(noted.content, io.BytesIO(bytes(size)), size)
     told: list[dict[str, Any]] = []
     bringer = LogBringer(local, far, plant.verify, tell=lambda **what: told.append(what))
+    for size, problem in (
+        (7, "has 7 bytes where .*, and remove it there"),
+        (second.note.sums.stored_bytes, "is not what was brought: .* remove it there"),
+    ):
+        s3.spoil(s3.files / place / second.content, bytes(size))
+        bringer.look()
+        assert re.search(problem, told[-1]["error"])
+        with pytest.raises(StoreError, match=problem):
+            bring(local, far, plant.verify)
+        assert wal.names(far) == [first.object]
+        assert told_by("rul_wal_beyond_lag_seconds") > 0
+        s3.spoil(s3.files / place / second.content, None)
     bringer.look()
-    assert wal.names(far) == [third.object]
-    assert "has 7 bytes where" in told[-1]["error"]
-    with pytest.raises(Spoilt, match=r"has 7 bytes where .*; .* is not what was brought"):
-        bring(local, far, plant.verify)
+    assert wal.names(far) == [one.object for one in (first, second, third)]
 
 
 def test_a_word_there_of_a_run_that_never_came_lets_no_other_of_its_number_count_as_let_go(
@@ -726,11 +734,34 @@ def test_a_word_there_of_a_run_that_never_came_lets_no_other_of_its_number_count
     into(monkeypatch, "gone/", change_places)
     with pytest.raises(StoreError, match="manifests/00000002 is another than before"):
         bring(local, far, plant.verify)
-    with pytest.raises(Spoilt, match="gone/00000002 is of a run that never came there"):
+    other_word = "gone/00000002 is of another run than manifests/00000002 here; remove it there"
+    with pytest.raises(StoreError, match=other_word):
         bring(local, far, plant.verify)
+    (now,) = (one for one in runs.every(local, plant.verify) if one.manifest.number == 2)
+    runs.let_go(local, now, plant.maker.signing_key)
+    with pytest.raises(StoreError, match=other_word):  # also where this run went as well
+        bring(local, far, plant.verify)
+    (local.root / "gone" / "00000002").unlink()
     s3.spoil(s3.files / place / "gone" / "00000002", None)
     bring(local, far, plant.verify)
     assert [one.manifest.number for one in runs.there(far, plant.verify)] == [1, 2]
+
+
+def test_of_a_run_that_was_let_go_there_before_it_came_there_comes_the_manifest_alone(
+    local: FolderStore, far: RemoteStore, s3: S3, place: str, plant: Keys
+):
+    first = keep(local, plant, 0)
+    offsite.let_expire(far, [first], plant.maker.signing_key)
+    assert bring(local, far, plant.verify).runs == 1
+    assert [*far.sizes()] == ["gone/00000001", first.object]
+    keep(local, plant, 1)
+    s3.spoil(s3.files / place / "gone" / "00000002", b"spoilt")
+    with pytest.raises(StoreError, match=r"gone/00000002 cannot be read: .*; remove it there"):
+        bring(local, far, plant.verify)
+    s3.spoil(s3.files / place / "gone" / "00000002", None)
+    assert bring(local, far, plant.verify).runs == 1
+    assert [one.manifest.number for one in runs.there(far, plant.verify)] == [2]
+    assert look(far, plant) == []
 
 
 def test_no_manifest_of_another_line_that_takes_its_place_meanwhile_comes_after_those_of_this(
