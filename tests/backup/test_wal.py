@@ -1,5 +1,6 @@
 """Segments of a log and their notes: what is added, what is refused, what leads to a moment."""
 
+import inspect
 import io
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -204,7 +205,7 @@ def test_a_segment_whose_note_came_and_cannot_be_read_is_not_written_over_either
 def test_while_another_holds_the_store_the_archiver_seals_nothing(
     store: FolderStore, plant: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(files.locked, "__kwdefaults__", {"timeout_seconds": 0.05})
+    monkeypatch.setattr(inspect.unwrap(files.locked), "__kwdefaults__", {"timeout_seconds": 0.05})
     receive(tmp_path / "spool" / CLUSTER, 1)
     with store.alone(), pytest.raises(StoreError, match="has been locked by another process"):
         archiver_of(store, plant, tmp_path / "spool")._seal()
