@@ -18,8 +18,8 @@ be followed, and not what they kept.
 import hashlib
 import io
 import tarfile
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rul_backup import runs, telling, wal
 from rul_backup.manifest import Kind
 from rul_backup.runs import GONE, Sealed
-from rul_backup.stores import Shelf
+from rul_backup.stores import Shelf, content_of, in_turn
 from rul_backup.streams import BLOCK_BYTES
 from rul_backup.telling import Tell
 from rul_core.errors import StoreError
@@ -36,6 +36,7 @@ from rul_store import files
 
 README, RUN, BASE = "README.txt", "run", "base"
 _LONGEST_RUN_NAME = 200
+_SMALL_BYTES = 1 << 20
 _END = 2 * tarfile.BLOCKSIZE
 _README = """\
 This is the run {run} (number {number}, ended {ended:%Y-%m-%d %H:%M} UTC)
@@ -130,9 +131,8 @@ def export(
     with files.replacing(target) as temporary, temporary.open("wb") as file:
         for name, text in told.items():
             _add(file, name, len(text), io.BytesIO(text))
-        for name, size in content.items():
-            with store.reading(name) as stored:
-                sha256 = _add(file, name, size, stored)
+        for name, size, stored in _read_ahead(store, content):
+            sha256 = _add(file, name, size, stored)
             if sha256 != expected.get(name, sha256):
                 raise StoreError(
                     f"{store}/{name} is not what was written: its checksum differs; export "
@@ -215,6 +215,21 @@ class _Part:
         data = self._file.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(data)
         return data
+
+
+def _read_ahead(store: Shelf, sizes: Mapping[str, int]) -> Generator[tuple[str, int, BinaryIO]]:
+    """Objects in their order; small ones are asked for before their turn.
+
+    The words and the log of some years are many, and beyond the machine each takes its time.
+    """
+    small = [name for name, size in sizes.items() if size <= _SMALL_BYTES]
+    with closing(in_turn(lambda name: content_of(store, name), small)) as ahead:
+        for name, size in sizes.items():
+            if size <= _SMALL_BYTES:
+                yield name, size, io.BytesIO(next(ahead))
+            else:
+                with store.reading(name) as stored:
+                    yield name, size, stored
 
 
 def _add(file: BinaryIO, name: str, size: int, content: BinaryIO) -> str:

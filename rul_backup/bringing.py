@@ -75,7 +75,9 @@ class LogBringer:
     def look(self) -> None:
         """Bring what has been sealed since."""
         try:
-            if not self._line.compare() or self._there is None:
+            if not self._line.compare():
+                self._there = None
+            if self._there is None:
                 self._there = set(wal.names(self._line.remote))
             there, waited, spoilt = self._there, self._waits_since, None
             for name in wal.names(self._line.local):

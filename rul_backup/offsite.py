@@ -256,7 +256,16 @@ def refuse_another_line(
             raise
         except StoreError:
             continue
-        if newest.sha256 != _sha256(remote, name):
+        there_too = content_of(remote, name)
+        if newest.sha256 != manifests.sha256_of(there_too):
+            try:
+                runs.opened(name, there_too, keys)
+            except StoreError as error:
+                raise StoreError(
+                    f"{remote}/{name} is no manifest of this platform's: {error}. Where it is "
+                    "damaged, remove it there, and it is brought again; else give this one a "
+                    "place of its own"
+                ) from error
             raise StoreError(
                 f"{remote}/{name} is another than the one here: it has the backups of another "
                 "platform, or of another time of this one; give this one a place of its own"
@@ -274,7 +283,9 @@ def _refuse_word_of_another(
     except Unavailable:
         raise
     except StoreError as error:
-        raise StoreError(f"{remote}/{word} cannot be read: {error}; remove it there") from error
+        raise StoreError(
+            f"{remote}/{word} cannot be read: {error}; where it is damaged, remove it there"
+        ) from error
     raise StoreError(f"{remote}/{word} is of another run than {run.object} here; remove it there")
 
 

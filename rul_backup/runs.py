@@ -515,7 +515,7 @@ def let_go(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
 def say_gone(store: Store, run: Sealed, key: Ed25519PrivateKey) -> None:
     """The same, by who holds the store alone."""
     word = gone_of(run.manifest.number)
-    if word not in store.sizes(f"{GONE}/"):
+    if not store.has(word):
         with store.putting(word) as file:
             file.write(manifests.write_gone(run.sha256, key))
 

@@ -10,8 +10,9 @@ import os
 import re
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
@@ -42,8 +43,22 @@ def each(read: Callable[[str], Read], names: Iterable[str]) -> list[Read]:
     Raises:
         Exception: What the first of the names raises that cannot be read.
     """
+    return list(in_turn(read, names))
+
+
+def in_turn(read: Callable[[str], Read], names: Iterable[str]) -> Generator[Read]:
+    """As ``each``, one by one, with no more than a few read ahead of whoever takes them."""
     with ThreadPoolExecutor(READERS) as readers:
-        return list(readers.map(read, names))
+        ahead: deque[Future[Read]] = deque()
+        try:
+            for name in names:
+                ahead.append(readers.submit(read, name))
+                if len(ahead) > 2 * READERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # whoever stopped waits for none that has not begun
+            readers.shutdown(cancel_futures=True)
 
 
 def each_or_why(read: Callable[[str], Read], names: Iterable[str]) -> list[Read | StoreError]:

@@ -1,10 +1,12 @@
 """One file has all that a run needs to come back, and what is wrong with it is seen."""
 
 import errno
+import filecmp
 import io
 import random
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -18,6 +20,7 @@ from rul_backup import adoption, archive, runs, wal
 from rul_backup.adoption import AnotherLine, adopt, adopt_or_stage, aside, exchange, unstage
 from rul_backup.archive import Archive
 from rul_backup.manifest import Kind, Lost
+from rul_backup.mending import mend, plan
 from rul_backup.reading import ReadingKeys, StoreReader
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
@@ -88,6 +91,30 @@ def test_the_same_run_gives_the_same_bytes(house: House, tmp_path: Path):
         path.touch()
     exported(house, tmp_path / "b.tar")
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_what_is_read_before_its_turn_is_written_in_its_turn(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    exported(house, tmp_path / "a.tar")
+    met, reading = threading.Barrier(2, timeout=60), FolderStore.reading
+
+    @contextmanager
+    def meets(self: FolderStore, name: str) -> Generator[BinaryIO]:
+        """Reads the first and the second at once, or never."""
+        if name in (house.sealed[0].object, house.sealed[1].object) and not met.broken:
+            met.wait()
+        with reading(self, name) as content:
+            yield content
+
+    monkeypatch.setattr(FolderStore, "reading", meets)
+    exported(house, tmp_path / "b.tar")
+    monkeypatch.undo()
+    sizes = sorted(house.store.sizes().values())
+    monkeypatch.setattr(archive, "_SMALL_BYTES", sizes[len(sizes) // 2])
+    exported(house, tmp_path / "c.tar")
+    for name in ("b.tar", "c.tar"):
+        assert filecmp.cmp(tmp_path / "a.tar", tmp_path / name, shallow=False)
 
 
 def test_an_archive_gives_an_archive(house: House, tmp_path: Path):
@@ -245,6 +272,37 @@ def test_a_new_store_goes_on_with_the_line_and_lets_go_what_it_was_not_given(
     assert following.manifest.number == len(line.sealed) + 1
     assert following.manifest.previous_sha256 == line.sealed[4].sha256
     assert adopted(line, found, store) == 0
+
+
+class Listed(FolderStore):
+    """A folder that counts how often it is listed."""
+
+    times = 0
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        self.times += 1
+        return super().sizes(below)
+
+
+@pytest.mark.parametrize("how", ["adopted", "mended"])
+def test_a_store_is_listed_as_often_for_a_short_line_that_comes_there_as_for_a_long_one(
+    tmp_path: Path, plant: Keys, how: str
+):
+    source, times = FolderStore(tmp_path / "line"), []
+    for number in range(8):
+        run = Run(source, plant.maker, START + timedelta(hours=number))
+        run.keep("models.tar", Kind.MODELS, io.BytesIO(b"models"), {})
+        sealed = run.seal({}, plant.verify, run.started_at)
+        if number % 4 != 3:
+            continue
+        store, key = Listed(tmp_path / f"{number}"), plant.maker.signing_key
+        if how == "adopted":
+            assert adopt(store, source, sealed, plant.verify, key) == number + 1
+        else:
+            mend(store, plant.verify, plan(store, plant.verify, [], source), key)
+        times.append(store.times)
+        assert len(runs.names(store)) == number + 1
+    assert times[0] == times[1]
 
 
 def test_of_a_run_that_is_not_the_newest_the_line_is_whole_too(line: House, tmp_path: Path):

@@ -27,7 +27,7 @@ from rul_backup.offsite import Spoilt, bring
 from rul_backup.reading import VERIFY_KEY, BackupSettings
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
-from rul_backup.stores import LEFT, FolderStore, each
+from rul_backup.stores import LEFT, FolderStore, each, in_turn
 from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows
@@ -258,6 +258,27 @@ def test_the_backups_of_another_platform_are_not_mixed_with_ours(
     with pytest.raises(StoreError, match="give this one a place of its own"):
         bring(other, far, plant.verify)
     assert far.sizes() == before
+
+
+def test_a_manifest_that_is_damaged_there_is_told_from_another_platform_s(
+    local: FolderStore, s3_server: S3, place: str, plant: Keys, monkeypatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(s3_server.authority))
+    far = s3_server.store(place)
+    keep(local, plant, 0)
+    newest = keep(local, plant, 1)
+    bring(local, far, plant.verify)
+    s3_server.spoil(s3_server.files / place / newest.object, b"rotten")
+    keep(local, plant, 2)
+    with pytest.raises(
+        StoreError,
+        match=rf"{newest.object} is no manifest of this platform's: .*Where it is damaged, remove",
+    ):
+        bring(local, far, plant.verify)
+    assert len(runs.names(far)) == 2
+    s3_server.spoil(s3_server.files / place / newest.object, None)
+    assert bring(local, far, plant.verify).runs == 2
+    assert look(far, plant) == []
 
 
 def test_a_key_that_is_refused_and_a_place_that_is_not_there_are_told_apart(
@@ -545,6 +566,26 @@ def test_a_store_that_cannot_even_be_listed_lags_from_then_on(
     assert told_by("rul_wal_beyond_lag_seconds") == 0
 
 
+def test_after_a_line_was_exchanged_what_is_there_is_asked_until_it_is_told(
+    local: FolderStore, s3_server: S3, place: str, plant: Keys, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(s3_server.authority))
+    far = s3_server.store(place)
+    archive(local, plant, tmp_path / "spool", 1)
+    bringer = LogBringer(local, far, plant.verify)
+    bringer.look()
+    keep(local, plant, 0)  # so this is another line than the one that had no manifest
+    (note,) = wal.names(far)
+    s3_server.spoil(s3_server.files / place / note, None)
+    names = wal.names
+    with monkeypatch.context() as broken:
+        broken.setattr(wal, "names", lambda _: _raise(Unavailable("nobody there")))
+        bringer.look()
+    assert names(far) == []
+    bringer.look()
+    assert names(far) == [note]
+
+
 def test_the_log_is_not_brought_to_another_platform_s_place(
     local: FolderStore, far: RemoteStore, plant: Keys, tmp_path: Path
 ):
@@ -756,7 +797,9 @@ def test_of_a_run_that_was_let_go_there_before_it_came_there_comes_the_manifest_
     assert [*far.sizes()] == ["gone/00000001", first.object]
     keep(local, plant, 1)
     s3.spoil(s3.files / place / "gone" / "00000002", b"spoilt")
-    with pytest.raises(StoreError, match=r"gone/00000002 cannot be read: .*; remove it there"):
+    with pytest.raises(
+        StoreError, match=r"gone/00000002 cannot be read: .*; where it is damaged, remove it there"
+    ):
         bring(local, far, plant.verify)
     s3.spoil(s3.files / place / "gone" / "00000002", None)
     assert bring(local, far, plant.verify).runs == 1
@@ -1048,3 +1091,11 @@ def test_many_are_read_in_order_and_the_first_that_cannot_be_is_told():
 
     with pytest.raises(StoreError, match=r"^2 is damaged"):
         each(read, [str(n) for n in range(100)])
+
+
+def test_of_many_only_a_few_are_read_before_their_turn_and_none_once_whoever_takes_them_stops():
+    begun: list[int] = []
+    taken = in_turn(lambda name: begun.append(int(name)), map(str, range(1000)))
+    next(taken)
+    taken.close()
+    assert 0 < len(begun) < 100
