@@ -128,10 +128,14 @@ def export(
     expected = {name: kept.sums.stored_sha256 for name, kept in artefacts.items()}
     expected |= {one.object: one.sha256 for one in (*known, *log)}
     expected |= {noted.content: noted.note.sums.stored_sha256 for noted in log}
-    with files.replacing(target) as temporary, temporary.open("wb") as file:
+    with (
+        files.replacing(target) as temporary,
+        temporary.open("wb") as file,
+        closing(_read_ahead(store, content)) as objects,
+    ):
         for name, text in told.items():
             _add(file, name, len(text), io.BytesIO(text))
-        for name, size, stored in _read_ahead(store, content):
+        for name, size, stored in objects:
             sha256 = _add(file, name, size, stored)
             if sha256 != expected.get(name, sha256):
                 raise StoreError(
