@@ -36,7 +36,7 @@ MEMORY, ENOUGH_BYTES = Path("/dev/shm"), 8 << 30  # noqa: S108 - pytest makes a 
 def pytest_configure() -> None:
     """Let temporary folders lie in memory, where there is enough of it.
 
-    Each test has a database of its own, and on a disk it takes seven times as long to make one.
+    Each test has a database of its own, and making one waits for a disk more than for all else.
     """
     if MEMORY.is_dir():
         may_run = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC

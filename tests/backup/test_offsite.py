@@ -8,6 +8,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from rul_backup import bringing, keys, offsite, remote, runs, snapshots, wal
+from rul_backup import bringing, keys, offsite, remote, runs, snapshots, stores, wal
 from rul_backup.archive import export
 from rul_backup.bringing import LogBringer
 from rul_backup.keeping import Backups, maker_of
@@ -27,7 +28,7 @@ from rul_backup.offsite import Spoilt, bring
 from rul_backup.reading import VERIFY_KEY, BackupSettings
 from rul_backup.remote import RemoteStore
 from rul_backup.runs import Run, Sealed
-from rul_backup.stores import LEFT, FolderStore, each, in_turn
+from rul_backup.stores import LEFT, READERS, FolderStore, each, in_turn
 from rul_backup.verification import Level, verify
 from rul_core.errors import SettingsError, StoreError, Unavailable
 from rul_store import backup_rows
@@ -1093,9 +1094,24 @@ def test_many_are_read_in_order_and_the_first_that_cannot_be_is_told():
         each(read, [str(n) for n in range(100)])
 
 
-def test_of_many_only_a_few_are_read_before_their_turn_and_none_once_whoever_takes_them_stops():
-    begun: list[int] = []
-    taken = in_turn(lambda name: begun.append(int(name)), map(str, range(1000)))
+def test_of_many_only_a_few_are_read_before_their_turn_and_none_once_whoever_takes_them_stops(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    begun, asked, told_to_stop = [], [], threading.Event()
+
+    class Readers(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            told_to_stop.set()
+            super().shutdown(wait)
+
+    def read(name: str) -> None:
+        begun.append(name)
+        assert name == "0" or told_to_stop.wait(60)
+
+    monkeypatch.setattr(stores, "ThreadPoolExecutor", Readers)
+    taken = in_turn(read, (asked.append(name) or name for name in map(str, range(1000))))
     next(taken)
     taken.close()
-    assert 0 < len(begun) < 100
+    assert len(asked) == 2 * READERS + 1
+    assert 1 <= len(begun) <= 1 + READERS  # the first, and those at work as it stopped
